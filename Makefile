@@ -1,0 +1,30 @@
+# make serve: set up, then serve the demo.   make test: set up, then every check.   Both can be run again at any time.
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: serve test lint lock clean
+
+serve: $(VENV)/.ready
+	$(BIN)/tta serve --config deploy/demo/serve.yaml --model "$$($(BIN)/tta demo base)"
+
+test: lint
+	$(BIN)/tta demo base
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/.ready: pyproject.toml deploy/setup/setup.sh deploy/setup/cpu.txt deploy/setup/gpu.txt
+	bash deploy/setup/setup.sh
+
+# Resolve both locks anew. The CPU one needs the CPU build of torch in a place that uv looks at (UV_FIND_LINKS or an index).
+LOCK := $(BIN)/uv pip compile pyproject.toml --extra demo --extra dev --universal --python-version 3.11 --no-annotate --no-header -q
+lock:
+	$(LOCK) --extra cpu --override deploy/setup/overrides-cpu.txt -o deploy/setup/cpu.txt
+	env -u UV_FIND_LINKS $(LOCK) --extra gpu -o deploy/setup/gpu.txt
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Make .venv from the lock of this machine's target. Run by `make`; safe to run again. TTA_TARGET=cpu|gpu overrides the choice.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+VENV=.venv
+
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+step() { printf 'setup: [%3ds] %s\n' "$SECONDS" "$*"; }
+
+find_python() {
+  local candidate
+  for candidate in python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  die "Python 3.11, 3.12 or 3.13 is needed; python3 is $(python3 --version 2>/dev/null || echo missing)"
+}
+
+check_machine() {
+  [ "$(uname -s)" = Linux ] || die "Linux is needed; this is $(uname -s)"
+  if [ "$(uname -m)" = x86_64 ] && [ "$1" = cpu ]; then
+    grep -qm1 '\bavx2\b' /proc/cpuinfo || die "the CPU build of vLLM needs AVX2, which this processor lacks"
+  fi
+  local need=8 free
+  [ "$1" = gpu ] && need=25
+  free=$(df -Pk . | awk 'NR==2 {print int($4 / 1048576)}')
+  [ "$free" -ge "$need" ] || die "$need GB of free disk are needed here; there are $free GB"
+}
+
+# The CPU build of torch: from the user's own index or wheel folder where it has it, else from PyTorch's, which uv knows.
+install_torch_cpu() {
+  local pinned
+  pinned=$(grep '^torch==' deploy/setup/cpu.txt | awk '{print $1}')
+  $VENV/bin/pip install --no-deps "$pinned" 2>/dev/null ||
+    $VENV/bin/uv pip install --no-deps --torch-backend cpu "${pinned%+cpu}" ||
+    die "no CPU build of torch: neither the configured package index nor PyTorch's own answers with $pinned"
+}
+
+target=${TTA_TARGET:-}
+if [ -z "$target" ]; then
+  if nvidia-smi -L >/dev/null 2>&1; then target=gpu; else target=cpu; fi
+fi
+[ -f "deploy/setup/$target.txt" ] || die "TTA_TARGET is $target; it can be cpu or gpu"
+python=$(find_python)
+check_machine "$target"
+
+step "virtual environment ($target) with $("$python" --version)"
+[ -x $VENV/bin/python ] || "$python" -m venv $VENV
+$VENV/bin/python -m pip install --quiet "$(grep '^uv==' deploy/setup/$target.txt | awk '{print $1}')"
+if [ "$target" = cpu ]; then
+  step "torch, CPU build"
+  install_torch_cpu
+fi
+step "locked packages"
+$VENV/bin/python -m pip install --no-deps --progress-bar on -r "deploy/setup/$target.txt" | grep -v '^Requirement already satisfied'
+step "tta-serve itself"
+$VENV/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+touch $VENV/.ready
+step "done"

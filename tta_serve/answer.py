@@ -1,0 +1,77 @@
+"""Put the `merge` field into answers: into the object, or into the last chunk of a stream."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from tta_serve import metrics
+from tta_serve.protocol import MergeInfo
+
+_DONE = "data: [DONE]"
+
+
+async def annotated(answer: AsyncGenerator[Any, None], info: MergeInfo, *, stream: bool) -> AsyncGenerator[Any, None]:
+    """vLLM's answer with `merge` in it; counts the request's outcome once it ends, however it ends.
+
+    A stream begins with `info` itself, so that the ingress can set headers before the first token.
+    """
+    outcome = "aborted"
+    try:
+        async with aclosing(answer):
+            if stream:
+                yield info
+            async for item in _streamed(answer, info) if stream else answer:
+                outcome = _outcome(item)
+                if not stream and outcome == "ok":
+                    item.merge = info.model_dump()
+                yield item
+    except Exception:
+        outcome = "error"
+        raise
+    finally:
+        metrics.finished(info.policy, outcome)
+
+
+async def _streamed(answer: AsyncGenerator[Any, None], info: MergeInfo) -> AsyncIterator[Any]:
+    """Chunks as they come; only one that may be the last is held back, until the next shows whether it was."""
+    held: str | None = None
+    async for batch in answer:
+        if not isinstance(batch, list):  # an error in place of a stream
+            yield batch
+            continue
+        out = []
+        for chunk in batch:
+            if not isinstance(chunk, str):
+                out.append(chunk)
+                continue
+            if held is not None:
+                out.append(_with_merge(held, info) if chunk.startswith(_DONE) else held)
+                held = None
+            if _may_be_last(chunk):
+                held = chunk
+            else:
+                out.append(chunk)
+        if out:
+            yield out
+    if held is not None:
+        yield [_with_merge(held, info)]
+
+
+def _may_be_last(chunk: str) -> bool:
+    """A chunk that ends a choice, or the usage chunk, which has no choices."""
+    return '"finish_reason":"' in chunk or '"choices":[]' in chunk
+
+
+def _with_merge(chunk: str, info: MergeInfo) -> str:
+    data = json.loads(chunk.removeprefix("data: "))
+    data["merge"] = info.model_dump()
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _outcome(item: Any) -> str:
+    first = item[0] if isinstance(item, list) and item else item
+    error = getattr(first, "error", None)
+    if error is None:
+        return "error" if isinstance(first, str) and first.startswith('data: {"error"') else "ok"
+    return "client_error" if 400 <= int(error.code) < 500 else "error"

@@ -1,0 +1,138 @@
+"""The server's typed config: a YAML file, where an unknown key stops the start."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from router.policy import RouterError
+from router.table import check_options
+
+
+class ConfigError(ValueError):
+    """The config cannot be used; the message names the key and what is allowed."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Section):
+    """id: the name clients use   source: a folder or a Hugging Face id   engine_args: passed on to vLLM as they are"""
+
+    id: str = Field(pattern=r"^[^:\s]+$")
+    source: str
+    dtype: str | None = None
+    max_model_len: int | None = Field(None, ge=16)
+    tensor_parallel: int = Field(1, ge=1)
+    kv_cache_gib: int = Field(1, ge=1, description="CPU only; on a GPU vLLM takes what is free")
+    engine_args: dict[str, Any] = {}
+
+
+class LibraryConfig(_Section):
+    """path: a folder of PEFT adapters   everyday: a file of prompts no expert should answer   entries: named mixes"""
+
+    path: Path
+    everyday: Path | None = None
+    entries: dict[str, dict[str, float]] = {}
+
+
+class MixConfig(_Section):
+    grid: float = Field(0.05, gt=0, le=1)
+    max_experts: int = Field(4, ge=1)
+    minimum: float = -2.0
+    maximum: float = 2.0
+
+
+class PolicyConfig(_Section):
+    """type: a policy of router.table   deadline_s: time it may take   fallback: the policy that answers when it is late"""
+
+    type: str
+    deadline_s: float = Field(5.0, gt=0)
+    fallback: str = "base"
+    options: dict[str, Any] = {}
+
+
+class ServerConfig(_Section):
+    """slots: requests in one batch, each with its own mix; further ones wait, at most `max_queued` of them"""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    replicas: int = Field(1, ge=1)
+    slots: int = Field(16, ge=1)
+    max_queued: int = Field(256, ge=1)
+    max_probe_tokens: int = Field(512, ge=1)
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    request_timeout_s: float = Field(600, gt=0)
+
+
+class ServeConfig(_Section):
+    model: ModelConfig
+    library: LibraryConfig
+    mix: MixConfig = MixConfig()
+    policies: dict[str, PolicyConfig] = {}
+    default_policy: str = "retrieval"
+    server: ServerConfig = ServerConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_base(cls, data: Any) -> Any:
+        """The policy `base` is always there: it is what the others fall back to."""
+        if isinstance(data, dict):
+            data = {**data, "policies": {"base": {"type": "static"}, **(data.get("policies") or {})}}
+        return data
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "ServeConfig":
+        for name in [self.default_policy, *(p.fallback for p in self.policies.values())]:
+            if name not in self.policies:
+                raise ValueError(f"there is no policy {name!r}; policies has: {', '.join(self.policies)}")
+        for name, policy in self.policies.items():
+            try:
+                check_options(policy.type, policy.options)
+            except RouterError as error:
+                raise ValueError(f"policies.{name}: {error}") from None
+        if self.policies["base"] != PolicyConfig(type="static"):
+            raise ValueError("policies.base is the base model itself; give yours another name")
+        return self
+
+    @property
+    def needs_features(self) -> bool:
+        return any(p.type == "retrieval" for p in self.policies.values())
+
+
+def load(path: Path | None, overrides: dict[str, Any]) -> ServeConfig:
+    """The config in `path`, with dotted `overrides` such as {"server.port": 9000} on top. Raises ConfigError."""
+    data = _read(path) if path else {}
+    for dotted, value in overrides.items():
+        if value is not None:
+            _set(data, dotted.split("."), value)
+    try:
+        return ServeConfig.model_validate(data)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("\n".join([f"{path or 'the given options'} cannot be used:", *lines])) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold sections such as model: and library:")
+    library = data.get("library")
+    if isinstance(library, dict):  # paths in a file are relative to the file
+        for key in ("path", "everyday"):
+            if isinstance(library.get(key), str):
+                library[key] = str((path.parent / Path(library[key]).expanduser()).resolve())
+    return data
+
+
+def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        data = data.setdefault(key, {})
+    data[keys[-1]] = value

@@ -1,0 +1,10 @@
+"""Mixture slots in vLLM: everything that touches vLLM's internals, behind `wire`, `options` and `client`.
+
+wire.py      a request's mix as a LoRARequest, which vLLM carries to the worker with the request
+options.py   engine arguments that switch the plugin on
+client.py    in the server: bind a mix to an OpenAI request, probe, read slot counts
+plugin.py    in every vLLM process: puts `manager.MixtureManager` where vLLM builds its LoRA manager
+manager.py   in the worker: slots, and what each step's tokens use
+attach.py    in the worker: a bank for every linear layer that an expert touches
+mixture.py   in the worker: the coefficient table and y += B (c * (A x))
+"""

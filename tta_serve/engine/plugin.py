@@ -1,0 +1,24 @@
+"""vLLM's entry point `vllm.general_plugins`: runs in every vLLM process, changes nothing for engines that are not ours."""
+
+from typing import Any
+
+
+def register() -> None:
+    """Let vLLM's model runners build our manager when the engine was configured for it. Safe to call again."""
+    import vllm.v1.worker.lora_model_runner_mixin as mixin
+
+    stock = mixin.LRUCacheWorkerLoRAManager
+    if getattr(stock, "_tta_serve", False):
+        return
+
+    def manager(vllm_config: Any, device: Any, embedding_modules: Any) -> Any:
+        from tta_serve.engine.manager import MixtureManager
+        from tta_serve.engine.options import BankOptions
+
+        options = BankOptions.read(vllm_config.additional_config)
+        if options is None:
+            return stock(vllm_config, device, embedding_modules)
+        return MixtureManager(vllm_config, device, embedding_modules, options)
+
+    manager._tta_serve = True  # type: ignore[attr-defined]
+    mixin.LRUCacheWorkerLoRAManager = manager

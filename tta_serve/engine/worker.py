@@ -1,0 +1,17 @@
+"""Methods that vLLM's workers gain, for `collective_rpc`."""
+
+from typing import Any
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker class by `worker_extension_cls`; the prefix keeps clear of the worker's own names."""
+
+    model_runner: Any
+
+    def tta_take_features(self, probes: list[int]) -> list[tuple[int, int, list[float]]]:
+        return list(self.model_runner.lora_manager.take_features(probes))
+
+    def tta_slots(self) -> tuple[int, int]:
+        """Slots in use, and slots."""
+        slots = self.model_runner.lora_manager._slots
+        return len(slots), slots.capacity

@@ -1,0 +1,105 @@
+"""The HTTP side: Ray's OpenAI ingress, with the answer's headers, metrics and health."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from ray.llm._internal.serve.core.configs.openai_api_models import ErrorResponse
+from ray.llm._internal.serve.utils.broadcast import broadcast
+from ray.serve.handle import DeploymentHandle
+from ray.serve.llm.ingress import OpenAiIngress
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from tta_serve import errors, metrics
+from tta_serve.protocol import MergeInfo, RequestError
+
+ENDPOINTS: dict[str, Callable[[FastAPI], Any]] = {
+    "models": lambda app: app.get("/v1/models"),
+    "model_data": lambda app: app.get("/v1/models/{model:path}"),
+    "completions": lambda app: app.post("/v1/completions"),
+    "chat": lambda app: app.post("/v1/chat/completions"),
+    "tokenize": lambda app: app.post("/tokenize"),
+    "detokenize": lambda app: app.post("/detokenize"),
+    "metrics": lambda app: app.get("/metrics"),
+    "healthz": lambda app: app.get("/healthz"),
+    "readyz": lambda app: app.get("/readyz"),
+}
+
+
+class MergingIngress(OpenAiIngress):  # type: ignore[misc]
+    """Passes every model name on: the replica knows which exist. models: the names to list."""
+
+    def __init__(self, llm_deployments: dict[str, DeploymentHandle], *, models: list[str], request_timeout_s: float) -> None:
+        super().__init__(llm_deployments, dict.fromkeys(llm_deployments))
+        (self._served,) = llm_deployments
+        self._models = models
+        self._timeout_s = request_timeout_s
+        self._started = int(time.time())
+
+    async def _get_model_id(self, model: str | None) -> str:
+        return self._served
+
+    async def models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [self._card(name) for name in self._models]}
+
+    async def model_data(self, model: str) -> Response:
+        if model not in self._models:
+            missing = RequestError(f"The model {model!r} does not exist; there are: {', '.join(self._models)}", status=404)
+            return JSONResponse(errors.body(404, str(missing), "model"), 404)
+        return JSONResponse(self._card(model))
+
+    def _card(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "tta-serve"}
+
+    async def _process_llm_request(self, body: Any, call_method: str, raw_request: Request | None = None) -> Response:
+        items = self._get_response(body=body, call_method=call_method, raw_request=raw_request)
+        async with asyncio.timeout(self._timeout_s):
+            first = await anext(items)
+            if not isinstance(first, MergeInfo):
+                return _whole(first)
+            chunks = await anext(items)
+        error = chunks[0] if isinstance(chunks, list) else chunks
+        if isinstance(error, ErrorResponse):
+            return _whole(error)
+        return StreamingResponse(_events(chunks, items), media_type="text/event-stream", headers=first.headers())
+
+    async def metrics(self) -> Response:
+        """Every replica's metrics, ours and vLLM's, in one exposition."""
+        handle = self._default_serve_handles[self._served]
+        texts = await asyncio.to_thread(broadcast, handle, "metrics")
+        labelled = ((str(i), text) for i, text in enumerate(texts))
+        return PlainTextResponse(metrics.merged(labelled), media_type="text/plain; version=0.0.4")
+
+    async def healthz(self) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self) -> Response:
+        """200 once an engine answers, 503 until then."""
+        handle = self._default_serve_handles[self._served]
+        try:
+            async with asyncio.timeout(2):
+                await handle.options(stream=False).check_health.remote()
+        except Exception as error:
+            return PlainTextResponse(f"not ready: {type(error).__name__}\n", 503)
+        return PlainTextResponse("ready\n")
+
+
+def _whole(item: Any) -> Response:
+    if isinstance(item, ErrorResponse):
+        error = item.error
+        return JSONResponse(errors.body(int(error.code), error.message, error.param), int(error.code))
+    return JSONResponse(item.model_dump(), headers=MergeInfo.model_validate(item.merge).headers())
+
+
+async def _events(first: list[str], rest: AsyncGenerator[Any, None]) -> AsyncIterator[str]:
+    """Server-sent events; what goes wrong after the first token becomes an `error` event, as OpenAI clients expect."""
+    try:
+        yield "".join(first)
+        async for chunks in rest:
+            yield "".join(chunks)
+    except Exception as error:
+        status, message = errors.status_of(error)
+        yield f"data: {json.dumps(errors.body(status, message))}\n\n"

@@ -1,0 +1,88 @@
+"""Every metric of ours, declared once. vLLM's own live in the same registry."""
+
+from collections import Counter as Tally
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from tta_serve.protocol import MergeInfo
+
+RECENT_REQUESTS = 1024
+
+requests = Counter("tta_requests", "Requests by policy and outcome (ok, client_error, error, aborted).", ["policy", "outcome"])
+router_seconds = Histogram(
+    "tta_router_seconds",
+    "Time from a request's arrival at the server until its mix is known.",
+    ["policy"],
+    buckets=(0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)
+coefficient_mass = Counter(
+    "tta_expert_coefficient", "Sum over requests of the absolute coefficient of each expert.", ["expert"]
+)
+abstentions = Counter("tta_abstentions", "Requests that a policy left to the base.", ["policy"])
+fallbacks = Counter("tta_fallbacks", "Requests answered by a policy's fallback.", ["policy"])
+distinct_mixes = Gauge("tta_distinct_mixes", f"Distinct mixes among the last {RECENT_REQUESTS} requests.")
+slots_used = Gauge("tta_slots_used", "Slots of the engine's coefficient table that hold a mix.")
+slots_total = Gauge("tta_slots", "Slots of the engine's coefficient table.")
+
+
+class _Recent:
+    """How many distinct mixes the last requests had, in constant space."""
+
+    def __init__(self) -> None:
+        self._order: deque[str] = deque()
+        self._tally: Tally[str] = Tally()
+
+    def add(self, mix: str) -> int:
+        self._order.append(mix)
+        self._tally[mix] += 1
+        if len(self._order) > RECENT_REQUESTS:
+            old = self._order.popleft()
+            self._tally[old] -= 1
+            if not self._tally[old]:
+                del self._tally[old]
+        return len(self._tally)
+
+
+_recent = _Recent()
+
+
+def decided(info: MergeInfo) -> None:
+    """A mix was chosen for a request."""
+    router_seconds.labels(info.policy).observe(info.router_ms / 1000)
+    for expert, coefficient in info.experts.items():
+        coefficient_mass.labels(expert).inc(abs(coefficient))
+    if info.abstained:
+        abstentions.labels(info.policy).inc()
+    if info.fallback:
+        fallbacks.labels(info.policy).inc()
+    distinct_mixes.set(_recent.add(info.mix))
+
+
+def finished(policy: str, outcome: str) -> None:
+    requests.labels(policy, outcome).inc()
+
+
+def exposition() -> str:
+    """This process's metrics in Prometheus' text format."""
+    return generate_latest(REGISTRY).decode()
+
+
+def merged(by_replica: Iterable[tuple[str, str]]) -> bytes:
+    """One exposition from several processes' ones, each sample labelled with its replica."""
+    families: dict[str, Metric] = {}
+    for replica, text in by_replica:
+        for family in text_string_to_metric_families(text):
+            target = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            target.samples += [s._replace(labels={**s.labels, "replica": replica}) for s in family.samples]
+
+    class Collector:
+        def collect(self) -> Iterator[Metric]:
+            yield from families.values()
+
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    return generate_latest(registry)
