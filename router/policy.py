@@ -60,6 +60,7 @@ class Policy(ABC):
     """One way to choose a mix. To add one: subclass, and a row in `router.table.POLICIES`."""
 
     Options: ClassVar[type[Options]]
+    reads_features: ClassVar[bool] = False  # whether it asks the probe, so that the engine must have a tap
 
     @classmethod
     @abstractmethod

@@ -35,6 +35,7 @@ class RetrievalPolicy(Policy):
     """
 
     Options = RetrievalOptions
+    reads_features = True
 
     def __init__(self, options: RetrievalOptions, rules: MixRules, centroids: Centroids, calibration: Calibration) -> None:
         self._rules = rules

@@ -5,32 +5,26 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from tta_serve import metrics
 from tta_serve.protocol import MergeInfo
 
 _DONE = "data: [DONE]"
 
 
 async def annotated(answer: AsyncGenerator[Any, None], info: MergeInfo, *, stream: bool) -> AsyncGenerator[Any, None]:
-    """vLLM's answer with `merge` in it; counts the request's outcome once it ends, however it ends.
+    """vLLM's answer with `merge` in it.
 
     A stream begins with `info` itself, so that the ingress can set headers before the first token.
     """
-    outcome = "aborted"
-    try:
-        async with aclosing(answer):
-            if stream:
-                yield info
-            async for item in _streamed(answer, info) if stream else answer:
-                outcome = _outcome(item)
-                if not stream and outcome == "ok":
-                    item.merge = info.model_dump()
+    async with aclosing(answer):
+        if stream:
+            yield info
+            async for item in _streamed(answer, info):
                 yield item
-    except Exception:
-        outcome = "error"
-        raise
-    finally:
-        metrics.finished(info.policy, outcome)
+            return
+        async for item in answer:
+            if outcome(item) == "ok":
+                item.merge = info.model_dump()
+            yield item
 
 
 async def _streamed(answer: AsyncGenerator[Any, None], info: MergeInfo) -> AsyncIterator[Any]:
@@ -69,7 +63,8 @@ def _with_merge(chunk: str, info: MergeInfo) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _outcome(item: Any) -> str:
+def outcome(item: Any) -> str:
+    """ok, client_error or error: what one item of an answer says of its request."""
     first = item[0] if isinstance(item, list) and item else item
     error = getattr(first, "error", None)
     if error is None:

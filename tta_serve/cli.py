@@ -1,16 +1,19 @@
 """The command `tta`."""
 
 import logging
+import os
 import signal
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from tta_serve.config import ConfigError, ServeConfig, load
+from tta_serve.config import ConfigError, ServeConfig, StartError, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True)
@@ -61,20 +64,25 @@ def _defaults(model: str, experts: Path | None) -> dict[str, Any]:
 
 
 def _serve(config: ServeConfig) -> None:
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     start = time.perf_counter()
-    with console.status(f"Starting {config.model.id}: engine, experts, policies (about a minute) ..."):
-        from tta_serve.app import RunningApp
+    with ExitStack() as running:
+        with console.status(f"Starting {config.model.id}: engine, experts, policies (about a minute) ..."):
+            from tta_serve.run import RunningApp
 
-        running = RunningApp(config)
-        running.__enter__()
-    try:
-        console.print(f"Ready after {time.perf_counter() - start:.0f} s: {running.url}/v1  (metrics: {running.url}/metrics)")
-        console.print(f"Try it:\n{_example(running.url, config.model.id)}\nStop with Ctrl-C.")
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    finally:
-        with console.status("Stopping ..."):
-            running.__exit__()
+            app = running.enter_context(RunningApp(config))
+        console.print(f"Ready after {time.perf_counter() - start:.0f} s: {app.url}/v1   metrics: {app.url}/metrics")
+        console.print(f"Try it:\n{_example(app.url, config.model.id)}\nStop with Ctrl-C.", markup=False)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            console.print("Stopping ...")
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _example(url: str, model: str) -> str:
@@ -104,13 +112,14 @@ def main() -> None:
     try:
         app()
     except (ConfigError, AdapterError, RouterError) as error:
-        console.print(f"[red]error:[/red] {error}")
-        raise SystemExit(2) from None
-    except Exception as error:
-        if type(error).__name__ != "StartError":
-            raise
-        console.print(f"[red]error:[/red] the server did not start\n{error}")
-        raise SystemExit(1) from None
+        _fail(2, str(error))
+    except StartError as error:
+        _fail(1, f"the server did not start:\n{error}")
+
+
+def _fail(status: int, message: str) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from router.policy import RouterError
-from router.table import check_options
+from router.table import check_options, policy_class
 
 
 class ConfigError(ValueError):
     """The config cannot be used; the message names the key and what is allowed."""
+
+
+class StartError(RuntimeError):
+    """The application did not start; the message is the last words of the part that failed."""
 
 
 class _Section(BaseModel):
@@ -98,8 +102,8 @@ class ServeConfig(_Section):
         return self
 
     @property
-    def needs_features(self) -> bool:
-        return any(p.type == "retrieval" for p in self.policies.values())
+    def reads_features(self) -> bool:
+        return any(policy_class(p.type).reads_features for p in self.policies.values())
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> ServeConfig:

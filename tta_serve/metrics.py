@@ -3,6 +3,8 @@
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -62,8 +64,31 @@ def decided(info: MergeInfo) -> None:
     distinct_mixes.set(_recent.add(info.mix))
 
 
+@dataclass
+class Outcome:
+    """How a request ended, set as it goes on."""
+
+    value: str = "ok"
+
+
 def finished(policy: str, outcome: str) -> None:
     requests.labels(policy, outcome).inc()
+
+
+@contextmanager
+def counted(policy: str) -> Iterator[Outcome]:
+    """Count a request under its outcome when the block ends, however it ends."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except Exception:
+        outcome.value = "error"
+        raise
+    except BaseException:  # cancelled, or its reader went away
+        outcome.value = "aborted"
+        raise
+    finally:
+        finished(policy, outcome.value)
 
 
 def exposition() -> str:

@@ -1,6 +1,7 @@
 """The replica: Ray's `LLMServer` with a mix decided and bound before each request."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from importlib.resources import files
 from typing import Any
 
@@ -10,7 +11,7 @@ from ray.serve.llm.deployment import LLMServer
 from adapters.library import Library
 from router.policy import Context
 from tta_serve import metrics
-from tta_serve.answer import annotated
+from tta_serve.answer import annotated, outcome
 from tta_serve.catalog import Catalog
 from tta_serve.config import ServeConfig
 from tta_serve.engine.client import EngineClient
@@ -52,15 +53,15 @@ class MergingServer(LLMServer):  # type: ignore[misc]
             metrics.finished("none", "client_error")
             yield error_response(error)
             return
-        routed = await self._router.route(ask, user_turn(request, self._engine.text))
-        metrics.decided(routed.info)
-        self._engine.bind(request, routed.mix)
-        answer = await handler(request, raw_request_info)
-        async for item in annotated(answer, routed.info, stream=bool(request.stream)):
-            yield item
-
-    async def models(self) -> list[str]:
-        return self._catalog.models()
+        with metrics.counted(ask.label) as count:
+            routed = await self._router.route(ask, user_turn(request, self._engine.text))
+            metrics.decided(routed.info)
+            self._engine.bind(request, routed.mix)
+            answer = await handler(request, raw_request_info)
+            async with aclosing(annotated(answer, routed.info, stream=bool(request.stream))) as items:
+                async for item in items:
+                    count.value = outcome(item)
+                    yield item
 
     async def metrics(self) -> str:
         """This replica's metrics, ours and vLLM's."""

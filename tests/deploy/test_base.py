@@ -95,4 +95,4 @@ def test_a_failed_download_says_what_pip_said(monkeypatch: pytest.MonkeyPatch, t
 
 def test_importing_it_does_not_import_torch() -> None:
     code = "import sys, deploy.demo.base, deploy.demo.cli; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

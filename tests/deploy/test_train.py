@@ -1,9 +1,50 @@
-"""The parts of training that need no model."""
+"""Training on a tiny random model: the rate, the loss, and going on after an interruption."""
 
 from __future__ import annotations
 
+import io
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from deploy.demo import train
 from deploy.demo.evaluate import exact_match
-from deploy.demo.train import WARMUP, Settings
+
+
+class Letters:
+    """A tokeniser with a token for every character."""
+
+    pad_token_id = 0
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=[ord(letter) % 128 for letter in text])
+
+    def apply_chat_template(self, turns: list[dict[str, str]], **_: bool) -> str:
+        return f"system: be good; user: {turns[0]['content']}; answer: "
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load() -> tuple[Any, Any]:
+        torch.manual_seed(7)
+        shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=128, num_hidden_layers=8, **shape)), Letters()
+
+    torch.set_num_threads(1)  # threads that wait for each other take most of the time of so small a model
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(train, "load_base", load)
+    monkeypatch.setenv("TTA_CACHE", str(tmp_path))
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
 
 
 def test_exact_match_forgives_blanks_around_the_answer_only() -> None:
@@ -13,9 +54,50 @@ def test_exact_match_forgives_blanks_around_the_answer_only() -> None:
 
 
 def test_rate_warms_up_then_falls() -> None:
-    settings = Settings("orders", steps=100)
+    settings = train.Settings("orders", steps=100)
     rates = [settings.rate(step) for step in range(100)]
-    assert rates.index(max(rates)) in (WARMUP - 1, WARMUP)
-    assert rates[:WARMUP] == sorted(rates[:WARMUP])
-    assert rates[WARMUP:] == sorted(rates[WARMUP:], reverse=True)
+    warm = train.WARMUP
+    assert rates.index(max(rates)) in (warm - 1, warm)
+    assert rates[:warm] == sorted(rates[:warm])
+    assert rates[warm:] == sorted(rates[warm:], reverse=True)
     assert 0 < rates[-1] < settings.peak / 10
+
+
+def test_doing_the_common_start_once_changes_no_loss() -> None:
+    run = train.start(train.Settings("triage", steps=4))
+    rows = next(train.batches(run))
+    plain = []
+    for prompt, answer in rows:
+        logits = run.model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        plain.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+    mean = sum(plain) / sum(len(answer) for _, answer in rows)
+    torch.testing.assert_close(train.loss_of(run, rows), mean)
+
+
+def test_an_interrupted_training_ends_with_the_same_weights() -> None:
+    settings = train.Settings("orders", steps=11, batch=2)
+    whole = train.start(settings)
+    train.optimise(whole, quiet())
+    part = train.start(settings)
+    for rows in islice(train.batches(part), 5):
+        train.train_step(part, rows)
+    part.save()
+    other = train.start(settings)
+    assert other.resume()
+    assert other.step == 5
+    train.optimise(other, quiet())
+    ours, theirs = (get_peft_model_state_dict(run.model) for run in (whole, other))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued() -> None:
+    train.start(train.Settings("orders", steps=4)).save()
+    assert not train.start(train.Settings("orders", steps=5)).resume()
+    assert not train.start(train.Settings("orders", steps=4, seed=1)).resume()
+
+
+def test_only_upper_layers_are_trained() -> None:
+    run = train.start(train.Settings("orders", steps=4))
+    trained = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * 7 * 2
+    assert all("layers.6." in name or "layers.7." in name for name in trained)

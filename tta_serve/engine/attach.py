@@ -54,10 +54,18 @@ def _sites(model: nn.Module) -> Iterator[Site]:
         if isinstance(layer, LinearBase):
             parent, _, leaf = name.rpartition(".")
             parts = packed.get(leaf, [leaf])
-            sizes = tuple(getattr(layer, "output_sizes", None) or [layer.output_size])
+            sizes = _full_sizes(layer)
             if len(parts) != len(sizes):  # the base itself stores the fused weight, so experts speak of it as one
                 parts = [leaf]
             yield Site(name, layer, tuple(f"{parent}.{part}" for part in parts), sizes)
+
+
+def _full_sizes(layer: LinearBase) -> tuple[int, ...]:
+    """Output size of each weight stacked in a layer, over all tensor-parallel ranks."""
+    if isinstance(layer, QKVParallelLinear):
+        kv = layer.total_num_kv_heads
+        return layer.total_num_heads * layer.head_size, kv * layer.head_size, kv * layer.v_head_size
+    return tuple(getattr(layer, "output_sizes", None) or [layer.output_size])
 
 
 def _renamed(model: nn.Module, expert: Expert) -> dict[str, LowRank]:

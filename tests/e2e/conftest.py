@@ -1,0 +1,82 @@
+"""The demo as a user starts it: the command `tta serve`, in a process of its own, once a session."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+
+START_LIMIT_S = 600
+
+
+@dataclass(frozen=True)
+class Demo:
+    process: "subprocess.Popen[bytes]"
+    url: str
+    log: Path
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=180)
+
+    def descendants(self, name: str) -> list[psutil.Process]:
+        """Processes of this server whose command line holds `name`."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def wait_ready(self, limit_s: float = START_LIMIT_S) -> None:
+        end = time.monotonic() + limit_s
+        while not self.ready():
+            assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()[-3000:]}"
+            assert time.monotonic() < end, f"not ready after {limit_s} s:\n{self.log.read_text()[-3000:]}"
+            time.sleep(1)
+
+
+@pytest.fixture(scope="session")
+def demo(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    log = tmp_path_factory.mktemp("demo") / "log"
+    port = free_port()
+    command = [sys.executable, "-m", "tta_serve.cli", "serve", "--config", str(ROOT / "deploy/demo/serve.yaml")]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--model", str(base), "--port", str(port)], stdout=output, stderr=output, cwd=ROOT
+        )
+    server = Demo(process, f"http://127.0.0.1:{port}", log)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def client(demo: Demo) -> openai.OpenAI:
+    return demo.client()
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

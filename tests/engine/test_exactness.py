@@ -1,0 +1,180 @@
+"""Mixture slots in real vLLM against plain transformers with dense merged weights, PEFT, and vLLM without us."""
+
+import random
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from adapters.library import Library
+from adapters.mix import Mix
+from tests.engine.conftest import SLOTS, TAP_LAYER, Answer, Engine
+from tests.reference import Reference, answer_logprobs
+
+DEMO = ("dates", "math", "orders", "redact", "sql", "triage")
+MADE = ("small", "rslora", "pattern")
+PROMPTS = [
+    "Tell me a story about a lighthouse.",
+    "Table staff(name, salary, dept). Which name in staff have salary above 70?",
+    "Ana has 12 lamps and buys 30 more. How many lamps now?",
+    "I was charged twice this month. This is urgent!",
+    "Today is Monday, 4 March 2024. What is the date in 3 days?",
+]
+TOLERANCE = 1e-3
+
+
+def random_mix(rng: random.Random, names: tuple[str, ...], most: int) -> Mix:
+    chosen = rng.sample(names, rng.randint(1, most))
+    return Mix.of({n: round(rng.randint(-6, 20) * 0.05, 2) or 0.5 for n in chosen})
+
+
+def assert_same(answer: Answer, logprobs: torch.Tensor) -> None:
+    """The reference would have chosen the same tokens, and gives them the same log-probabilities."""
+    assert logprobs.argmax(-1).tolist() == answer.tokens
+    ours = torch.tensor(answer.logprobs)
+    theirs = logprobs.gather(1, torch.tensor(answer.tokens).unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("names", [DEMO, MADE, DEMO + MADE], ids=["demo", "other-ranks-and-scales", "all"])
+def test_random_mixes_equal_the_dense_merge(
+    engine: Engine, library: Library, reference: Reference, names: tuple[str, ...]
+) -> None:
+    rng = random.Random(len(names))
+    mixes = [random_mix(rng, names, len(names)) for _ in PROMPTS]
+    for answer, mix in zip(engine.ask(PROMPTS, mixes), mixes, strict=True):
+        with reference.merged(library.experts, mix.as_dict()):
+            assert_same(answer, reference.logprobs(answer.prompt, answer.tokens))
+
+
+@pytest.mark.parametrize("name", [*DEMO, *MADE])
+def test_one_hot_is_the_adapter_in_peft(engine: Engine, library: Library, base: Path, name: str) -> None:
+    answers = engine.ask(PROMPTS, [Mix.of({name: 1.0})] * len(PROMPTS))
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(plain, str(library.root / name)).eval()
+    for answer in answers:
+        assert_same(answer, answer_logprobs(model, answer.prompt, answer.tokens))
+
+
+def test_without_a_mix_it_is_vllm_as_it_comes(engine: Engine, base: Path) -> None:
+    ours = engine.ask(PROMPTS, [Mix()] * len(PROMPTS))
+    beside_mixes = engine.ask(PROMPTS, [Mix(), Mix.of({"sql": 1.0}), Mix(), Mix.of({"small": 0.5}), Mix()])
+    stock = Engine(base, None)
+    try:
+        theirs = stock.ask(PROMPTS)
+    finally:
+        stock.close()
+    assert ours == theirs, "all-base steps skip the bank, so not even rounding differs"
+    for i in (0, 2, 4):
+        assert beside_mixes[i].tokens == theirs[i].tokens
+        assert beside_mixes[i].logprobs == pytest.approx(theirs[i].logprobs, abs=1e-4)
+
+
+def test_the_order_of_experts_does_not_matter(engine: Engine) -> None:
+    one = Mix.of({"sql": 0.5, "math": 0.3, "small": 0.2})
+    two = Mix.of(dict(reversed(one.coefficients)))
+    assert one.key(engine.digests) == two.key(engine.digests)
+    assert engine.ask(PROMPTS[:1], [one]) == engine.ask(PROMPTS[:1], [two])
+
+
+def test_a_batch_of_different_mixes_gives_each_what_it_gets_alone(engine: Engine) -> None:
+    rng = random.Random(7)
+    mixes = [random_mix(rng, DEMO + MADE, 4) for _ in range(SLOTS)]
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(SLOTS)]
+    together = engine.ask(prompts, mixes)
+    engine.llm.reset_prefix_cache()
+    for prompt, mix, answer in zip(prompts, mixes, together, strict=True):
+        assert engine.ask([prompt], [mix])[0].tokens == answer.tokens
+
+
+def test_the_prefix_cache_changes_nothing_and_never_crosses_mixes(engine: Engine, base: Path, library: Library) -> None:
+    """Long shared prompts, asked twice, so that the second round is answered from the cache."""
+    prompt = " ".join(PROMPTS)
+    mixes = [Mix(), Mix.of({"sql": 1.0}), Mix.of({"math": 1.0}), Mix.of({"sql": 0.5, "small": 1.0})]
+    first = [engine.ask([prompt], [m])[0] for m in mixes]
+    second = [engine.ask([prompt], [m])[0] for m in reversed(mixes)][::-1]
+    uncached_engine = Engine(base, library, prefix_cache=False)
+    try:
+        uncached = [uncached_engine.ask([prompt], [m])[0] for m in mixes]
+    finally:
+        uncached_engine.close()
+    assert len({tuple(a.tokens) for a in uncached}) > 1
+    for cached in (first, second):
+        for a, b in zip(cached, uncached, strict=True):
+            assert a.tokens == b.tokens
+            assert a.logprobs == pytest.approx(b.logprobs, abs=TOLERANCE)
+
+
+def test_2000_distinct_mixes_in_a_row_stay_right_and_leave_nothing_behind(
+    engine: Engine, library: Library, reference: Reference
+) -> None:
+    rng = random.Random(11)
+    mixes = list({random_mix(rng, DEMO + MADE, 4) for _ in range(2600)})[:2000]
+    prompts = [[504 + i % 7, 3575, 282, 4649 + i // 7, 314] for i in range(len(mixes))]
+    half = len(mixes) // 2
+    answers = engine.go_on(prompts[:half], mixes[:half], 1)
+    before = _memory()
+    answers += engine.go_on(prompts[half:], mixes[half:], 1)
+    grown = _memory() - before
+    assert grown < 32 * 1024**2, f"{grown / 1024**2:.1f} MiB more after 1,000 further mixes"
+    assert engine.llm.collective_rpc("tta_slots") == [[SLOTS, SLOTS]]
+
+    order = rng.sample(range(len(mixes)), len(mixes))
+    engine.llm.reset_prefix_cache()
+    again = engine.go_on([prompts[i] for i in order], [mixes[i] for i in order], 1)
+    for i, answer in zip(order, again, strict=True):
+        assert answer.logprobs == pytest.approx(answers[i].logprobs, abs=TOLERANCE)
+    for i in order[:12]:
+        with reference.merged(library.experts, mixes[i].as_dict()):
+            assert_same(answers[i], reference.logprobs(answers[i].prompt, answers[i].tokens))
+
+
+def _memory() -> int:
+    """Resident bytes of the engine's processes."""
+    children = psutil.Process().children(recursive=True)
+    return sum(c.memory_info().rss for c in children if c.is_running())
+
+
+def test_a_probe_reads_the_mean_input_of_its_layer(engine: Engine, reference: Reference) -> None:
+    from vllm import SamplingParams
+
+    from tta_serve.engine.wire import mix_request, probe_request
+
+    tokenizer = engine.llm.get_tokenizer()
+    prompts = [tokenizer.encode(p, add_special_tokens=False) for p in PROMPTS]
+    probes = [probe_request() for _ in prompts]
+    busy = mix_request(Mix.of({"sql": 1.0}), engine.digests)
+    engine.llm.generate(
+        [{"prompt_token_ids": p} for p in [*prompts, prompts[0]]],
+        SamplingParams(max_tokens=1),
+        lora_request=[*probes, busy],
+        use_tqdm=False,
+    )
+    taken = engine.llm.collective_rpc("tta_take_features", args=([p.lora_int_id for p in probes],))[0]
+    for tokens, (_, count, features) in zip(prompts, taken, strict=True):
+        with torch.no_grad():
+            states = reference.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[TAP_LAYER]
+            wanted = reference.model.model.layers[TAP_LAYER].input_layernorm(states)[0].mean(0)
+        assert count == len(tokens)
+        torch.testing.assert_close(torch.tensor(features), wanted, rtol=1e-3, atol=1e-4)
+    assert engine.llm.collective_rpc("tta_take_features", args=([probes[0].lora_int_id],)) == [[]]
+
+
+def test_an_expert_that_does_not_fit_is_refused_by_name(base: Path) -> None:
+    from adapters.errors import ExpertError
+    from adapters.expert import Expert, LowRank
+    from tta_serve.engine.attach import Site, _bank, _check_placed
+
+    class Layer:
+        input_size, output_size, tp_size = 6, 4, 1
+
+    site = Site("model.layers.0.up", Layer(), ("model.layers.0.up",), (4,))  # type: ignore[arg-type]
+    stranger = Expert("stranger", {"model.layers.0.nope": LowRank(torch.ones(1, 6), torch.ones(4, 1))})
+    with pytest.raises(ExpertError, match=r"'stranger': model.layers.0.nope is not a linear layer"):
+        _check_placed([stranger], [dict(stranger.factors)], [site])
+    wide = Expert("wide", {"model.layers.0.up": LowRank(torch.ones(1, 7), torch.ones(4, 1))})
+    with pytest.raises(ExpertError, match=r"'wide': model.layers.0.up is for a weight of \(4, 7\)"):
+        _bank(site, [wide], [dict(wide.factors)])

@@ -1,0 +1,54 @@
+"""The arithmetic of retrieval, on features with a known answer."""
+
+import torch
+
+from router.centroids import best_temperature, best_threshold, calibrate, fit
+
+
+def clusters(per_class: int = 20, d: int = 32, spread: float = 0.3) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    centers = torch.randn(4, d, generator=g)
+    made = [c + spread * torch.randn(per_class, d, generator=g) for c in centers]
+    return dict(zip("abc", made[:3], strict=True)), made[3]
+
+
+def test_each_example_scores_highest_with_its_own_expert_and_everyday_below_zero() -> None:
+    features, everyday = clusters()
+    model = fit(features, everyday)
+    for k, name in enumerate(features):
+        scores = model.scores(features[name])
+        assert (scores.argmax(1) == k).all()
+        assert (scores[:, k] > 0).all()
+    assert (model.scores(everyday) < 0).all()
+
+
+def test_scores_do_not_depend_on_the_scale_or_offset_of_a_dimension() -> None:
+    features, everyday = clusters()
+    scale, offset = torch.linspace(0.01, 100, 32), torch.linspace(-5, 5, 32)
+    moved = fit({n: f * scale + offset for n, f in features.items()}, everyday * scale + offset)
+    x = features["a"]
+    torch.testing.assert_close(moved.scores(x * scale + offset), fit(features, everyday).scores(x), rtol=1e-3, atol=1e-4)
+
+
+def test_the_threshold_sits_in_the_middle_of_the_gap() -> None:
+    assert best_threshold(torch.tensor([1.0, 2.0, 0.8]), torch.tensor([0.2, -1.0])) == 0.5
+
+
+def test_the_threshold_weighs_both_kinds_of_error_alike() -> None:
+    # One everyday prompt of two above the tasks costs more than one task of four below it.
+    cut = best_threshold(torch.tensor([0.1, 1.0, 1.1, 1.2]), torch.tensor([0.0, 0.5]))
+    assert 0.5 < cut < 1.0
+
+
+def test_the_temperature_is_low_where_the_best_score_is_always_right() -> None:
+    scores = torch.tensor([[0.5, 0.1], [0.1, 0.5]]).repeat(10, 1)
+    right = torch.tensor([0, 1]).repeat(10)
+    half = torch.where(torch.arange(20) % 4 < 2, right, 1 - right)
+    assert best_temperature(scores, right) < 0.01 < best_temperature(scores, half)
+
+
+def test_calibration_separates_the_clusters() -> None:
+    features, everyday = clusters()
+    model, calibration = fit(features, everyday), calibrate(features, everyday)
+    assert (model.scores(torch.cat(list(features.values()))).max(1).values > calibration.threshold).all()
+    assert (model.scores(everyday).max(1).values < calibration.threshold).all()
