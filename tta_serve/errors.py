@@ -6,11 +6,11 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from ray.exceptions import RayError, RayTaskError
-from ray.llm._internal.serve.core.configs.openai_api_models import ErrorInfo, ErrorResponse, OpenAIHTTPException
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 
+from tta_serve.engine.ray_private import ErrorInfo, ErrorResponse, OpenAIHTTPException
 from tta_serve.protocol import RequestError
 
 logger = logging.getLogger("ray.serve")

@@ -7,13 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from ray.llm._internal.serve.core.configs.openai_api_models import ErrorResponse
-from ray.llm._internal.serve.utils.broadcast import broadcast
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm.ingress import OpenAiIngress
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from tta_serve import errors, metrics
+from tta_serve.engine.ray_private import ErrorResponse, broadcast
 from tta_serve.protocol import MergeInfo, RequestError
 
 ENDPOINTS: dict[str, Callable[[FastAPI], Any]] = {

@@ -74,14 +74,14 @@ def test_async_llm_is_what_the_client_calls() -> None:
 
 
 def test_ray_engine_has_the_parts_we_reach_for() -> None:
-    from ray.llm._internal.serve.core.configs.openai_api_models import ErrorInfo, ErrorResponse, OpenAIHTTPException
     from ray.llm._internal.serve.core.ingress.ingress import OpenAiIngress
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-    from ray.llm._internal.serve.utils.broadcast import broadcast
+
+    from tta_serve.engine import ray_private
 
     source = inspect.getsource(VLLMEngine)
     for name in ("_engine_client", "_oai_models", "_oai_serving_chat", "_oai_serving_completion"):
         assert f"self.{name}" in source
     for name in ("_get_model_id", "_get_response", "_process_llm_request"):
         assert hasattr(OpenAiIngress, name)
-    assert all((ErrorInfo, ErrorResponse, OpenAIHTTPException, broadcast))
+    assert all(hasattr(ray_private, name) for name in ray_private.__all__)
