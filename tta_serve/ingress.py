@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
+from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm.ingress import OpenAiIngress
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -68,7 +69,11 @@ class MergingIngress(OpenAiIngress):  # type: ignore[misc]
     async def metrics(self) -> Response:
         """Every replica's metrics, ours and vLLM's, in one exposition."""
         handle = self._default_serve_handles[self._served]
-        texts = await asyncio.to_thread(broadcast, handle, "metrics")
+        try:
+            async with asyncio.timeout(10):
+                texts = await asyncio.to_thread(broadcast, handle, "metrics")
+        except (TimeoutError, RayError) as error:
+            return PlainTextResponse(f"no replica answers: {type(error).__name__}\n", 503)
         labelled = ((str(i), text) for i, text in enumerate(texts))
         return PlainTextResponse(metrics.merged(labelled), media_type="text/plain; version=0.0.4")
 
