@@ -213,5 +213,5 @@ def test_metrics_are_ours_and_vllms_and_bounded(demo: Demo, client: openai.OpenA
         "vllm:prefix_cache_queries_total{",
     ):
         assert name in exposition, name
-    assert "lora_requests_info" not in exposition, "one series for every combination of mixes"
+    assert "vllm:lora_requests_info{" not in exposition, "one series for every combination of mixes"
     assert "mix-" not in exposition
