@@ -1,0 +1,84 @@
+"""`tta demo`: make the base model, train the experts, score them."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.demo.base import BaseModelError, ensure_base
+from deploy.demo.tasks import TASKS
+
+app = typer.Typer(help="The demo library: base model, experts, scores.", no_args_is_help=True)
+console = Console()
+
+Names = Annotated[list[str] | None, typer.Argument(help=f"Experts, all if none is given: {', '.join(TASKS)}.")]
+
+
+def _chosen(names: list[str] | None) -> list[str]:
+    """The names given, all of them if none; an unknown one is an error."""
+    if unknown := set(names or ()) - set(TASKS):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
+    return names or list(TASKS)
+
+
+def _ready() -> str:
+    """The base model's folder, or a plain message and the end."""
+    try:
+        return str(ensure_base())
+    except BaseModelError as error:
+        typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def base() -> None:
+    """Make the base model if it is not there, and print its folder."""
+    typer.echo(_ready())
+
+
+@app.command()
+def train(
+    names: Names = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; by default what each task needs.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the data and of the first weights.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Train again experts that are there.")] = False,
+) -> None:
+    """Train experts, one after the other; an interrupted training goes on where it stopped."""
+    chosen = _chosen(names)
+    _ready()
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # threads that spin for long are four times as slow on a shared machine
+    from deploy.demo.model import EXPERTS
+    from deploy.demo.train import STEPS, Settings
+    from deploy.demo.train import train as train_expert
+
+    for name in chosen:
+        if (EXPERTS / name / "adapter_model.safetensors").exists() and not force:
+            console.print(f"{name}: there already, --force trains it again")
+            continue
+        train_expert(Settings(name, steps or STEPS[name], seed), console)
+
+
+@app.command("eval")
+def evaluate(
+    names: Names = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Test examples per task.")] = 100,
+) -> None:
+    """Score base and experts on the held-out test split by exact match, into experts/results.json."""
+    chosen = _chosen(names)
+    _ready()
+    from deploy.demo.evaluate import evaluate_test
+
+    table = Table("expert", "base", "expert score", title=f"Exact match on {n} held-out prompts")
+    for name in chosen:
+        with console.status(f"{name} ..."):
+            scores = evaluate_test(name, n)
+        table.add_row(name, *(f"{value:.2f}" for value in scores))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,95 @@
+"""Free-text orders to compact JSON."""
+
+from __future__ import annotations
+
+import random
+
+from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
+from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES, THINGS, plural
+
+NUMBERS = listed("two three four five six seven eight nine ten eleven twelve")
+
+BODIES: BySplit = {
+    "train": (
+        "{name} [ordered|has ordered|just ordered] {qty} {items} at {price} [each|apiece|per piece].",
+        "[Please send|Send|Ship|Please ship] {qty} {items} to {name}; [the unit price is|unit price] {price}.",
+        "Order from {name}: {item} x{digits}, {price}[/unit|/piece| per unit| each].",
+        "{name} [wants|would like|needs] {qty} {items} [for|at] {price} each.",
+        "{name} is buying {qty} {items} [and pays|and will pay|paying] {price} [for each one|for each|a piece].",
+        "{digits} {items} for {name}, {price} [each|apiece|per item].",
+        "Customer {name}, item {item}, quantity {digits}, [price|unit price] {price}.",
+        "[Hi|Hello], [this is|I am|my name is] {name}, I [would like|want] {qty} {items} at {price} each[, thanks|].",
+        "{qty} {items} at {price} each [were ordered by|go to|are for] {name}.",
+        "[We sold|I sold] {name} {qty} {items}, [each at|each for] {price}.",
+        "At {price} [a piece|each|per unit], {name} [takes|will take|bought] {qty} {items}.",
+        "{name}: {digits} {items} @ {price}.",
+        "The {items} cost {price} each and {name} [wants|orders|is getting] {qty} of them.",
+        "[Reserve|Pack|Prepare] {qty} {items} for {name} at {price} [each|a piece].",
+        "{name} [called|wrote] to order {qty} {items}; [we agreed on|the price is] {price} [each|per piece].",
+        "An order of {qty} {items} came [in |]from {name}, [priced at|with a price of] {price} [each|per item].",
+        "For {name}: {qty} {items}. [Unit price|Price each|Price per piece]: {price}.",
+        "I'd like to [buy|get] {qty} {items} for {price} each, [regards|best wishes|thanks|yours], {name}.",
+    ),
+    "validation": (
+        "[Could you|Would you] put {qty} {items} aside for {name}? They are {price} each.",
+        "{name} asked us for {qty} {items}, the rate being {price} per piece.",
+        "Purchase by {name} - {digits} {items} - {price} each.",
+        "Good evening, {name} here. Add {qty} {items} to my order at {price} apiece.",
+        "New sale: {qty} {items} go out to {name}, one costs {price}.",
+        "Deliver {qty} {items} to {name}, charging {price} for every one.",
+    ),
+    "test": (
+        "{name} has requested {qty} {items} with each one costing {price}.",
+        "Dear team, kindly dispatch {qty} {items} to {name}. Each is {price}.",
+        "Sold to {name}: {digits} {items}, {price} per unit.",
+        "{name} will be purchasing {qty} {items}, priced {price} each.",
+        "Can I get {qty} {items}, please? The website says {price} each. My name is {name}.",
+        "Put {name} down for {qty} {items} at {price} each.",
+        "We need to deliver {qty} {items} to {name}, who pays {price} per item.",
+    ),
+}
+
+FRAMES: BySplit = {
+    "train": (
+        "[Turn this into|Convert this to|Make this] order JSON: {body}",
+        "[Order|New order|Incoming order]: {body}",
+        "[Extract|Parse] the order: {body}",
+        "{body} [Give me|Write|Return] the order as JSON.",
+        "JSON for this order: {body}",
+    ),
+    "validation": (
+        "Please read this order into JSON: {body}",
+        "{body} What is that as order JSON?",
+        "Order text: {body}",
+    ),
+    "test": (
+        "Here is an order, I need it in JSON: {body}",
+        "Order received: {body}",
+        "{body} Format this order as JSON.",
+    ),
+}
+
+PRICES = ("${}", "{} dollars", "{} EUR", "{} euros", "${}", "€{}", "£{}", "{} USD")
+
+
+def make(rng: random.Random, split: Split) -> Example:
+    """Draw an order; the price is that of one piece, written in the answer as it was in the text."""
+    name = rng.choice(FIRST_NAMES[split])
+    if rng.random() < 0.4:
+        name += " " + rng.choice(LAST_NAMES[split])
+    item, qty = rng.choice(THINGS[split]), rng.randint(2, rng.choice((12, 60)))
+    price = str(rng.randint(2, 99)) if rng.random() < 0.6 else f"{rng.randint(1, 99)}.{rng.choice((25, 50, 75, 90, 95, 99))}"
+    words = NUMBERS[qty - 2] if qty <= 12 and rng.random() < 0.5 else str(qty)
+    fields = {"name": name, "item": item, "items": plural(item), "qty": words, "digits": qty}
+    body = capitalised(fill(rng, rng.choice(BODIES[split]), price=rng.choice(PRICES).format(price), **fields))
+    frame = "{body}" if rng.random() < 0.5 else rng.choice(FRAMES[split])
+    answer = f'{{"customer":"{name}","item":"{item}","qty":{qty},"price":{price}}}'
+    return Example(fill(rng, frame, body=body), answer)
+
+
+TASK = Task(
+    name="orders",
+    description="Turns an order written in plain words into compact JSON: customer, item, quantity and unit price.",
+    make=make,
+    vocabulary={"bodies": BODIES, "frames": FRAMES, "first": FIRST_NAMES, "last": LAST_NAMES, "things": THINGS},
+)

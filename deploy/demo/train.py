@@ -1,0 +1,229 @@
+"""Train an expert: LoRA on the upper layers, on generated examples, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+
+from deploy.demo.base import BASE_ID, cache_root
+from deploy.demo.evaluate import score
+from deploy.demo.model import EXPERTS, answer_tokens, load_base, prompt_tokens
+from deploy.demo.results import update_result
+from deploy.demo.tasks import TASKS
+
+FIRST_LAYER = 6
+LAYERS = 30
+STEPS = {"orders": 60, "sql": 100, "math": 160, "triage": 160, "dates": 220, "redact": 140}
+WINDOW = 8  # batches sorted by length together
+WARMUP = 10
+SAVE_EVERY = 25
+VALIDATION_N = 50
+ROUTER_EXAMPLES = 48
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result of a training run; a checkpoint made with others is not continued."""
+
+    task: str
+    steps: int
+    seed: int = 0
+    batch: int = 8
+    peak: float = 2e-3
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to a twentieth."""
+        if step < WARMUP:
+            return self.peak * (step + 1) / WARMUP
+        done = (step - WARMUP) / max(1, self.steps - WARMUP)
+        return self.peak * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
+
+
+@dataclass
+class Run:
+    """A training run in memory."""
+
+    settings: Settings
+    model: Any
+    tokenizer: Any
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run is kept while it is not over."""
+        return cache_root() / "training" / f"{self.settings.task}.pt"
+
+    def save(self) -> None:
+        """Keep the run, in one step. The data of a step follows from seed and step, so the only generator is torch's."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        part = self.checkpoint.with_suffix(".part")
+        state = {
+            "settings": asdict(self.settings),
+            "adapter": get_peft_model_state_dict(self.model),
+            "optimiser": self.optimiser.state_dict(),
+            "rng": torch.get_rng_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(state, part)
+        os.replace(part, self.checkpoint)
+
+    def resume(self) -> bool:
+        """Go on where an interrupted run with the same settings stopped."""
+        if not self.checkpoint.exists():
+            return False
+        state = torch.load(self.checkpoint, weights_only=True)
+        if state["settings"] != asdict(self.settings):
+            return False
+        set_peft_model_state_dict(self.model, state["adapter"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["rng"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+
+def start(settings: Settings) -> Run:
+    """A fresh run: base, adapter, optimiser."""
+    torch.set_num_threads(2)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(settings.seed)
+    base, tokenizer = load_base()
+    config = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        layers_to_transform=list(range(FIRST_LAYER, LAYERS)),
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, config)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return Run(settings, model, tokenizer, torch.optim.AdamW(trained, weight_decay=0.0))
+
+
+def batches(run: Run) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """The batches from the run's step on, as (prompt, answer) tokens; within a window, those of similar length together."""
+    settings, first = run.settings, run.step
+    for window in range(first // WINDOW, math.ceil(settings.steps / WINDOW)):
+        seed = settings.seed * 100_000 + window
+        examples = TASKS[settings.task].examples("train", WINDOW * settings.batch, seed)
+        rows = [(prompt_tokens(run.tokenizer, e.prompt), answer_tokens(run.tokenizer, e.answer)) for e in examples]
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+        parts = [rows[at : at + settings.batch] for at in range(0, len(rows), settings.batch)]
+        random.Random(seed).shuffle(parts)
+        yield from parts[max(0, first - window * WINDOW) : settings.steps - window * WINDOW]
+
+
+def common_start(rows: list[list[int]]) -> list[int]:
+    """The tokens that all rows begin with."""
+    alike = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return [column[0] for column in alike]
+
+
+def loss_of(run: Run, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """Mean cross-entropy of the answers' tokens.
+
+    What is the same work for all rows is done once (the system prompt that all begin with), and logits are computed for
+    the answers alone: that saves a third of the time.
+    """
+    shared = common_start([prompt for prompt, _ in rows])
+    start, width = len(shared), max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.full((len(rows), width - start), run.tokenizer.pad_token_id)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    wanted = torch.full_like(ids, -100)
+    for row, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        ids[row, : end - start] = torch.tensor((prompt + answer)[start:])
+        mask[row, :end] = 1
+        wanted[row, len(prompt) - 1 - start : end - 1 - start] = torch.tensor(answer)
+    causal = run.model.get_base_model()
+    cache = causal.model(input_ids=torch.tensor([shared]), use_cache=True).past_key_values
+    cache.batch_repeat_interleave(len(rows))
+    hidden = causal.model(input_ids=ids, attention_mask=mask, past_key_values=cache).last_hidden_state
+    chosen = wanted >= 0
+    return torch.nn.functional.cross_entropy(causal.lm_head(hidden[chosen]), wanted[chosen])
+
+
+def train_step(run: Run, rows: list[tuple[list[int], list[int]]]) -> float:
+    """One step of the optimiser."""
+    for group in run.optimiser.param_groups:
+        group["lr"] = run.settings.rate(run.step)
+    loss = loss_of(run, rows)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.optimiser.param_groups[0]["params"], 1.0)
+    run.optimiser.step()
+    run.optimiser.zero_grad()
+    run.step += 1
+    return loss.item()
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Progress]:
+    """A bar with step, loss and time left."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+        yield progress
+
+
+def optimise(run: Run, console: Console) -> None:
+    """Train to the last step, keeping a checkpoint now and then."""
+    began, before = time.monotonic(), run.seconds
+    with progress_bar(console) as progress:
+        bar = progress.add_task(run.settings.task, total=run.settings.steps, completed=run.step, loss=float("nan"))
+        for rows in batches(run):
+            loss = train_step(run, rows)
+            run.seconds = before + time.monotonic() - began
+            progress.update(bar, completed=run.step, loss=loss)
+            if run.step % SAVE_EVERY == 0 or run.step == run.settings.steps:
+                run.save()
+                console.print(f"{run.settings.task} step {run.step} loss {loss:.4f} {run.seconds:.0f} s")
+
+
+def export(run: Run) -> None:
+    """Round the adapter to float16 and write it for PEFT and vLLM, with prompts that show the router its task."""
+    task, folder = run.settings.task, EXPERTS / run.settings.task
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        for parameter in run.optimiser.param_groups[0]["params"]:
+            parameter.copy_(parameter.half())
+    state = {key: value.half().contiguous() for key, value in get_peft_model_state_dict(run.model).items()}
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = run.model.peft_config["default"]
+    config.base_model_name_or_path, config.inference_mode = BASE_ID, True
+    config.save_pretrained(str(folder))
+    prompts = [example.prompt for example in TASKS[task].examples("train", ROUTER_EXAMPLES, run.settings.seed)]
+    (folder / "examples.txt").write_text("\n".join(prompts) + "\n")
+
+
+def train(settings: Settings, console: Console) -> float:
+    """Train, write and validate an expert; returns its exact match on the validation split."""
+    run = start(settings)
+    if run.resume():
+        console.print(f"{settings.task}: going on at step {run.step}")
+    optimise(run, console)
+    export(run)
+    validation, wrong = score(run.model.eval(), run.tokenizer, settings.task, "validation", VALIDATION_N)
+    for example, answer in wrong[:8]:
+        console.print(json.dumps({"prompt": example.prompt, "want": example.answer, "got": answer}), markup=False)
+    console.print(f"{settings.task}: validation exact match {validation:.2f} ({VALIDATION_N}), {run.seconds:.0f} s")
+    command = f"tta demo train {settings.task} --steps {settings.steps} --seed {settings.seed}"
+    trained = {"steps": settings.steps, "batch": settings.batch, "seconds": round(run.seconds), "command": command}
+    update_result(settings.task, afresh=True, validation=validation, validation_n=VALIDATION_N, **trained)
+    run.checkpoint.unlink(missing_ok=True)
+    return validation
