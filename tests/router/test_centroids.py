@@ -40,11 +40,11 @@ def test_the_threshold_weighs_both_kinds_of_error_alike() -> None:
     assert 0.5 < cut < 1.0
 
 
-def test_the_temperature_is_low_where_the_best_score_is_always_right() -> None:
+def test_the_temperature_is_low_but_not_zero_where_the_best_score_is_always_right() -> None:
     scores = torch.tensor([[0.5, 0.1], [0.1, 0.5]]).repeat(10, 1)
     right = torch.tensor([0, 1]).repeat(10)
     half = torch.where(torch.arange(20) % 4 < 2, right, 1 - right)
-    assert best_temperature(scores, right) < 0.01 < best_temperature(scores, half)
+    assert 0.01 < best_temperature(scores, right) < 0.1 < best_temperature(scores, half)
 
 
 def test_calibration_separates_the_clusters() -> None:

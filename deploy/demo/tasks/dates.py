@@ -46,6 +46,13 @@ FORMATS: BySplit = {
         "{mon} {ordinal} {year}",
         "{year}, {month} {d}",
         "{ordinal} of {mon} {year}",
+        "{month} {d}. {year}",
+        "the {d}. of {month} {year}",
+        "{d}., {month} {year}",
+        "{d}/{month}/{year}",
+        "{dd} {mon}. {year}",
+        "{year}, {d}. {month}",
+        "{month}-{d}-{year}",
     ),
     "validation": (
         "{month} {d} {year}",
