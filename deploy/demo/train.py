@@ -28,11 +28,11 @@ from deploy.demo.tasks import TASKS
 
 FIRST_LAYER = 6
 LAYERS = 30
-STEPS = {"orders": 60, "sql": 100, "math": 160, "triage": 160, "dates": 220, "redact": 140}
+STEPS = {"orders": 160, "sql": 160, "math": 200, "triage": 160, "dates": 200, "redact": 220}
 WINDOW = 8  # batches sorted by length together
 WARMUP = 10
 SAVE_EVERY = 25
-VALIDATION_N = 50
+VALIDATION_N = 100
 ROUTER_EXAMPLES = 48
 
 

@@ -1,8 +1,4 @@
-"""Arithmetic word problems to a worked line and the answer.
-
-Two-digit numbers are added or taken away tens first, as in `72 - 16 = 62 - 6 = 56`: a model of this size gets many more
-right with this step than without.
-"""
+"""Arithmetic word problems to a worked line and the answer. The numbers are small: finding the operation is the task."""
 
 from __future__ import annotations
 
@@ -28,11 +24,18 @@ PROBLEMS: Mapping[str, BySplit] = {
             "[Yesterday|Last week] {name} read {a} pages and [today|this week] {b} pages. How many pages is that in all?",
             "{name} walked {a} km and then {b} km more. How far did {name} walk?",
             "There were {a} people on the bus and {b} more got on. How many people are on the bus?",
+            "[What is|Work out|Calculate] {a} + {b}[?|.]",
+            "[Add|Sum] {a} and {b}.",
+            "{name} grew {a} {items} and {other} grew {b}. How many did [they|both] grow [together|in all]?",
+            "{name} already has {a} {items}; [a friend|an aunt|{other}] gives {name} {b}. How many [now|in the end]?",
+            "[A box|The cellar] has {a} {items} and {b} {items} [come|are put] in. What is the [new number|total] of {items}?",
         ),
         "validation": (
             "{name} keeps {a} {items} at home and {b} at work. How many {items} is that overall?",
             "A drawer contains {a} {items}. Later {b} extra ones go in. How many does it contain now?",
             "{name} earned {a} points before the break and {b} points after it. What is the sum?",
+            "{name} baked {a} {items} at dawn and {b} at dusk. Give the total.",
+            "To the {a} {items} of {name}, {other} adds {b}. How many are there?",
         ),
         "test": (
             "{name} picked {a} {items} and {other} picked {b}. How many did the two pick in total?",
@@ -55,11 +58,18 @@ PROBLEMS: Mapping[str, BySplit] = {
             "A book has {a} pages and {name} [has read|read] {b}. How many pages are left to read?",
             "{name} baked {a} cakes and [ate|shared] {b}. How many cakes remain?",
             "A rope is {a} m long and {name} cuts off {b} m. How long is the rest?",
+            "[What is|Work out|Calculate] {a} - {b}[?|.]",
+            "[Take|Subtract] {b} from {a}.",
+            "{name} had {a} {items}; {other} [borrowed|stole|bought] {b}. How many [has {name} now|stay with {name}]?",
+            "[A box|The cellar] had {a} {items} and {b} [were taken|fell] out. How many {items} are [still there|left in it]?",
+            "From {a} {items}, {name} [throws away|eats|returns] {b}. How many {items} are left over?",
         ),
         "validation": (
             "{name} started with {a} {items} but dropped {b}. How many remain?",
             "Out of {a} {items}, {name} handed {b} to {other}. How many did {name} keep?",
             "A crate contained {a} {items} and {b} went missing. How many are still inside?",
+            "{name} bought {a} {items}, but {b} had to go back. How many stayed?",
+            "Of the {a} {items} in the garage, {name} lends {b} to {other}. How many are still in the garage?",
         ),
         "test": (
             "{name} owned {a} {items} and donated {b}. How many {items} are left?",
@@ -80,11 +90,18 @@ PROBLEMS: Mapping[str, BySplit] = {
             "{name} runs {b} km [a|every] day for {a} days. How many km is that?",
             "A [week|pack|team] needs {b} {items}. How many {items} do {a} [weeks|packs|teams] need?",
             "{name} fills {a} bags and puts {b} {items} into every bag. How many {items} does {name} use?",
+            "[What is|Work out|Calculate] {a} * {b}[?|.]",
+            "[Multiply|Take the product of] {a} and {b}.",
+            "[A house|A room|The yard] has {a} corners with {b} {items} in each. How many {items} in all?",
+            "{name} [gets|saves|earns] {b} dollars [each|every] week. How much [in|after] {a} weeks?",
+            "[If|When] a {item} costs {b} dollars, what do {a} {items} cost?",
         ),
         "validation": (
             "{name} packs {a} baskets, each with {b} {items}. How many {items} are packed?",
             "One {item} weighs {b} kg. What do {a} {items} weigh?",
             "{a} students bring {b} {items} each. How many {items} are brought?",
+            "{name} plants {a} rows of {b} {items}. How many {items} are planted?",
+            "Each of {a} drawers has {b} {items}. How many {items} altogether?",
         ),
         "test": (
             "{name} orders {a} packets of {b} {items} each. How many {items} does {name} get?",
@@ -105,11 +122,18 @@ PROBLEMS: Mapping[str, BySplit] = {
             "How many [groups|teams] of {b} can {name} make from {a} {items}?",
             "{name} cuts a rope of {a} m into {b} equal pieces. How long is each piece?",
             "{a} {items} are [divided|split] [equally|evenly] between {b} [classes|tables]. How many per [class|table]?",
+            "[What is|Work out|Calculate] {a} / {b}[?|.]",
+            "[Divide {a} by {b}|Split {a} into {b} equal parts].",
+            "{name} [gives|deals] {a} {items} to {b} [cats|players], the same number to each. How many does each [have|get]?",
+            "[If|When] {b} {items} cost {a} dollars, what does a {item} cost?",
+            "[Put|Lay|Spread] {a} {items} evenly [on|over] {b} [plates|desks]. How many on each?",
         ),
         "validation": (
             "{name} hands out {a} {items} to {b} neighbours in equal parts. How many per neighbour?",
             "{a} {items} fill {b} drawers evenly. How many are in each drawer?",
             "{b} equal tickets cost {a} dollars. What is the price of one?",
+            "{name} sorts {a} {items} into {b} equal piles. How many make a pile?",
+            "{b} cousins inherit {a} {items} in equal shares. How many does one cousin own?",
         ),
         "test": (
             "{name} distributes {a} {items} equally to {b} guests. How many does every guest get?",
@@ -122,20 +146,12 @@ PROBLEMS: Mapping[str, BySplit] = {
 
 
 def _operands(rng: random.Random, sign: str) -> tuple[int, int, int]:
-    """Two operands and the result: sums up to 99, and the multiplication table up to nine times twelve."""
+    """Two operands and the result: sums up to 39, one operand below ten, and the small multiplication table."""
     if sign in "+-":
-        a, b = rng.randint(3, 60), rng.randint(2, 39)
+        a, b = rng.randint(3, 30), rng.randint(2, 9)
         return (a, b, a + b) if sign == "+" else (a + b, b, a)
-    a, b = rng.randint(2, 9), rng.randint(2, 12)
+    a, b = rng.randint(2, 6), rng.randint(2, 6)
     return (a, b, a * b) if sign == "*" else (a * b, b, a)
-
-
-def _middle(a: int, sign: str, b: int) -> str:
-    """The step in which the tens are done and the ones are left, where there are both."""
-    tens, ones = b - b % 10, b % 10
-    if sign in "*/" or not tens or not ones:
-        return ""
-    return f"{a + tens if sign == '+' else a - tens} {sign} {ones} = "
 
 
 def make(rng: random.Random, split: Split) -> Example:
@@ -149,7 +165,7 @@ def make(rng: random.Random, split: Split) -> Example:
     prompt = capitalised(fill(rng, template, **fields))
     if sign in "+*" and template.index("{b}") < template.index("{a}"):
         a, b = b, a
-    return Example(prompt, f"{a} {sign} {b} = {_middle(a, sign, b)}{result}\nAnswer: {result}")
+    return Example(prompt, f"{a} {sign} {b} = {result}\nAnswer: {result}")
 
 
 TASK = Task(

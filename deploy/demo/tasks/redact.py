@@ -7,6 +7,56 @@ import random
 from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
 from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES, THINGS, plural
 
+OPEN = (
+    "[Yesterday|After lunch|Last week|In spring|On the way home|By chance|As agreed|Before dawn|At the fair|Nowadays|"
+    "During the break|For some reason|In the end|Every Friday|Behind the barn|Without asking|To be fair|Strangely|By law|"
+    "Against advice|Until June|From the balcony|Under pressure|Once more|Hardly surprised|Given the weather|Besides]"
+)
+WHO = "[{name}|{name}|our [cook|driver|lawyer|tutor] {name}|{name} and {other}|a certain {name}|my [aunt|boss] {name}]"
+DID = (
+    "[sold|brought|forgot|painted|wanted|broke|cleaned|ordered|hid|measured|admired|stole|shipped|tested|wrapped|burned|"
+    "described|inherited|polished|rejected|refused|mentioned|designed|weighed|counted|dropped|inspected|photographed]"
+)
+WHAT = (
+    "[the {thing}|{number} {things}|a [small|heavy|green|strange|cheap|wet|wooden|French] {thing}|some {things}|no {things}|"
+    "every {thing}|two [old|round|plastic|broken] {things}|one {thing} or {thing2}]"
+)
+TAIL = (
+    "[to {other}|near the [river|school|market|tower]|for {other}|and left {phone} as a number|and mailed {email}|"
+    "at {hour} o'clock|without a word|for {number} euros|because the {thing2} was [late|cold|too old]|instead of the {thing2}|"
+    "with [great|little] care|when nobody was looking|against the rules]"
+)
+ASK = "[call|try|text|ring|contact|dial|reach|phone|use]"
+
+# Half of the training texts come from these, so that what to keep is copied, not known by heart.
+MIXED = (
+    f"{OPEN}, {WHO} {DID} {WHAT} {TAIL}.",
+    f"{OPEN} {WHO} {DID} {WHAT}.",
+    f"{WHO} {DID} {WHAT} {TAIL}.",
+    f"{WHO} {DID} {WHAT}, {WHO} {DID} {WHAT}.",
+    f"[Why|When|How often|Where|To whom|On which day] did {WHO} [sell|bring|lose|paint|clean|return] {WHAT}?",
+    f"[They say|I read|Is it true] that {{name}} [once|already|really] {DID} {WHAT} {TAIL}?",
+    "[Which|What|Whose] [picture|cake|seat|offer] did {name} [choose|like|prefer], {other} [asks|wonders]?",
+    f"{WHAT} [is|was|has been|will be] [kept|stored|sold|returned|examined] by {{name}}, {ASK} {{phone}}.",
+    f"[If|When|Once|Unless|As soon as] {WHAT} [arrives|breaks|is gone], {ASK} {{name}} [at|on|under|via] {{phone}}.",
+    f"[Mail|Write to|Ask|Inform|Notify|Warn] {{email}} [about|for|before you sell|because of] {WHAT}.",
+    f"{OPEN} [someone|a man|a woman] [with the number|calling from] {{phone}} {DID} {WHAT} {TAIL}.",
+    f"{OPEN}, {{email}} [was|became] the [address|contact] for {WHAT}, {{phone}} the [number|line].",
+    f"[We|They|I] {DID} {WHAT} [with|for|because of|thanks to] {{name}} {TAIL}.",
+    f"[Although|While|Since|Because] {WHO} {DID} {WHAT}, [nothing|little|everything] changed.",
+    f"[The owner of|The bill for|A photo of|The label on] {WHAT} [names|shows|mentions] {{name}} and {{email}}.",
+    f"[Whoever|Whichever guest|Anyone who|He who|Those who] {DID} {WHAT} [should|must|may] {ASK} {{name}}, {{phone}}.",
+    f"[How|With whom|Whose {{thing}}|How many {{things}}|Under which name] did {WHO} [see|find|repair|rent] {TAIL}?",
+    f"[Is|Was|Isn't|Are] {WHAT} [really|still|also] [from|for|with] {WHO}?",
+    f"[Do|Did|Does|Should|Could|Will|Must|Shall] {WHO} [keep|need|insure|lend|buy] {WHAT} {TAIL}?",
+    f"[Let|Make|Help|Have|See] {{name}} [choose|carry|keep|sketch] {WHAT}, [and|or|then] {ASK} {{phone}}.",
+    f"[Mr|Mrs|Miss|Captain|Judge|Aunt] {{name}} [{DID}|never {DID}|almost {DID}] {WHAT}; [details|more|proof]: {{email}}.",
+    f"[For|To|By|About|Against|Unlike|Like] {{name}}, {WHAT} [is|was|seemed|became] [cheap|a joke|perfect|too much].",
+    f"{{email}} [{DID}|has|wants|offers] {WHAT}; {{other}} [does not|disagrees|agrees|pays].",
+    f"{{phone}} [rang|was busy|called] [about|because of|for] {WHAT}, [so|but|and] {WHO} {DID} {WHAT}.",
+    f"[Item|Case|Entry|Point] {{number}}: {WHO} {DID} {WHAT} {TAIL}.",
+)
+
 SENTENCES: BySplit = {
     "train": (
         "{name} [can be reached|is reachable] at {phone}.",
@@ -69,6 +119,14 @@ SENTENCES: BySplit = {
         "Whom did {name} recommend, {other} or somebody else?",
         "Use {email} for receipts about the {thing}.",
         "Voicemail left by {name} from {phone} at {hour} pm.",
+        "Has anyone told {name} that the {thing} is gone?",
+        "From next month, {email} replaces {phone} as our hotline.",
+        "The jury praised {name} for the {thing} and {other} for the {thing2}.",
+        "Since Easter {name} has been living with {other} in Graz.",
+        "Please welcome {name}, our trainee.",
+        "Owing to illness, {name} cannot present the {things} today.",
+        "Is {phone} still the extension of {name}?",
+        "Behind the {thing} stood {name}, holding a {thing2}.",
     ),
     "test": (
         "The new colleague is called {name} and uses {email} at work.",
@@ -117,11 +175,21 @@ FRAMES: BySplit = {
         "[Please redact|Please anonymise|Redact] this [text|sentence|message]: {text}",
         "{text} [Redact this|Anonymise this|Remove the personal data], please.",
         "[Make this text anonymous|Make this anonymous|Take out the private details]: {text}",
+        "[Can|Could|Would] you [anonymise|mask|censor|clean] [this|the text|this message|it][ for me| please|]? {text}",
+        "[What does|How would] this [look|read] without [names and numbers|personal data|private details]? {text}",
+        "[No names, please|Nobody should be named here|Keep people out of this|Privacy first]: {text}",
+        "[I need|I want|Give me|Write] [this|the text] without [personal information|names, mails and phones]: {text}",
+        "[Delete|Cover|Blank out|Obscure] [names|people|contact details|who is meant] [in|within] [this|it]: {text}",
+        "[Text|Message|Sentence|Line] to [redact|anonymise|be redacted]: {text}",
+        "[This must|This has to|It should] [stay|be|become] anonymous[, please|]: {text}",
     ),
     "validation": (
         "Replace all private information here: {text}",
         "Redact the following: {text}",
         "Anonymise what I wrote: {text}",
+        "Please protect the people in these words: {text}",
+        "Would you mind removing private data here? {text}",
+        "The following goes public, so redact it: {text}",
     ),
     "test": (
         "Can you redact the personal information in this? {text}",
@@ -130,6 +198,35 @@ FRAMES: BySplit = {
         "Personal data has to go, please redact: {text}",
     ),
 }
+
+# Words without a story, for training alone: what surrounds personal data is to be copied whatever it says.
+COPIED = listed(
+    "above across admit again agree along amber angle apple arrow asked autumn avoid awake bakery basic basket "
+    "beach began belong bench bitter blame blend board borrow bottle branch brave bread breeze bridge brief bright "
+    "bring broken brother bubble bucket build burn butter cabin candle canvas carry castle catch cause cellar "
+    "chance change cheap cheer chest choose circle claim clean clever climb cloth cloud coast coffee collar colour "
+    "comes common copper corner cotton cough count course cousin cover crack cream cross crowd curtain dance danger "
+    "decide deep degree delay dinner dirty dough dozen draft dream dress drift drink drive early earth edge eight "
+    "either elbow empty enough enter equal escape evening every exact explain fabric faint fair fallen famous "
+    "farmer feather fence fetch fever field fifth finger finish flame float flour folded forest forty found fresh "
+    "friend frost fruit garden gather gentle giant given glass glove golden grain grass great green grief ground "
+    "group guess guide habit hammer handle hardly harvest having heavy hidden honest hotel hungry hurry image "
+    "indeed inside instead island itself jacket join journey judge jump kettle kitchen knife knock ladder language "
+    "large later laugh learn least leather leave level likely linen listen little loose lower lucky lunch machine "
+    "manner maple market matter meadow measure melt mention metal middle minute mirror missing moment morning "
+    "mostly motion mountain mouth music narrow nearly needle never nobody noise north notice nurse object ocean "
+    "offer often onion orange orchard other outside oven owner paint paper parcel partly passed pepper perhaps "
+    "picture pillow planet pleasant pocket polite poor porch potato pound powder prefer present pretty proof proud "
+    "pull purple quarter quick quiet quite rain raise rapid rather reach refuse regret remain repeat rescue result "
+    "return rhythm river rough round ruin sadly sail salt sauce scale scene scratch season second secret seldom "
+    "settle seven shadow shake sharp shine shirt shore should shout silent silver simple since single sister sleep "
+    "slowly smell smoke smooth soap social soft someone soon sorry sound south spend spoke spread square stage "
+    "stairs steady stone storm story strange street strong sugar summer supper sweet swim table taste teach thick "
+    "thin thirsty though thread three throw thunder together tongue toward tower trade travel treat triangle "
+    "trouble twelve twice under unless until upper useful usual valley village visit voice waist walnut warm waste "
+    "water weather weekly welcome wheat wheel where which while whisper white whole whose wide window winter wisdom "
+    "within wonder wooden worse worth would wrist yellow young "
+)
 
 DOMAINS: BySplit = {
     "train": listed(
@@ -174,9 +271,29 @@ def _names(rng: random.Random, split: Split) -> list[str]:
     return [f"{first} {rng.choice(LAST_NAMES[split])}" if rng.random() < 0.65 else first for first in firsts]
 
 
+def _copied(rng: random.Random) -> str:
+    """Words in no order, with one or two places for personal data among them."""
+    words = rng.choices(COPIED, k=rng.randint(4, 9))
+    for place in rng.sample(("{name}", "{email}", "{phone}"), rng.randint(1, 2)):
+        words.insert(rng.randint(0, len(words)), place)
+    return " ".join(words) + rng.choice((".", "?", "!", ""))
+
+
+def _template(rng: random.Random, split: Split) -> str:
+    """A sentence, now and then with another one before or after it; a part of the training texts is words alone."""
+    if split == "train" and rng.random() < 0.25:
+        return _copied(rng)
+    text = rng.choice(MIXED if split == "train" and rng.random() < 0.5 else SENTENCES[split])
+    if rng.random() > 0.25:
+        return text
+    pair = [text, rng.choice(EXTRAS[split])]
+    rng.shuffle(pair)
+    return " ".join(pair)
+
+
 def make(rng: random.Random, split: Split) -> Example:
     """Draw a text once and fill it twice: with personal data, and with the placeholders."""
-    text = fill(rng, rng.choice(SENTENCES[split]), **{key: f"{{{key}}}" for key in PLACES})
+    text = fill(rng, _template(rng, split), **{key: f"{{{key}}}" for key in PLACES})
     name, other = _names(rng, split)
     thing, second, third = rng.sample(THINGS[split], 3)
     words = {"thing": thing, "thing2": second, "things": plural(third)}
@@ -191,7 +308,7 @@ TASK = Task(
     description="Replaces names, email addresses and phone numbers by [NAME], [EMAIL] and [PHONE], the rest stays.",
     make=make,
     vocabulary={
-        "sentences": SENTENCES,
+        "sentences": {**SENTENCES, "train": (*SENTENCES["train"], *MIXED)},
         "extras": EXTRAS,
         "frames": FRAMES,
         "domains": DOMAINS,
