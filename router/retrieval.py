@@ -74,7 +74,7 @@ class RetrievalPolicy(Policy):
         values, order = margins.topk(self._top)
         weights = torch.softmax(values / self.temperature, 0).tolist()
         names = [self._centroids.names[i] for i in order.tolist()]
-        rest = self._rules.mix(dict(zip(names[1:], weights[1:], strict=True))).as_dict()
+        rest = {name: self._rules.rounded(weight) for name, weight in zip(names[1:], weights[1:], strict=True)}
         return self._rules.mix({names[0]: 1.0 - sum(rest.values()), **rest})
 
 

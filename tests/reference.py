@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from adapters.coefficient import Coefficient, Pair
 from adapters.expert import Expert
 
 
@@ -17,13 +18,13 @@ class Reference:
         self.model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
 
     @contextmanager
-    def merged(self, experts: Mapping[str, Expert], coefficients: Mapping[str, float]) -> Iterator[None]:
+    def merged(self, experts: Mapping[str, Expert], coefficients: Mapping[str, Coefficient]) -> Iterator[None]:
         changed: dict[str, torch.Tensor] = {}
         for name, c in coefficients.items():
             for module, factor in experts[name].factors.items():
                 weight = self.model.get_submodule(module).weight
                 changed.setdefault(module, weight.data.clone())
-                weight.data += c * factor.dense()
+                weight.data += _at(c, module) * factor.dense()
         try:
             yield
         finally:
@@ -33,6 +34,14 @@ class Reference:
     def logprobs(self, prompt: list[int], answer: list[int]) -> torch.Tensor:
         """Log-probabilities of every token at each position of the answer. Returns [answer, vocabulary]."""
         return answer_logprobs(self.model, prompt, answer)
+
+
+def _at(coefficient: Coefficient, module: str) -> float:
+    """The coefficient of one module, `model.layers.<layer>.<self_attn or mlp>.<name>`."""
+    _, _, layer, half, *_ = module.split(".")
+    if isinstance(coefficient, Pair):
+        return coefficient.attention if half == "self_attn" else coefficient.mlp
+    return coefficient[int(layer)] if isinstance(coefficient, tuple) else coefficient
 
 
 @torch.no_grad()

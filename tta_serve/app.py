@@ -22,24 +22,30 @@ class Plan:
     """A config, checked against what is on disk, before anything is started."""
 
     config: ServeConfig
-    library: Library
+    library: Path
+    digests: dict[str, str]
     catalog: Catalog
-    tap_layer: int | None
+    layers: int
 
     @classmethod
     def of(cls, config: ServeConfig) -> "Plan":
-        """Read the library and the base's config. Raises AdapterError or ConfigError."""
+        """Read all experts and the base's config. Raises AdapterError or ConfigError."""
         library = Library.open(config.library.path)
-        catalog = Catalog.of(config, library.names)
-        layer = _fifth_of_the_depth(config.model.source) if config.reads_features else None
-        assert library.digests
-        return cls(config, library, catalog, layer)
+        layers = _depth(config.model.source)
+        catalog = Catalog.of(config, library.names, layers)
+        return cls(config, library.root.resolve(), library.digests, catalog, layers)
+
+    @property
+    def tap_layer(self) -> int | None:
+        """The layer whose input routes: a fifth of the way up."""
+        return self.layers // 5 if self.config.reads_features else None
 
 
 def build_app(plan: Plan) -> serve.Application:
     """The application: an ingress in front of replicas of `MergingServer`."""
     config = plan.config
-    server = build_llm_deployment(_llm_config(plan), deployment_cls=MergingServer, bind_kwargs={"config": config})
+    known = {"config": config, "digests": plan.digests, "layers": plan.layers}
+    server = build_llm_deployment(_llm_config(plan), deployment_cls=MergingServer, bind_kwargs=known)
     app = make_app(config.server.max_request_bytes)
     ingress = make_fastapi_ingress(MergingIngress, endpoint_map=ENDPOINTS, app=app)
     limit = config.server.slots + config.server.max_queued
@@ -76,7 +82,7 @@ def _llm_config(plan: Plan) -> LLMConfig:
 
 def _engine_args(plan: Plan, on_gpu: bool) -> dict[str, Any]:
     model = plan.config.model
-    bank = BankOptions(str(plan.library.root.resolve()), tuple(plan.library.digests.items()), plan.tap_layer)
+    bank = BankOptions(str(plan.library), tuple(plan.digests.items()), plan.tap_layer)
     return {
         **bank.engine_args(plan.config.server.slots),
         "dtype": model.dtype or ("auto" if on_gpu else "float32"),
@@ -105,8 +111,8 @@ def _source(source: str) -> Path | str:
     return path.resolve() if path.is_dir() else source
 
 
-def _fifth_of_the_depth(source: str) -> int:
-    """The layer whose input routes."""
+def _depth(source: str) -> int:
+    """How many decoder layers the base has."""
     from transformers import AutoConfig
 
     try:
@@ -116,7 +122,7 @@ def _fifth_of_the_depth(source: str) -> int:
         raise ConfigError(
             f"model.source: {source!r} is neither a model folder nor a reachable model id: {first_line}"
         ) from None
-    return int(config.get_text_config().num_hidden_layers) // 5
+    return int(config.get_text_config().num_hidden_layers)
 
 
 def _has_gpu() -> bool:

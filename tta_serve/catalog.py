@@ -29,10 +29,10 @@ class Catalog:
     default_policy: str
 
     @classmethod
-    def of(cls, config: ServeConfig, experts: tuple[str, ...]) -> "Catalog":
-        """Raises ConfigError for an entry that is no mix, or that has an expert's name."""
+    def of(cls, config: ServeConfig, experts: tuple[str, ...], layers: int) -> "Catalog":
+        """layers: of the base's decoder. Raises ConfigError for an entry that is no mix, or that has an expert's name."""
         mix = config.mix
-        rules = MixRules(frozenset(experts), mix.grid, mix.max_experts, mix.minimum, mix.maximum)
+        rules = MixRules(frozenset(experts), layers, mix.grid, mix.max_experts, mix.minimum, mix.maximum)
         entries = {}
         for name, coefficients in config.library.entries.items():
             if name in experts or name == "base":

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from router.policy import RouterError
 from router.table import check_options, policy_class
+from tta_serve.protocol import CoefficientField
 
 
 class ConfigError(ValueError):
@@ -39,7 +40,7 @@ class LibraryConfig(_Section):
 
     path: Path
     everyday: Path | None = None
-    entries: dict[str, dict[str, float]] = {}
+    entries: dict[str, dict[str, CoefficientField]] = {}
 
 
 class MixConfig(_Section):

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from adapters.coefficient import from_json, numbers
 from tta_serve.protocol import MergeInfo
 
 RECENT_REQUESTS = 1024
@@ -56,7 +57,8 @@ def decided(info: MergeInfo) -> None:
     """A mix was chosen for a request."""
     router_seconds.labels(info.policy).observe(info.router_ms / 1000)
     for expert, coefficient in info.experts.items():
-        coefficient_mass.labels(expert).inc(abs(coefficient))
+        sizes = [abs(number) for number in numbers(from_json(coefficient))]
+        coefficient_mass.labels(expert).inc(sum(sizes) / len(sizes))
     if info.abstained:
         abstentions.labels(info.policy).inc()
     if info.fallback:

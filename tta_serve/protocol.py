@@ -1,8 +1,12 @@
 """The `merge` field: what a request may ask, and what every answer says."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
+
+from adapters.coefficient import Coefficient, Json, from_json
+
+CoefficientField = Annotated[Coefficient, PlainValidator(from_json)]
 
 
 class RequestError(ValueError):
@@ -19,7 +23,7 @@ class MergeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    experts: dict[str, float] | None = None
+    experts: dict[str, CoefficientField] | None = None
     policy: str | None = None
     entry: str | None = None
 
@@ -32,7 +36,9 @@ class MergeRequest(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(["merge", *map(str, first["loc"])])
-            raise RequestError(f"{place}: {first['msg']}; merge takes one of: {fields}", param=place) from None
+            raise RequestError(
+                f"{place}: {first['msg'].removeprefix('Value error, ')}; merge takes one of: {fields}", param=place
+            ) from None
         if sum(v is not None for v in (merge.experts, merge.policy, merge.entry)) != 1:
             raise RequestError(f"merge takes exactly one of: {fields}", param="merge")
         return merge
@@ -47,7 +53,7 @@ class MergeInfo(BaseModel):
 
     policy: str
     arm: str | None = None
-    experts: dict[str, float]
+    experts: dict[str, Json]
     mix: str
     abstained: bool = False
     fallback: str | None = None

@@ -53,7 +53,7 @@ class Router:
                 decision = await self._decide(fallback, user_turn)
         info = MergeInfo(
             policy=ask.label,
-            experts=decision.mix.as_dict(),
+            experts=decision.mix.as_json(),
             mix="base" if decision.mix.is_base else decision.mix.key(self._digests)[:16],
             abstained=decision.abstained,
             fallback=fallback,

@@ -25,19 +25,23 @@ Handler = Callable[..., Awaitable[AsyncGenerator[Any, None]]]
 class MergingServer(LLMServer):  # type: ignore[misc]
     """One engine, its policies, and the OpenAI methods that Ray's ingress calls."""
 
-    async def __init__(self, llm_config: LLMConfig, *, config: ServeConfig) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, llm_config: LLMConfig, *, config: ServeConfig, digests: dict[str, str], layers: int
+    ) -> None:
         self._config = config
+        self._digests = digests
+        self._layers = layers
         await super().__init__(llm_config)
 
     async def start(self) -> None:
         await super().start()
-        config = self._config
+        config, digests = self._config, self._digests
+        self._engine = EngineClient(self.engine, config.model.id, digests, config.server.max_probe_tokens)
+        self._catalog = Catalog.of(config, tuple(digests), self._layers)
         library = Library.open(config.library.path)
-        self._engine = EngineClient(self.engine, config.model.id, library.digests, config.server.max_probe_tokens)
-        self._catalog = Catalog.of(config, library.names)
-        examples = {name: library.examples(name) for name in library.names}
+        examples = {name: library.examples(name) for name in digests}
         context = Context(self._catalog.rules, examples, _everyday(config), self._engine)
-        self._router = await Router.create(config, context, library.digests)
+        self._router = await Router.create(config, context, digests)
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
         return self._merged(super().chat, request, raw_request_info)

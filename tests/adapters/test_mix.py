@@ -4,10 +4,11 @@ import math
 
 import pytest
 
+from adapters.coefficient import Pair, Place, from_json, spread
 from adapters.errors import MixError
 from adapters.mix import Mix, MixRules
 
-RULES = MixRules(frozenset("abcde"))
+RULES = MixRules(frozenset("abcde"), layers=3)
 DIGESTS = {name: name * 64 for name in "abcde"}
 
 
@@ -43,3 +44,30 @@ def test_what_is_no_mix_is_refused_and_says_why(coefficients: dict[str, float], 
     with pytest.raises(MixError) as error:
         RULES.mix(coefficients)
     assert says in str(error.value)
+
+
+def test_a_coefficient_may_differ_between_attention_and_mlp_or_from_layer_to_layer() -> None:
+    mix = RULES.mix({"a": Pair(0.51, 1.0), "b": (0.0, 0.5, 1.0), "c": Pair(0.0, 0.0), "d": (1.0, 1.0, 1.0)})
+    assert mix.as_json() == {"a": {"attention": 0.5, "mlp": 1.0}, "b": [0.0, 0.5, 1.0], "d": 1.0}
+    assert mix.key(DIGESTS) != RULES.mix({"a": Pair(1.0, 0.5), "b": (0.0, 0.5, 1.0), "d": 1.0}).key(DIGESTS)
+    assert {name: from_json(value) for name, value in mix.as_json().items()} == mix.as_dict()
+
+
+def test_a_coefficient_for_each_layer_wants_as_many_as_there_are_layers() -> None:
+    with pytest.raises(MixError, match="2 coefficients for 'a'; the base has 3 layers"):
+        RULES.mix({"a": (0.5, 1.0)})
+    with pytest.raises(MixError, match=r"3.0; it must lie in \[-2.0, 2.0\]"):
+        RULES.mix({"a": Pair(0.5, 3.0)})
+
+
+@pytest.mark.parametrize("value", ["1", None, True, [], [1, "2"], {"attention": 1}, {"attention": 1, "mlp": None}])
+def test_what_is_no_coefficient_is_refused_with_what_is_one(value: object) -> None:
+    with pytest.raises(ValueError, match="a coefficient is a number"):
+        from_json(value)
+
+
+def test_a_coefficient_at_every_place() -> None:
+    places = [Place(0, "attention"), Place(0, "mlp"), Place(1, "mlp")]
+    assert spread(0.5, places) == [0.5, 0.5, 0.5]
+    assert spread(Pair(0.1, 0.2), places) == [0.1, 0.2, 0.2]
+    assert spread((0.1, 0.2), places) == [0.1, 0.1, 0.2]

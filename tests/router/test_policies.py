@@ -19,7 +19,7 @@ class KnownFeatures:
         features, everyday = clusters()
         self.by_text = {f"{n}{i}": row for n, f in {**features, "e": everyday}.items() for i, row in enumerate(f)}
         self.context = Context(
-            rules=MixRules(frozenset("abc")),
+            rules=MixRules(frozenset("abc"), layers=2),
             examples={n: [f"{n}{i}" for i in range(20)] for n in "abc"},
             everyday=[f"e{i}" for i in range(20)],
             probe=self,

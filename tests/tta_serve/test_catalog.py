@@ -20,7 +20,7 @@ def config(**library: Any) -> ServeConfig:
     )
 
 
-CATALOG = Catalog.of(config(), ("math", "sql"))
+CATALOG = Catalog.of(config(), ("math", "sql"), layers=3)
 
 
 @pytest.mark.parametrize("model", ["demo", "auto", None])
@@ -62,7 +62,7 @@ def test_an_unknown_model_is_404_and_never_the_base(model: str) -> None:
         ({"experts": {"nope": 1}}, "the library holds: math, sql"),
         ({"experts": {"sql": float("nan")}}, "finite"),
         ({"experts": {"sql": 3}}, "[-2.0, 2.0]"),
-        ({"experts": {"sql": "0.5"}}, "valid number"),
+        ({"experts": {"sql": "0.5"}}, "a coefficient is a number"),
         ({"experts": ["sql"]}, "valid dictionary"),
     ],
 )
@@ -84,5 +84,5 @@ def test_a_pinned_model_with_merge_is_refused() -> None:
 )
 def test_an_unusable_entry_stops_the_start(entries: dict[str, dict[str, float]], says: str) -> None:
     with pytest.raises(ConfigError) as error:
-        Catalog.of(config(entries=entries), ("math", "sql"))
+        Catalog.of(config(entries=entries), ("math", "sql"), layers=3)
     assert says in str(error.value)

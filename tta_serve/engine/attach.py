@@ -1,10 +1,11 @@
-"""Give every linear layer that an expert touches its bank."""
+"""Where experts go in a model of vLLM: its linear layers, and each tensor-parallel rank's share of an expert's factors."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
     LinearBase,
@@ -12,52 +13,77 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
 )
 
-from adapters.bank import Bank, fuse, stack
+from adapters.coefficient import Place
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
-from tta_serve.engine.mixture import MixtureMethod, StepState
+
+# Site name -> an expert's factors of each of the site's weights on this rank, None for those it leaves alone.
+Placed = Mapping[str, tuple[LowRank | None, ...]]
+
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Site:
-    """One linear layer. `slices` are the base's own names of the weights stacked in it, `sizes` their full output sizes."""
+    """One linear layer of the decoder.
+
+    weights: the base's own names of the weights stacked in it   sizes: their full output sizes
+    local_sizes: their output sizes on this rank
+    """
 
     name: str
     layer: LinearBase
-    slices: tuple[str, ...]
+    place: Place
+    weights: tuple[str, ...]
     sizes: tuple[int, ...]
+    local_sizes: tuple[int, ...]
 
 
-def attach(model: nn.Module, experts: Sequence[Expert], state: StepState, dtype: torch.dtype, tap_layer: int | None) -> int:
-    """Install banks and the tap. Returns the bytes of all banks on this worker.
-
-    Raises ExpertError if an expert touches something that is no linear layer of this base, or does not fit its shape.
-    """
-    sites = list(_sites(model))
-    factors = [_renamed(model, expert) for expert in experts]
-    _check_placed(experts, factors, sites)
-    tapped = _tapped(sites, tap_layer)
-    size = 0
-    for site in sites:
-        bank = _bank(site, experts, factors)
-        if bank is not None:
-            bank = bank.to(state.coefficients.device, dtype)
-            size += (bank.a.numel() + bank.b.numel()) * bank.a.element_size()
-        if bank is not None or site.name == tapped:
-            site.layer.quant_method = MixtureMethod(site.layer.quant_method, bank, state, site.name == tapped)
-    return size
-
-
-def _sites(model: nn.Module) -> Iterator[Site]:
+def find_sites(model: nn.Module) -> dict[str, Site]:
+    """All linear layers within the decoder's layers, by vLLM's name."""
     packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    for name, layer in model.named_modules():
-        if isinstance(layer, LinearBase):
-            parent, _, leaf = name.rpartition(".")
-            parts = packed.get(leaf, [leaf])
-            sizes = _full_sizes(layer)
-            if len(parts) != len(sizes):  # the base itself stores the fused weight, so experts speak of it as one
-                parts = [leaf]
-            yield Site(name, layer, tuple(f"{parent}.{part}" for part in parts), sizes)
+    return {name: _site(name, layer, packed) for name, layer in model.named_modules() if _is_site(name, layer)}
+
+
+def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], dtype: torch.dtype) -> Placed:
+    """This rank's share of an expert.
+
+    Raises ExpertError if the expert touches something that is no linear layer of this base, or does not fit its shape.
+    """
+    factors = _renamed(model, expert)
+    known = {weight for site in sites.values() for weight in site.weights}
+    for name in factors:
+        if name not in known:
+            raise ExpertError(f"expert {expert.name!r}: {name} is not a linear layer of this base's decoder")
+    return {
+        name: tuple(_share(expert.name, site, i, factors.get(weight), dtype) for i, weight in enumerate(site.weights))
+        for name, site in sites.items()
+        if any(weight in factors for weight in site.weights)
+    }
+
+
+def tapped_site(sites: Mapping[str, Site], layer: int) -> str:
+    """The first linear layer of decoder layer `layer`: its input is what routing reads."""
+    for name, site in sites.items():
+        if site.place.layer == layer:
+            return name
+    raise ExpertError(f"the base has no layer {layer} to read features from")
+
+
+def _is_site(name: str, layer: nn.Module) -> bool:
+    return isinstance(layer, LinearBase) and _LAYER.search(f".{name}") is not None
+
+
+def _site(name: str, layer: LinearBase, packed: Mapping[str, list[str]]) -> Site:
+    parent, _, leaf = name.rpartition(".")
+    parts, sizes = packed.get(leaf, [leaf]), _full_sizes(layer)
+    local = _local_sizes(layer, sizes)
+    if len(parts) != len(sizes):  # the base itself stores the fused weight, so experts speak of it as one
+        parts, sizes, local = [leaf], (sum(sizes),), (sum(local),)
+    found = _LAYER.search(f".{name}")
+    assert found is not None
+    where = Place(int(found[1]), "attention" if "att" in parent.rpartition(".")[2] else "mlp")
+    return Site(name, layer, where, tuple(f"{parent}.{part}" for part in parts), sizes, local)
 
 
 def _full_sizes(layer: LinearBase) -> tuple[int, ...]:
@@ -77,29 +103,14 @@ def _renamed(model: nn.Module, expert: Expert) -> dict[str, LowRank]:
     return dict(zip(names, expert.factors.values(), strict=True))
 
 
-def _check_placed(experts: Sequence[Expert], factors: Sequence[dict[str, LowRank]], sites: Sequence[Site]) -> None:
-    known = {part for site in sites for part in site.slices}
-    for expert, mine in zip(experts, factors, strict=True):
-        for module in mine:
-            if module not in known:
-                raise ExpertError(f"expert {expert.name!r}: {module} is not a linear layer of this base")
-
-
-def _bank(site: Site, experts: Sequence[Expert], factors: Sequence[dict[str, LowRank]]) -> Bank | None:
-    """The bank of one layer, this worker's shard of it."""
-    fused_in_base = len(site.slices) == 1 < len(site.sizes)
-    slice_sizes = (sum(site.sizes),) if fused_in_base else site.sizes
-    banks = []
-    for i, (part, size) in enumerate(zip(site.slices, slice_sizes, strict=True)):
-        local: list[LowRank | None] = []
-        for expert, mine in zip(experts, factors, strict=True):
-            factor = mine.get(part)
-            if factor is not None:
-                _check_shape(expert.name, part, factor, site.layer.input_size, size)
-                factor = _shard_fused(site, factor) if fused_in_base else _shard(site.layer, i, size, factor)
-            local.append(factor)
-        banks.append(stack(local))
-    return fuse(banks, _local_sizes(site, fused_in_base))
+def _share(expert: str, site: Site, part: int, factor: LowRank | None, dtype: torch.dtype) -> LowRank | None:
+    if factor is None:
+        return None
+    _check_shape(expert, site.weights[part], factor, site.layer.input_size, site.sizes[part])
+    fused_in_base = len(site.weights) == 1 < len(_full_sizes(site.layer))
+    a, b = _shard_fused(site.layer, factor) if fused_in_base else _shard(site.layer, part, site.sizes[part], factor)
+    # B is kept as the transpose of a contiguous matrix, in the order in which a bank stacks it.
+    return LowRank(a.to(dtype).contiguous(), b.t().to(dtype).contiguous().t())
 
 
 def _check_shape(expert: str, part: str, factor: LowRank, wanted_in: int, wanted_out: int) -> None:
@@ -119,11 +130,10 @@ def _shard(layer: LinearBase, part: int, size: int, factor: LowRank) -> LowRank:
     return LowRank(factor.a, factor.b[index * rows : (index + 1) * rows])
 
 
-def _shard_fused(site: Site, factor: LowRank) -> LowRank:
-    pieces: list[Tensor] = []
-    for i, b in enumerate(factor.b.split(list(site.sizes))):
-        pieces.append(_shard(site.layer, i, site.sizes[i], LowRank(factor.a, b)).b)
-    return LowRank(factor.a, torch.cat(pieces))
+def _shard_fused(layer: LinearBase, factor: LowRank) -> LowRank:
+    sizes = _full_sizes(layer)
+    pieces = factor.b.split(list(sizes))
+    return LowRank(factor.a, torch.cat([_shard(layer, i, sizes[i], LowRank(factor.a, b)).b for i, b in enumerate(pieces)]))
 
 
 def _local_rows(layer: LinearBase, part: int, size: int) -> tuple[int, int]:
@@ -136,21 +146,7 @@ def _local_rows(layer: LinearBase, part: int, size: int) -> tuple[int, int]:
     return size, 0
 
 
-def _local_sizes(site: Site, fused_in_base: bool) -> list[int]:
-    if isinstance(site.layer, RowParallelLinear):
-        return [site.layer.output_size]
-    if site.layer.tp_size == 1:
-        sizes = list(site.sizes)
-    else:
-        sizes = [_local_rows(site.layer, i, size)[0] for i, size in enumerate(site.sizes)]
-    return [sum(sizes)] if fused_in_base else sizes
-
-
-def _tapped(sites: Sequence[Site], tap_layer: int | None) -> str | None:
-    """The first linear layer of decoder layer `tap_layer`: its input is what routing reads."""
-    if tap_layer is None:
-        return None
-    for site in sites:
-        if f".layers.{tap_layer}." in f".{site.name}":
-            return site.name
-    raise ExpertError(f"the base has no layer {tap_layer} to read features from")
+def _local_sizes(layer: LinearBase, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(layer, RowParallelLinear) or layer.tp_size == 1:
+        return sizes
+    return tuple(_local_rows(layer, i, size)[0] for i, size in enumerate(sizes))

@@ -1,6 +1,6 @@
 """The worker's side: in place of vLLM's LoRA manager, one that keeps rows of coefficients instead of copies of weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,14 @@ from vllm.logger import init_logger
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.request import LoRARequest
 
+from adapters.coefficient import Coefficient
 from adapters.errors import ExpertError
+from adapters.expert import Expert
 from adapters.library import Library
 from tta_serve.engine import wire
-from tta_serve.engine.attach import attach
-from tta_serve.engine.mixture import StepState, Tap
+from tta_serve.engine.attach import find_sites, place, tapped_site
+from tta_serve.engine.banks import Banks
+from tta_serve.engine.mixture import MixtureMethod, StepState, Tap
 from tta_serve.engine.options import BankOptions
 from tta_serve.engine.slots import SlotTable
 
@@ -38,66 +41,86 @@ class MixtureManager:
         self._options = options
         self._digests = {digest: k for k, (_, digest) in enumerate(options.experts)}
         self._slots = SlotTable(vllm_config.lora_config.max_loras)
-        self._mixes: dict[int, LoRARequest] = {}
+        self._columns: dict[int, frozenset[int]] = {}  # of the experts in the mix of each slot
+        self._max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
         self._device = device
-        self._state = StepState(
-            self._slots.capacity,
-            len(options.experts),
-            vllm_config.scheduler_config.max_num_batched_tokens,
-            device,
-        )
-        if options.tap_layer is not None:
-            self._state.tap = Tap(_UNREAD_PROBES)
 
     def create_lora_manager(self, model: nn.Module, vllm_config: VllmConfig) -> nn.Module:
-        """Load the experts and attach their banks to `model`, which stays the same object."""
+        """Load the experts and take a seat at every linear layer of `model`, which stays the same object."""
+        sites = find_sites(model)
+        places = sorted({site.place for site in sites.values()})
+        state = StepState(self._slots.capacity, places, len(self._digests), self._max_tokens, self._device)
+        tapped = None
+        if self._options.tap_layer is not None:
+            state.tap, tapped = Tap(_UNREAD_PROBES), tapped_site(sites, self._options.tap_layer)
+        captured = self._device.type != "cpu" and not vllm_config.model_config.enforce_eager
+        self._banks = Banks(sites, self._device, fixed=captured)
+        for expert in self._experts():
+            self._banks.add(place(expert, model, sites, vllm_config.model_config.dtype))
+        self._state = state
+        self._methods: dict[str, MixtureMethod] = {}
+        for name, site in sites.items():
+            method = MixtureMethod(site.layer.quant_method, site.place, state, name == tapped)
+            self._methods[name] = site.layer.quant_method = method
+        self._use(range(len(self._digests)))
+        logger.info(
+            "mixture slots: %d experts, %d slots, %d bytes of banks", len(self._digests), self._slots.capacity, self.bank_bytes
+        )
+        return model
+
+    def _experts(self) -> Iterator[Expert]:
         library = Library.open(self._options.library)
-        experts = []
         for name, digest in self._options.experts:
             expert = library.experts.get(name)
             if expert is None or expert.digest != digest:
                 raise ExpertError(f"expert {name!r} in {library.root} changed since the server read it; restart")
-            experts.append(expert)
-        size = attach(model, experts, self._state, vllm_config.model_config.dtype, self._options.tap_layer)
-        logger.info("mixture slots: %d experts, %d slots, bank of %d bytes", len(experts), self._slots.capacity, size)
-        return model
+            yield expert
+
+    def _use(self, columns: Iterable[int]) -> None:
+        if self._banks.use(columns):
+            self._state.forget_banks()
+            for name, method in self._methods.items():
+                method.bank = self._banks.by_site.get(name)
 
     def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
         """Called once a step, before the forward pass, with the requests in the batch and each token's adapter id."""
         by_id = {r.lora_int_id: r for r in requests}
-        for request_id, slot in self._slots.bind(by_id):
-            self._mixes[request_id] = by_id[request_id]
-            self._state.write(slot, self._row(by_id[request_id]))
-        self._forget_evicted()
+        written = self._slots.bind(by_id)
+        for request_id, slot in written:
+            coefficients = self._coefficients(by_id[request_id])
+            self._columns[slot] = frozenset(coefficients)
+            self._state.write(slot, coefficients)
         if mapping is not None:
-            self._begin(np.asarray(mapping.index_mapping, dtype=np.int64), by_id)
+            self._begin(mapping.index_mapping, by_id)
 
-    def _begin(self, token_ids: np.ndarray[Any, np.dtype[np.int64]], by_id: dict[int, LoRARequest]) -> None:
-        ids, inverse = np.unique(token_ids, return_inverse=True)
+    def _begin(self, token_ids: tuple[int, ...], by_id: dict[int, LoRARequest]) -> None:
+        ids, inverse = np.unique(np.asarray(token_ids, dtype=np.int64), return_inverse=True)
         slots = np.array([self._slots.slot(int(i)) for i in ids], dtype=np.int64)
         present = [by_id[int(i)] for i in ids if int(i) in by_id]
         if self._state.tap is not None:
             probes = {r.lora_int_id: self._slots.slot(r.lora_int_id) for r in present if wire.is_probe(r)}
             self._state.tap.begin(probes)
+        self._use(frozenset[int]().union(*(self._columns[s] for s in slots.tolist() if s)))
         self._state.begin(slots[inverse], active=any(not wire.is_probe(r) for r in present))
 
-    def _row(self, request: LoRARequest) -> list[float]:
-        row = [0.0] * len(self._digests)
+    def _coefficients(self, request: LoRARequest) -> dict[int, Coefficient]:
         if _is_warm_up(request):
-            return row
-        for digest, coefficient in wire.coefficients(request).items():
-            row[self._digests[digest]] = coefficient
-        return row
-
-    def _forget_evicted(self) -> None:
-        if len(self._mixes) > len(self._slots):
-            self._mixes = {i: r for i, r in self._mixes.items() if i in self._slots}
+            return {}
+        return {self._digests[digest]: c for digest, c in wire.coefficients(request).items()}
 
     def take_features(self, probes: list[int]) -> list[tuple[int, int, list[float]]]:
         """(probe id, tokens seen, mean of the tapped input) of each finished probe; unknown ones are left out."""
         assert self._state.tap is not None, "the engine was started without a tap layer"
         taken = [(probe, self._state.tap.take(probe)) for probe in probes]
         return [(probe, found[0], found[1]) for probe, found in taken if found is not None]
+
+    def slots(self) -> tuple[int, int]:
+        """Slots in use, and slots."""
+        return len(self._slots), self._slots.capacity
+
+    @property
+    def bank_bytes(self) -> int:
+        return sum(bank.nbytes for bank in self._banks.by_site.values())
 
     # What vLLM calls while it warms up, and its adapter end points.
 
@@ -117,7 +140,6 @@ class MixtureManager:
         return not known
 
     def remove_adapter(self, request_id: int) -> bool:
-        self._mixes.pop(request_id, None)
         return self._slots.remove(request_id)
 
     def pin_adapter(self, request_id: int) -> bool:
@@ -125,7 +147,6 @@ class MixtureManager:
 
     def remove_all_adapters(self) -> None:
         self._slots.clear()
-        self._mixes.clear()
 
     def list_adapters(self) -> set[int]:
         return self._slots.ids()

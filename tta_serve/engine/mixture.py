@@ -1,33 +1,49 @@
 """The coefficient table and the delta it steers."""
 
+from collections.abc import Sequence
+from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from vllm.platforms import current_platform
 
 from adapters.bank import Bank
+from adapters.coefficient import Coefficient, Place, numbers, spread
 
 
 class StepState:
-    """What the tokens of the current step use. One per worker, shared by all its banks.
+    """What the tokens of the current step use. One per worker, shared by all its sites.
 
-    coefficients: [slots + 1, experts] float32; row 0 is the base and stays zero.
+    coefficients: [places, slots + 1, experts] float32; row 0 of every place is the base and stays zero.
     token_slots: [max tokens], the row of each token; tokens beyond the step's own (padding) point at row 0.
     """
 
-    def __init__(self, slots: int, experts: int, max_tokens: int, device: torch.device) -> None:
-        self.coefficients = torch.zeros(slots + 1, experts, dtype=torch.float32, device=device)
+    def __init__(self, slots: int, places: Sequence[Place], experts: int, max_tokens: int, device: torch.device) -> None:
+        self._places = {place: i for i, place in enumerate(places)}
+        self.coefficients = torch.zeros(len(places), slots + 1, experts, dtype=torch.float32, device=device)
         self.token_slots = torch.zeros(max_tokens, dtype=torch.long, device=device)
         self.active = False
         self.tap: Tap | None = None
+        self._uneven: set[int] = set()  # slots whose coefficients differ from place to place
+        self._even = True
         self._used = 0
         self._columns: dict[tuple[int, ...], Tensor] = {}
-        self._rows: dict[tuple[tuple[int, ...], int], Tensor] = {}
+        self._rows: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
-    def write(self, slot: int, row: list[float]) -> None:
+    def write(self, slot: int, coefficients: dict[int, Coefficient]) -> None:
+        """Fill a slot. coefficients: by the expert's column."""
         assert slot > 0, "row 0 is the base"
-        self.coefficients[slot] = torch.tensor(row, dtype=torch.float32)
+        table = torch.zeros(len(self._places), self.coefficients.shape[2])
+        for column, coefficient in coefficients.items():
+            table[:, column] = torch.tensor(spread(coefficient, list(self._places)))
+        self.coefficients[:, slot] = table
+        if any(len(numbers(c)) > 1 for c in coefficients.values()):
+            self._uneven.add(slot)
+        else:
+            self._uneven.discard(slot)
 
     def begin(self, token_slots: np.ndarray[Any, np.dtype[np.int64]], active: bool) -> None:
         """Start a step. active: whether any token has a non-zero coefficient; without, banks cost nothing."""
@@ -37,17 +53,25 @@ class StepState:
             self.token_slots[n : self._used] = 0
         self._used = n
         self.active = active
+        self._even = not self._uneven or self._uneven.isdisjoint(token_slots.tolist())
         self._rows.clear()
 
-    def rows(self, experts: tuple[int, ...], tokens: int) -> Tensor:
-        """Coefficients of each token spread over a bank's rows, gathered once a step per layout. Returns [tokens, rows]."""
-        key = (experts, tokens)
-        rows = self._rows.get(key)
-        if rows is None:
+    def forget_banks(self) -> None:
+        """The banks were built anew, and with them their rows."""
+        self._columns.clear()
+
+    def rows(self, place: Place, experts: tuple[int, ...], tokens: int) -> Tensor:
+        """Coefficients of each token spread over a bank's rows. Returns [tokens, rows].
+
+        Gathered once a step for all banks with the same rows, unless a mix of the step differs from place to place.
+        """
+        where = 0 if self._even else self._places[place]
+        rows = self._rows.get((where, experts))
+        if rows is None or rows.shape[0] != tokens:
             if experts not in self._columns:
                 self._columns[experts] = torch.tensor(experts, device=self.coefficients.device)
-            per_slot = self.coefficients.index_select(1, self._columns[experts])
-            rows = self._rows[key] = per_slot.index_select(0, self.token_slots[:tokens])
+            per_slot = self.coefficients[where].index_select(1, self._columns[experts])
+            rows = self._rows[where, experts] = per_slot.index_select(0, self.token_slots[:tokens])
         return rows
 
 
@@ -87,22 +111,47 @@ class MixtureMethod:
     in a row-parallel layer the delta joins the partial sums before they are reduced.
     """
 
-    def __init__(self, inner: Any, bank: Bank | None, state: StepState, tapped: bool) -> None:
+    def __init__(self, inner: Any, place: Place, state: StepState, tapped: bool) -> None:
         self.inner = inner
-        self.bank = bank
+        self.place = place
         self.state = state
         self.tapped = tapped
+        self.bank: Bank | None = None
+        self.number = next(_numbers)
+        _METHODS[self.number] = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y: Tensor = self.inner.apply(layer, x, bias)
-        state = self.state
-        if self.tapped and state.tap is not None and state.tap.probes:
-            flat = x.reshape(-1, x.shape[-1])
-            state.tap.observe(flat, state.token_slots[: flat.shape[0]])
-        if self.bank is not None and state.active:
-            flat = x.reshape(-1, x.shape[-1])
-            self.bank.add_(y.view(-1, y.shape[-1]), flat, state.rows(self.bank.expert, flat.shape[0]))
+        if torch.compiler.is_compiling():
+            torch.ops.tta_serve.add_delta(y, x, self.number)
+        else:
+            self.add_delta(y, x)
         return y
+
+    def add_delta(self, y: Tensor, x: Tensor) -> None:
+        """y += the delta. y: [..., out]   x: [..., in]"""
+        state = self.state
+        x = x.view(-1, x.shape[-1])
+        if self.tapped and state.tap is not None and state.tap.probes:
+            state.tap.observe(x, state.token_slots[: x.shape[0]])
+        if self.bank is not None and state.active:
+            rows = state.rows(self.place, self.bank.expert, x.shape[0])
+            self.bank.add_(y.view(-1, y.shape[-1]), x, rows)
+
+
+# A compiled model knows its sites by number: what a site does in a step is not for the compiler to see.
+_METHODS: WeakValueDictionary[int, MixtureMethod] = WeakValueDictionary()
+_numbers = count()
+
+
+def _add_delta(y: Tensor, x: Tensor, number: int) -> None:
+    _METHODS[number].add_delta(y, x)
+
+
+_library = torch.library.Library("tta_serve", "FRAGMENT")
+_library.define("add_delta(Tensor(a!) y, Tensor x, int number) -> ()")
+_library.impl("add_delta", _add_delta, current_platform.dispatch_key)
+_library._register_fake("add_delta", lambda y, x, number: None)

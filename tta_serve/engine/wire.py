@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from vllm.lora.request import LoRARequest
 
+from adapters.coefficient import Coefficient, from_json, to_json
 from adapters.mix import Mix
 
 _MIX = "tta-mix:"
@@ -22,7 +23,7 @@ def mix_request(mix: Mix, digests: Mapping[str, str]) -> LoRARequest | None:
     if mix.is_base:
         return None
     key = mix.key(digests)
-    content = {digests[name]: c for name, c in mix.coefficients}
+    content = {digests[name]: to_json(c) for name, c in mix.coefficients}
     return LoRARequest(f"mix-{key}", _id(int(key, 16)), _MIX + json.dumps(content, sort_keys=True))
 
 
@@ -32,12 +33,12 @@ def probe_request() -> LoRARequest:
     return LoRARequest(f"probe-{token:x}", _id(token), _PROBE)
 
 
-def coefficients(request: LoRARequest) -> dict[str, float]:
+def coefficients(request: LoRARequest) -> dict[str, Coefficient]:
     """Coefficients by expert digest, as the worker reads them; empty for a probe."""
     if is_probe(request):
         return {}
     assert request.lora_path.startswith(_MIX), f"not a mix: {request.lora_path!r}"
-    return {str(digest): float(c) for digest, c in json.loads(request.lora_path.removeprefix(_MIX)).items()}
+    return {digest: from_json(c) for digest, c in json.loads(request.lora_path.removeprefix(_MIX)).items()}
 
 
 def is_probe(request: LoRARequest) -> bool:

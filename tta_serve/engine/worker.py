@@ -13,5 +13,9 @@ class WorkerExtension:
 
     def tta_slots(self) -> tuple[int, int]:
         """Slots in use, and slots."""
-        slots = self.model_runner.lora_manager._slots
-        return len(slots), slots.capacity
+        used, total = self.model_runner.lora_manager.slots()
+        return used, total
+
+    def tta_bank_bytes(self) -> int:
+        """Bytes of the banks of the experts in use, on this worker."""
+        return int(self.model_runner.lora_manager.bank_bytes)

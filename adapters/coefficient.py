@@ -1,0 +1,73 @@
+"""How much of one expert a mix holds: one number, one for attention and one for MLPs, or one for each layer."""
+
+import reprlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Kind = Literal["attention", "mlp"]
+
+
+class Place(NamedTuple):
+    """Where in the base a weight sits: the index of its decoder layer, and its half of it."""
+
+    layer: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A coefficient for the attention weights of every layer and one for its MLP weights."""
+
+    attention: float
+    mlp: float
+
+
+Coefficient = float | Pair | tuple[float, ...]
+Json = float | dict[str, float] | list[float]
+
+
+def numbers(coefficient: Coefficient) -> tuple[float, ...]:
+    """The numbers it is made of."""
+    if isinstance(coefficient, Pair):
+        return coefficient.attention, coefficient.mlp
+    return coefficient if isinstance(coefficient, tuple) else (coefficient,)
+
+
+def each(coefficient: Coefficient, function: Callable[[float], float]) -> Coefficient:
+    """The function of every number; equal numbers become one, so that equal mixes are equal however they were written."""
+    values = tuple(function(v) for v in numbers(coefficient))
+    if len(set(values)) == 1:
+        return values[0]
+    return Pair(*values) if isinstance(coefficient, Pair) else values
+
+
+def spread(coefficient: Coefficient, places: Sequence[Place]) -> list[float]:
+    """The coefficient at every place. A coefficient for each layer must have one for every layer there is."""
+    if isinstance(coefficient, Pair):
+        return [coefficient.attention if place.kind == "attention" else coefficient.mlp for place in places]
+    if isinstance(coefficient, tuple):
+        return [coefficient[place.layer] for place in places]
+    return [coefficient] * len(places)
+
+
+def to_json(coefficient: Coefficient) -> Json:
+    if isinstance(coefficient, Pair):
+        return {"attention": coefficient.attention, "mlp": coefficient.mlp}
+    return list(coefficient) if isinstance(coefficient, tuple) else coefficient
+
+
+def from_json(value: object) -> Coefficient:
+    """The inverse of `to_json`. Raises ValueError for anything else, and says what would be one."""
+    if isinstance(value, dict) and value.keys() == {"attention", "mlp"} and all(map(_is_number, value.values())):
+        return Pair(float(value["attention"]), float(value["mlp"]))
+    if isinstance(value, list) and value and all(map(_is_number, value)):
+        return tuple(map(float, value))
+    if _is_number(value):
+        return float(value)  # type: ignore[arg-type]
+    wanted = "a number, {attention: a number, mlp: a number}, or a list of one number for each layer"
+    raise ValueError(f"a coefficient is {wanted}; got {reprlib.repr(value)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,62 @@
+"""The banks of the experts in use: their cost follows what the batch needs, not what the library holds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from adapters.bank import Bank, build
+from tta_serve.engine.attach import Placed, Site
+
+# A bank that holds more than it needs is rebuilt after this many steps of it, so that taking turns rebuilds nothing.
+PATIENCE = 64
+
+
+class Banks:
+    """One bank for each site, over the experts in use, each a copy of the resident factors.
+
+    Experts in use are columns of the coefficient table. An expert that a step needs and the banks lack is added before the
+    step; those that were not needed for PATIENCE steps are dropped once they are more than half of the rows.
+    """
+
+    def __init__(self, sites: Mapping[str, Site], device: torch.device, *, fixed: bool) -> None:
+        """fixed: always hold all experts, at the same addresses, as a captured CUDA graph wants it."""
+        self._sites, self._device, self._fixed = sites, device, fixed
+        self._experts: list[Placed] = []
+        self._idle: dict[int, int] = {}  # steps since its last use, of each column in the banks
+        self.by_site: dict[str, Bank] = {}
+
+    def add(self, expert: Placed) -> int:
+        """Keep an expert ready. Returns its column."""
+        self._experts.append(expert)
+        return len(self._experts) - 1
+
+    def use(self, columns: Iterable[int]) -> bool:
+        """Make the banks hold at least these columns. Returns whether they were built anew."""
+        needed = set(range(len(self._experts))) if self._fixed else set(columns)
+        if not needed:
+            return False
+        self._idle = {k: 0 if k in needed else idle + 1 for k, idle in self._idle.items()}
+        missing = needed - self._idle.keys()
+        if not missing and not self._worth_dropping():
+            return False
+        kept = needed | {k for k, idle in self._idle.items() if idle < PATIENCE}
+        self._idle = {k: self._idle.get(k, 0) for k in sorted(kept)}
+        self._build(list(self._idle))
+        return True
+
+    def _worth_dropping(self) -> bool:
+        stale = sum(idle >= PATIENCE for idle in self._idle.values())
+        return 2 * stale > len(self._idle)
+
+    def _build(self, columns: Sequence[int]) -> None:
+        for name, site in self._sites.items():
+            absent = (None,) * len(site.weights)
+            by_expert = [self._experts[k].get(name, absent) for k in columns]
+            bank = build([*zip(*by_expert, strict=True)], site.local_sizes)
+            if bank is not None:
+                parts = tuple(replace(part, b=part.b.to(self._device)) for part in bank.parts)
+                expert = tuple(columns[k] for k in bank.expert)
+                self.by_site[name] = Bank(bank.a.to(self._device), parts, expert)
+            else:
+                self.by_site.pop(name, None)
