@@ -6,18 +6,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 ALL_LINEAR = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
-def weight_shapes(base: Path) -> dict[str, tuple[int, int]]:
-    """(out, in) of each linear weight of a Llama-like layer."""
-    c = AutoConfig.from_pretrained(base)
-    head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    q, kv, h, m = c.num_attention_heads * head, c.num_key_value_heads * head, c.hidden_size, c.intermediate_size
-    return dict(zip(ALL_LINEAR, [(q, h), (kv, h), (kv, h), (h, q), (m, h), (m, h), (h, m)], strict=True))
+def linear_shapes(base: Path) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear layer of a base by name, without its weights."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    return {n: (m.out_features, m.in_features) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
 
 
 def make_expert(  # noqa: PLR0913 - one knob each
@@ -33,30 +32,38 @@ def make_expert(  # noqa: PLR0913 - one knob each
     strength: float = 0.5,
     **config: Any,
 ) -> Path:
-    """A LoRA whose delta is about `strength` / 10 of a random weight's size; `ranks` by module becomes a rank_pattern."""
-    shapes, g = weight_shapes(base), torch.Generator().manual_seed(seed)
+    """A LoRA whose delta is about `strength` / 10 of a random weight's size; `ranks` by module becomes a rank_pattern.
+
+    Of `modules`, each layer gets those it has: in a mixture of experts some layers have no plain MLP.
+    """
+    shapes, g = linear_shapes(base), torch.Generator().manual_seed(seed)
     tensors = {}
     for layer in layers:
         for module in modules:
-            out, in_ = shapes[module]
+            name = f"model.layers.{layer}.{module}"
+            if name not in shapes:
+                continue
+            out, in_ = shapes[name]
             r = (ranks or {}).get(module.split(".")[1], rank)
-            prefix = f"base_model.model.model.layers.{layer}.{module}"
+            prefix = f"base_model.model.{name}"
             tensors[f"{prefix}.lora_A.weight"] = torch.randn(r, in_, generator=g) / in_**0.5
             tensors[f"{prefix}.lora_B.weight"] = torch.randn(out, r, generator=g) * strength * 0.05
+    leaves = sorted({m.split(".")[1] for m in modules})
+    settings = {"r": rank, "lora_alpha": alpha, "target_modules": leaves, "layers_to_transform": list(layers), **config}
+    return write_peft(folder, tensors, rank_pattern=ranks or {}, **settings)
+
+
+def make_narrow_expert(folder: Path, module: str, shape: tuple[int, int]) -> Path:
+    """A LoRA on one module, whether or not the base has it as a linear layer."""
+    prefix = f"base_model.model.{module}"
+    tensors = {f"{prefix}.lora_A.weight": torch.ones(1, shape[1]), f"{prefix}.lora_B.weight": torch.ones(shape[0], 1)}
+    return write_peft(folder, tensors, r=1, lora_alpha=1, target_modules=[module.rpartition(".")[2]])
+
+
+def write_peft(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors")
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "made",
-        "r": rank,
-        "lora_alpha": alpha,
-        "target_modules": sorted({m.split(".")[1] for m in modules}),
-        "layers_to_transform": list(layers),
-        "rank_pattern": ranks or {},
-        "bias": "none",
-        "inference_mode": True,
-        **config,
-    }
+    fixed = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "made"}
+    settings = {**fixed, "bias": "none", "inference_mode": True, **config}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     return folder

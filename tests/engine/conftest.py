@@ -1,6 +1,7 @@
 """One engine for all engine tests: the demo's base, its six experts, and three made ones of other ranks and scales."""
 
 import gc
+import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from adapters.library import Library
 from adapters.mix import Mix
@@ -16,6 +18,7 @@ from tests.reference import Reference
 
 SLOTS = 16
 TAP_LAYER = 6
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,24 @@ class Answer:
 
 
 class Engine:
-    """vLLM's offline engine with mixture slots; without a library, vLLM as it comes."""
+    """vLLM's offline engine with mixture slots; without a library, vLLM as it comes. settings: vLLM's own, over ours."""
 
-    def __init__(self, base: Path, library: Library | None, *, prefix_cache: bool = True) -> None:
+    def __init__(self, base: Path, library: Library | None, *, tap_layer: int = TAP_LAYER, **settings: Any) -> None:
         from vllm import LLM
 
         from tta_serve.engine.options import BankOptions
 
         self.digests = library.digests if library else {}
-        options: dict[str, Any] = {"max_num_seqs": SLOTS}
+        options: dict[str, Any] = {
+            "max_model_len": 1024,
+            "max_num_seqs": SLOTS,
+            "dtype": "float32",
+            "enforce_eager": True,
+            "disable_log_stats": True,
+        }
         if library:
-            options = BankOptions(str(library.root), tuple(self.digests.items()), TAP_LAYER).engine_args(SLOTS)
-        self.llm = LLM(
-            str(base),
-            max_model_len=1024,
-            dtype="float32",
-            enforce_eager=True,
-            enable_prefix_caching=prefix_cache,
-            disable_log_stats=True,
-            **options,
-        )
+            options |= BankOptions(str(library.root), tuple(self.digests.items()), tap_layer).engine_args(SLOTS)
+        self.llm = LLM(str(base), **options | settings)
 
     def ask(self, prompts: Sequence[str], mixes: Sequence[Mix] | None = None) -> list[Answer]:
         """Greedy answers to chat prompts, all at once, each with its own mix."""
@@ -64,7 +65,7 @@ class Engine:
 
         outputs = self.llm.generate(
             [{"prompt_token_ids": p} for p in prompts],
-            SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=0),
+            SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=0, detokenize=False),
             lora_request=[mix_request(m, self.digests) for m in mixes] if mixes else None,
             use_tqdm=False,
         )
@@ -82,6 +83,23 @@ def _answer(output: Any) -> Answer:
     return Answer(
         list(output.prompt_token_ids), tokens, [lp[t].logprob for lp, t in zip(chosen.logprobs, tokens, strict=True)]
     )
+
+
+def random_mix(rng: random.Random, names: Sequence[str], most: int) -> Mix:
+    chosen = rng.sample(names, rng.randint(1, most))
+    return Mix.of({n: round(rng.randint(-6, 20) * 0.05, 2) or 0.5 for n in chosen})
+
+
+def assert_same(answer: Answer, logprobs: torch.Tensor) -> None:
+    """The reference would have chosen the same tokens, and gives them the same log-probabilities."""
+    assert logprobs.argmax(-1).tolist() == answer.tokens
+    assert distance(answer, logprobs) < TOLERANCE
+
+
+def distance(answer: Answer, logprobs: torch.Tensor) -> float:
+    """The furthest that the reference's log-probability of one of the answer's tokens is from the answer's."""
+    theirs = logprobs.gather(1, torch.tensor(answer.tokens).unsqueeze(1)).squeeze(1)
+    return float((torch.tensor(answer.logprobs) - theirs).abs().max())
 
 
 @pytest.fixture(scope="session")

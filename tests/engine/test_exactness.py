@@ -9,9 +9,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from adapters.errors import ExpertError
 from adapters.library import Library
 from adapters.mix import Mix
-from tests.engine.conftest import SLOTS, TAP_LAYER, Answer, Engine
+from tests.engine.conftest import SLOTS, TAP_LAYER, TOLERANCE, Engine, assert_same, random_mix
+from tests.engine.tiny import BASES, tiny_engine, write_base
+from tests.made import make_narrow_expert
 from tests.reference import Reference, answer_logprobs
 
 DEMO = ("dates", "math", "orders", "redact", "sql", "triage")
@@ -23,20 +26,6 @@ PROMPTS = [
     "I was charged twice this month. This is urgent!",
     "Today is Monday, 4 March 2024. What is the date in 3 days?",
 ]
-TOLERANCE = 1e-3
-
-
-def random_mix(rng: random.Random, names: tuple[str, ...], most: int) -> Mix:
-    chosen = rng.sample(names, rng.randint(1, most))
-    return Mix.of({n: round(rng.randint(-6, 20) * 0.05, 2) or 0.5 for n in chosen})
-
-
-def assert_same(answer: Answer, logprobs: torch.Tensor) -> None:
-    """The reference would have chosen the same tokens, and gives them the same log-probabilities."""
-    assert logprobs.argmax(-1).tolist() == answer.tokens
-    ours = torch.tensor(answer.logprobs)
-    theirs = logprobs.gather(1, torch.tensor(answer.tokens).unsqueeze(1)).squeeze(1)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("names", [DEMO, MADE, DEMO + MADE], ids=["demo", "other-ranks-and-scales", "all"])
@@ -96,7 +85,7 @@ def test_the_prefix_cache_changes_nothing_and_never_crosses_mixes(engine: Engine
     mixes = [Mix(), Mix.of({"sql": 1.0}), Mix.of({"math": 1.0}), Mix.of({"sql": 0.5, "small": 1.0})]
     first = [engine.ask([prompt], [m])[0] for m in mixes]
     second = [engine.ask([prompt], [m])[0] for m in reversed(mixes)][::-1]
-    uncached_engine = Engine(base, library, prefix_cache=False)
+    uncached_engine = Engine(base, library, enable_prefix_caching=False)
     try:
         uncached = [uncached_engine.ask([prompt], [m])[0] for m in mixes]
     finally:
@@ -163,18 +152,13 @@ def test_a_probe_reads_the_mean_input_of_its_layer(engine: Engine, reference: Re
     assert engine.llm.collective_rpc("tta_take_features", args=([probes[0].lora_int_id],)) == [[]]
 
 
-def test_an_expert_that_does_not_fit_is_refused_by_name(base: Path) -> None:
-    from adapters.errors import ExpertError
-    from adapters.expert import Expert, LowRank
-    from tta_serve.engine.attach import Site, _bank, _check_placed
-
-    class Layer:
-        input_size, output_size, tp_size = 6, 4, 1
-
-    site = Site("model.layers.0.up", Layer(), ("model.layers.0.up",), (4,))  # type: ignore[arg-type]
-    stranger = Expert("stranger", {"model.layers.0.nope": LowRank(torch.ones(1, 6), torch.ones(4, 1))})
-    with pytest.raises(ExpertError, match=r"'stranger': model.layers.0.nope is not a linear layer"):
-        _check_placed([stranger], [dict(stranger.factors)], [site])
-    wide = Expert("wide", {"model.layers.0.up": LowRank(torch.ones(1, 7), torch.ones(4, 1))})
-    with pytest.raises(ExpertError, match=r"'wide': model.layers.0.up is for a weight of \(4, 7\)"):
-        _bank(site, [wide], [dict(wide.factors)])
+def test_an_expert_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    tiny = write_base(tmp_path / "base", BASES["llama"])
+    make_narrow_expert(tmp_path / "stranger" / "stranger", "model.layers.0.mlp.nope", (4, 6))
+    make_narrow_expert(tmp_path / "wide" / "wide", "model.layers.0.mlp.up_proj", (256, 7))
+    for name, says in (
+        ("stranger", r"'stranger': model.layers.0.mlp.nope is not a linear layer of this base"),
+        ("wide", r"'wide': model.layers.0.mlp.up_proj is for a weight of \(256, 7\), this base has \(256, 128\)"),
+    ):
+        with pytest.raises(ExpertError, match=says), tiny_engine(tiny, Library.open(tmp_path / name)):
+            pass

@@ -30,6 +30,15 @@ def test_vllm_model_runners_build_the_manager_from_the_name_we_replace() -> None
         assert hasattr(MixtureManager, name), f"vLLM's manager has {name}, ours has not"
 
 
+def test_vllm_chooses_kernels_for_routed_experts_by_the_config_we_replace() -> None:
+    from vllm.model_executor.layers.fused_moe import layer
+
+    source = inspect.getsource(layer.FusedMoEFactory)
+    assert "moe_config = FusedMoEConfig(" in source
+    assert "is_lora_enabled=vllm_config.lora_config is not None," in source
+    assert "runner_cls = MoERunner" in source
+
+
 def test_linear_layers_go_through_their_quant_method() -> None:
     from vllm.model_executor.layers import linear
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from vllm.model_executor.layers.fused_moe import MoERunner
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
     LinearBase,
@@ -40,9 +41,18 @@ class Site:
 
 
 def find_sites(model: nn.Module) -> dict[str, Site]:
-    """All linear layers within the decoder's layers, by vLLM's name."""
+    """All linear layers within the decoder's layers, by vLLM's name.
+
+    Without what sits beside routed experts: vLLM may multiply by a router's weight without asking the router.
+    """
     packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    return {name: _site(name, layer, packed) for name, layer in model.named_modules() if _is_site(name, layer)}
+    modules = dict(model.named_modules())
+    routed = {name.rpartition(".")[0] for name, module in modules.items() if isinstance(module, MoERunner)}
+    return {
+        name: _site(name, module, packed)
+        for name, module in modules.items()
+        if isinstance(module, LinearBase) and _LAYER.search(f".{name}") and name.rpartition(".")[0] not in routed
+    }
 
 
 def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], dtype: torch.dtype) -> Placed:
@@ -54,7 +64,7 @@ def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], dtype: to
     known = {weight for site in sites.values() for weight in site.weights}
     for name in factors:
         if name not in known:
-            raise ExpertError(f"expert {expert.name!r}: {name} is not a linear layer of this base's decoder")
+            raise ExpertError(f"expert {expert.name!r}: {name} is not a linear layer of this base that can be mixed")
     return {
         name: tuple(_share(expert.name, site, i, factors.get(weight), dtype) for i, weight in enumerate(site.weights))
         for name, site in sites.items()
@@ -68,10 +78,6 @@ def tapped_site(sites: Mapping[str, Site], layer: int) -> str:
         if site.place.layer == layer:
             return name
     raise ExpertError(f"the base has no layer {layer} to read features from")
-
-
-def _is_site(name: str, layer: nn.Module) -> bool:
-    return isinstance(layer, LinearBase) and _LAYER.search(f".{name}") is not None
 
 
 def _site(name: str, layer: LinearBase, packed: Mapping[str, list[str]]) -> Site:

@@ -22,3 +22,21 @@ def register() -> None:
 
     manager._tta_serve = True  # type: ignore[attr-defined]
     mixin.LRUCacheWorkerLoRAManager = manager
+    _keep_plain_moe_kernels()
+
+
+def _keep_plain_moe_kernels() -> None:
+    """With adapters on, vLLM runs routed experts by kernels that add adapters to them; our experts leave those alone."""
+    import vllm.model_executor.layers.fused_moe.layer as moe
+    from vllm.config import get_current_vllm_config
+
+    stock = moe.FusedMoEConfig
+
+    def config(**given: Any) -> Any:
+        from tta_serve.engine.options import BankOptions
+
+        if BankOptions.read(get_current_vllm_config().additional_config) is not None:
+            given["is_lora_enabled"] = False
+        return stock(**given)
+
+    moe.FusedMoEConfig = config
