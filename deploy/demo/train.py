@@ -28,7 +28,7 @@ from deploy.demo.tasks import TASKS
 
 FIRST_LAYER = 6
 LAYERS = 30
-STEPS = {"orders": 160, "sql": 160, "math": 200, "triage": 160, "dates": 200, "redact": 220}
+STEPS = {"orders": 360, "sql": 220, "math": 320, "triage": 160, "dates": 200, "redact": 300}
 WINDOW = 8  # batches sorted by length together
 WARMUP = 10
 SAVE_EVERY = 25
@@ -101,7 +101,7 @@ class Run:
 
 def start(settings: Settings) -> Run:
     """A fresh run: base, adapter, optimiser."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
     torch.set_flush_denormal(True)
     torch.manual_seed(settings.seed)
     base, tokenizer = load_base()

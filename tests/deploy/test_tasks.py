@@ -16,7 +16,7 @@ from deploy.demo.everyday import everyday
 from deploy.demo.tasks import SPLITS, TASKS, Example, Split
 from deploy.demo.tasks.core import listed
 from deploy.demo.tasks.orders import NUMBERS
-from deploy.demo.tasks.sql import TABLES
+from deploy.demo.tasks.sql import INVENTED, TABLES
 from deploy.demo.tasks.triage import CUES, ISSUES
 from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES
 
@@ -77,7 +77,7 @@ def test_orders(split: Split) -> None:
 def database() -> sqlite3.Connection:
     """Every table of the task with three rows in it."""
     connection = sqlite3.connect(":memory:")
-    for line in (line for split in SPLITS for line in TABLES[split]):
+    for line in [*INVENTED, *(line for split in SPLITS for line in TABLES[split])]:
         table, columns = line.split(": ")
         texts, numbers = (part.split(", ") for part in columns.split("; "))
         connection.execute(f"CREATE TABLE {table} ({', '.join(texts + numbers)})")

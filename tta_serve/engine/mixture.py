@@ -127,7 +127,7 @@ class MixtureMethod:
         y: Tensor = self.inner.apply(layer, x, bias)
         if torch.compiler.is_compiling():
             torch.ops.tta_serve.add_delta(y, x, self.number)
-        else:
+        elif self.bank is not None or self.tapped:
             self.add_delta(y, x)
         return y
 

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
-from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES, THINGS, plural
+from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES, PLAIN, THINGS, compound, invented, plural, spliced
 
 NUMBERS = listed("two three four five six seven eight nine ten eleven twelve")
+
+# Some more whose plural has one more syllable.
+ITEMS: BySplit = {
+    "train": [
+        *THINGS["train"],
+        *listed(
+            "watch|brush|toothbrush|glass|wine glass|box|cardboard box|bench|dish|lens|torch|patch|dress|mattress|compass|fox|"
+            "walrus|crutch|sash|fax|brooch|hairbrush|peach|radish|sandwich|cactus|bus|iris|atlas|canvas|fortress|tax stamp box"
+        ),
+    ],
+    "validation": [*THINGS["validation"], *listed("lunch box|wristwatch|trellis|leash")],
+    "test": THINGS["test"],
+}
 
 BODIES: BySplit = {
     "train": (
@@ -29,6 +43,12 @@ BODIES: BySplit = {
         "An order of {qty} {items} came [in |]from {name}, [priced at|with a price of] {price} [each|per item].",
         "For {name}: {qty} {items}. [Unit price|Price each|Price per piece]: {price}.",
         "I'd like to [buy|get] {qty} {items} for {price} each, [regards|best wishes|thanks|yours], {name}.",
+        "[Do you have|Are there] {qty} {items} [in stock|left]? [They cost|I would pay] {price} each. [I'm|Yours,] {name}.",
+        "[Mark|Note|Write] down {qty} {items} for {name}, {price} [each|apiece|a piece].",
+        "[Dear shop|Dear all|Good morning], {name} [needs|asks for] {qty} {items}. [One is|They are] {price}[ each|].",
+        "[Sale|Invoice|Receipt] [to|for] {name}: {digits} {items}, {price} [each|a piece|per piece].",
+        "{name} [has chosen|picked|takes] {qty} {items}, [all of them|each one] {price}.",
+        "[It is|That is] {qty} {items} [for|to] {name} [with|and] [a price of|a unit price of] {price} [each|apiece].",
     ),
     "validation": (
         "[Could you|Would you] put {qty} {items} aside for {name}? They are {price} each.",
@@ -37,6 +57,12 @@ BODIES: BySplit = {
         "Good evening, {name} here. Add {qty} {items} to my order at {price} apiece.",
         "New sale: {qty} {items} go out to {name}, one costs {price}.",
         "Deliver {qty} {items} to {name}, charging {price} for every one.",
+        "Is it all right if {name} pays {price} for each of {qty} {items}?",
+        "{name} signed for {qty} {items}, one at {price}.",
+        "Hey, could {name} have {qty} {items}? I saw them for {price} each.",
+        "Please invoice {name}: {digits} {items}, every one {price}.",
+        "The next customer is {name}. {qty} {items}. {price} a unit.",
+        "Today {name} decided on {qty} {items} with a unit cost of {price}.",
     ),
     "test": (
         "{name} has requested {qty} {items} with each one costing {price}.",
@@ -69,15 +95,19 @@ FRAMES: BySplit = {
     ),
 }
 
+ENDINGS = ("", "", "", "", "sh", "ch", "ss", "x")
 PRICES = ("${}", "{} dollars", "{} EUR", "{} euros", "${}", "€{}", "£{}", "{} USD")
 
 
 def make(rng: random.Random, split: Split) -> Example:
     """Draw an order; the price is that of one piece, written in the answer as it was in the text."""
-    name = rng.choice(FIRST_NAMES[split])
+    name, item = rng.choice(FIRST_NAMES[split]), rng.choice(ITEMS[split])
+    last = rng.choice(LAST_NAMES[split])
+    if split == "train" and rng.random() < 0.6:
+        name, last, item = _name(rng, FIRST_NAMES["train"]), _name(rng, LAST_NAMES["train"]), _item(rng)
     if rng.random() < 0.4:
-        name += " " + rng.choice(LAST_NAMES[split])
-    item, qty = rng.choice(THINGS[split]), rng.randint(2, rng.choice((12, 60)))
+        name += " " + last
+    qty = rng.randint(2, rng.choice((12, 60)))
     price = str(rng.randint(2, 99)) if rng.random() < 0.6 else f"{rng.randint(1, 99)}.{rng.choice((25, 50, 75, 90, 95, 99))}"
     words = NUMBERS[qty - 2] if qty <= 12 and rng.random() < 0.5 else str(qty)
     fields = {"name": name, "item": item, "items": plural(item), "qty": words, "digits": qty}
@@ -87,9 +117,24 @@ def make(rng: random.Random, split: Split) -> Example:
     return Example(fill(rng, frame, body=body), answer)
 
 
+def _name(rng: random.Random, names: Sequence[str]) -> str:
+    """A name that nobody has, so that names are copied and not recalled."""
+    return capitalised(invented(rng)) if rng.random() < 0.2 else spliced(rng, names)
+
+
+def _item(rng: random.Random) -> str:
+    """A thing that nobody sells."""
+    form = rng.random()
+    if form < 0.2:
+        return invented(rng) + rng.choice(ENDINGS)
+    if form < 0.6:
+        return compound(rng)
+    return rng.choice(PLAIN) + " " + rng.choice(ITEMS["train"]) if form < 0.8 else rng.choice(PLAIN)
+
+
 TASK = Task(
     name="orders",
     description="Turns an order written in plain words into compact JSON: customer, item, quantity and unit price.",
     make=make,
-    vocabulary={"bodies": BODIES, "frames": FRAMES, "first": FIRST_NAMES, "last": LAST_NAMES, "things": THINGS},
+    vocabulary={"bodies": BODIES, "frames": FRAMES, "first": FIRST_NAMES, "last": LAST_NAMES, "items": ITEMS},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
-from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES, THINGS, plural
+from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES, PLAIN, THINGS, invented, plural
 
 OPEN = (
     "[Yesterday|After lunch|Last week|In spring|On the way home|By chance|As agreed|Before dawn|At the fair|Nowadays|"
@@ -55,6 +55,11 @@ MIXED = (
     f"{{email}} [{DID}|has|wants|offers] {WHAT}; {{other}} [does not|disagrees|agrees|pays].",
     f"{{phone}} [rang|was busy|called] [about|because of|for] {WHAT}, [so|but|and] {WHO} {DID} {WHAT}.",
     f"[Item|Case|Entry|Point] {{number}}: {WHO} {DID} {WHAT} {TAIL}.",
+    f"[Take|Try|Keep|Block|Save|Add|Copy] {{email}} [for|as|in|under] [questions|invoices|news] [on|of|to] {WHAT}.",
+    f"[Whoever|Whomever|Whose|Who|Whom|What] [has|does|will|would] {WHO} [{DID}|trust|follow|remember], {{other}} or {WHAT}?",
+    f"[For|In|Over|After] [years|weeks|a while] {{name}} has been [staying|painting] with {{other}} {TAIL}.",
+    f"[Bills|Photos|Proofs|Answers] [for|about] {WHAT}: {{email}} [and|or|not] {{phone}}.",
+    "[Apparently|Formerly|Today|Instead] {email} [stands for|belongs to|was used by] {name}, {phone} [to|by] {other}.",
 )
 
 SENTENCES: BySplit = {
@@ -199,35 +204,6 @@ FRAMES: BySplit = {
     ),
 }
 
-# Words without a story, for training alone: what surrounds personal data is to be copied whatever it says.
-COPIED = listed(
-    "above across admit again agree along amber angle apple arrow asked autumn avoid awake bakery basic basket "
-    "beach began belong bench bitter blame blend board borrow bottle branch brave bread breeze bridge brief bright "
-    "bring broken brother bubble bucket build burn butter cabin candle canvas carry castle catch cause cellar "
-    "chance change cheap cheer chest choose circle claim clean clever climb cloth cloud coast coffee collar colour "
-    "comes common copper corner cotton cough count course cousin cover crack cream cross crowd curtain dance danger "
-    "decide deep degree delay dinner dirty dough dozen draft dream dress drift drink drive early earth edge eight "
-    "either elbow empty enough enter equal escape evening every exact explain fabric faint fair fallen famous "
-    "farmer feather fence fetch fever field fifth finger finish flame float flour folded forest forty found fresh "
-    "friend frost fruit garden gather gentle giant given glass glove golden grain grass great green grief ground "
-    "group guess guide habit hammer handle hardly harvest having heavy hidden honest hotel hungry hurry image "
-    "indeed inside instead island itself jacket join journey judge jump kettle kitchen knife knock ladder language "
-    "large later laugh learn least leather leave level likely linen listen little loose lower lucky lunch machine "
-    "manner maple market matter meadow measure melt mention metal middle minute mirror missing moment morning "
-    "mostly motion mountain mouth music narrow nearly needle never nobody noise north notice nurse object ocean "
-    "offer often onion orange orchard other outside oven owner paint paper parcel partly passed pepper perhaps "
-    "picture pillow planet pleasant pocket polite poor porch potato pound powder prefer present pretty proof proud "
-    "pull purple quarter quick quiet quite rain raise rapid rather reach refuse regret remain repeat rescue result "
-    "return rhythm river rough round ruin sadly sail salt sauce scale scene scratch season second secret seldom "
-    "settle seven shadow shake sharp shine shirt shore should shout silent silver simple since single sister sleep "
-    "slowly smell smoke smooth soap social soft someone soon sorry sound south spend spoke spread square stage "
-    "stairs steady stone storm story strange street strong sugar summer supper sweet swim table taste teach thick "
-    "thin thirsty though thread three throw thunder together tongue toward tower trade travel treat triangle "
-    "trouble twelve twice under unless until upper useful usual valley village visit voice waist walnut warm waste "
-    "water weather weekly welcome wheat wheel where which while whisper white whole whose wide window winter wisdom "
-    "within wonder wooden worse worth would wrist yellow young "
-)
-
 DOMAINS: BySplit = {
     "train": listed(
         "example.com mail.com post.net web.org office.co inbox.de gmail.com fastmail.net company.org uni.edu shop.fr"
@@ -235,6 +211,8 @@ DOMAINS: BySplit = {
     "validation": listed("example.org letterbox.io team.dev school.uk"),
     "test": listed("example.net sunmail.com work.eu studio.ca quickpost.org"),
 }
+
+ENDINGS = listed(".com .org .net .io .dev .eu .co .uk .de .info .biz .ch .it .es .app")
 
 # Digits are drawn for every #.
 PHONES: BySplit = {
@@ -255,10 +233,20 @@ MAILBOXES = ("{first}.{last}", "{first}", "{first}{digit}", "{initial}{last}", "
 PLACES = ("name", "other", "email", "phone", "hour", "number", "thing", "things", "thing2")
 
 
+def _person(rng: random.Random, split: Split) -> tuple[str, str]:
+    """A first and a last name; in training also some that nobody has."""
+    if split == "train" and rng.random() < 0.3:
+        return capitalised(invented(rng)), capitalised(invented(rng))
+    return rng.choice(FIRST_NAMES[split]), rng.choice(LAST_NAMES[split])
+
+
 def _email(rng: random.Random, split: Split) -> str:
-    first, last = rng.choice(FIRST_NAMES[split]).lower(), rng.choice(LAST_NAMES[split]).lower()
+    first, last = (part.lower() for part in _person(rng, split))
+    domain = rng.choice(DOMAINS[split])
+    if split == "train" and rng.random() < 0.5:
+        domain = invented(rng) + rng.choice(ENDINGS)
     box = rng.choice(MAILBOXES).format(first=first, last=last, initial=first[0], digit=rng.randint(1, 99))
-    return f"{box}@{rng.choice(DOMAINS[split])}"
+    return f"{box}@{domain}"
 
 
 def _phone(rng: random.Random, split: Split) -> str:
@@ -267,13 +255,16 @@ def _phone(rng: random.Random, split: Split) -> str:
 
 def _names(rng: random.Random, split: Split) -> list[str]:
     """Two different people, with first and last name more often than with the first alone."""
-    firsts = rng.sample(FIRST_NAMES[split], 2)
-    return [f"{first} {rng.choice(LAST_NAMES[split])}" if rng.random() < 0.65 else first for first in firsts]
+    people: dict[str, str] = {}
+    while len(people) < 2:
+        first, last = _person(rng, split)
+        people[first] = f"{first} {last}" if rng.random() < 0.65 else first
+    return list(people.values())
 
 
 def _copied(rng: random.Random) -> str:
-    """Words in no order, with one or two places for personal data among them."""
-    words = rng.choices(COPIED, k=rng.randint(4, 9))
+    """Words without a story, with one or two places for personal data: what surrounds it is copied whatever it says."""
+    words = rng.choices(PLAIN, k=rng.randint(4, 9))
     for place in rng.sample(("{name}", "{email}", "{phone}"), rng.randint(1, 2)):
         words.insert(rng.randint(0, len(words)), place)
     return " ".join(words) + rng.choice((".", "?", "!", ""))

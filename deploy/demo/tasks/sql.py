@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 
 from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
+from deploy.demo.tasks.words import invented
 
 # "table: text columns; number columns"
 TABLES: BySplit = {
@@ -68,6 +69,10 @@ TABLES: BySplit = {
     ),
 }
 
+_rng = random.Random("invented tables")
+# For training alone: tables and columns whose names can only be copied.
+INVENTED = ["{}s: {}, {}, {}; {}, {}s".format(*(invented(_rng) for _ in range(6))) for _ in range(400)]
+
 VALUES: BySplit = {
     "train": listed(
         "Paris London Berlin Rome Madrid Tokyo red blue green open closed north south gold silver Alpha Delta Smith"
@@ -85,9 +90,14 @@ SCHEMAS: BySplit = {
         "The table {table} has the columns {columns}. {question}",
         "Table {table} with columns {columns}. {question}",
         "[Write SQL for|SQL for|Make a query for] {table}({columns}): {question}",
+        "{question} [It is in|Look in|Use] {table}({columns}).",
+        "[The data are|My data are|Everything is] in {table}({columns}). {question}",
+        "{table}({columns}): {question}",
     ),
     "validation": (
         "We have a table {table}({columns}). {question}",
+        "In {table}({columns}) I keep my data. {question}",
+        "{question} That is about {table}({columns}).",
         "Columns of {table}: {columns}. {question}",
         "Query on {table}({columns}): {question}",
     ),
@@ -243,7 +253,8 @@ QUESTIONS: Mapping[str, BySplit] = {
 
 def make(rng: random.Random, split: Split) -> Example:
     """Draw a table, an operation and one of its phrasings."""
-    table, columns = rng.choice(TABLES[split]).split(": ")
+    tables = INVENTED if split == "train" and rng.random() < 0.3 else TABLES[split]
+    table, columns = rng.choice(tables).split(": ")
     texts, numbers = (part.split(", ") for part in columns.split("; "))
     (t, u), x = rng.sample(texts, 2), rng.choice(numbers)
     statement, phrasings = rng.choice(list(QUESTIONS.items()))
@@ -253,7 +264,7 @@ def make(rng: random.Random, split: Split) -> Example:
         "u": u,
         "x": x,
         "v": rng.choice((rng.randint(2, 99), rng.randint(2, 60) * 10, rng.randint(2, 40) * 100)),
-        "w": rng.choice(VALUES[split]),
+        "w": capitalised(invented(rng)) if split == "train" and rng.random() < 0.4 else rng.choice(VALUES[split]),
         "n": rng.randint(2, 10),
     }
     question = capitalised(fill(rng, rng.choice(phrasings[split]), **fields))

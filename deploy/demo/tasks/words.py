@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+
 from deploy.demo.tasks.core import BySplit, listed
 
 FIRST_NAMES: BySplit = {
@@ -66,7 +69,58 @@ THINGS: BySplit = {
     ),
 }
 
+# For training alone.
+PLAIN = listed(
+    "above across admit again agree along amber angle apple arrow asked autumn avoid awake bakery basic basket "
+    "beach began belong bench bitter blame blend board borrow bottle branch brave bread breeze bridge brief bright "
+    "bring broken brother bubble bucket build burn butter cabin candle canvas carry castle catch cause cellar "
+    "chance change cheap cheer chest choose circle claim clean clever climb cloth cloud coast coffee collar colour "
+    "comes common copper corner cotton cough count course cousin cover crack cream cross crowd curtain dance danger "
+    "decide deep degree delay dinner dirty dough dozen draft dream dress drift drink drive early earth edge eight "
+    "either elbow empty enough enter equal escape evening every exact explain fabric faint fair fallen famous "
+    "farmer feather fence fetch fever field fifth finger finish flame float flour folded forest forty found fresh "
+    "friend frost fruit garden gather gentle giant given glass glove golden grain grass great green grief ground "
+    "group guess guide habit hammer handle hardly harvest having heavy hidden honest hotel hungry hurry image "
+    "indeed inside instead island itself jacket join journey judge jump kettle kitchen knife knock ladder language "
+    "large later laugh learn least leather leave level likely linen listen little loose lower lucky lunch machine "
+    "manner maple market matter meadow measure melt mention metal middle minute mirror missing moment morning "
+    "mostly motion mountain mouth music narrow nearly needle never nobody noise north notice nurse object ocean "
+    "offer often onion orange orchard other outside oven owner paint paper parcel partly passed pepper perhaps "
+    "picture pillow planet pleasant pocket polite poor porch potato pound powder prefer present pretty proof proud "
+    "pull purple quarter quick quiet quite rain raise rapid rather reach refuse regret remain repeat rescue result "
+    "return rhythm river rough round ruin sadly sail salt sauce scale scene scratch season second secret seldom "
+    "settle seven shadow shake sharp shine shirt shore should shout silent silver simple since single sister sleep "
+    "slowly smell smoke smooth soap social soft someone soon sorry sound south spend spoke spread square stage "
+    "stairs steady stone storm story strange street strong sugar summer supper sweet swim table taste teach thick "
+    "thin thirsty though thread three throw thunder together tongue toward tower trade travel treat triangle "
+    "trouble twelve twice under unless until upper useful usual valley village visit voice waist walnut warm waste "
+    "water weather weekly welcome wheat wheel where which while whisper white whole whose wide window winter wisdom "
+    "within wonder wooden worse worth would wrist yellow young "
+)
+
 
 def plural(thing: str) -> str:
     """The plural of one of the things above."""
     return thing + ("es" if thing.endswith(("sh", "ch", "s", "x")) else "s")
+
+
+ONSETS = listed("b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sh sk st t th tr v w y z")
+VOWELS = listed("a e i o u a e i o ai ea ee oo ou ia")
+CODAS = listed("b ck d g l ll m n nd ng nt p r rk rn rt s ss st t x n r l")
+
+
+def invented(rng: random.Random) -> str:
+    """A word that nobody knows, for training: it can only be copied, letter by letter, never recalled."""
+    syllables = [rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(rng.randint(2, 3))]
+    return "".join(syllables) + (rng.choice(CODAS) if rng.random() < 0.6 else "")
+
+
+def compound(rng: random.Random) -> str:
+    """Two plain words in one, for training: spelt like a word that exists, and not to be recalled either."""
+    return rng.choice(PLAIN) + rng.choice(PLAIN)
+
+
+def spliced(rng: random.Random, names: Sequence[str]) -> str:
+    """The beginning of one name and the end of another."""
+    one, two = rng.choice(names), rng.choice(names)
+    return one[: rng.randint(2, 4)] + two[-rng.randint(2, 4) :].lower()
