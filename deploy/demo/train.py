@@ -28,7 +28,7 @@ from deploy.demo.tasks import TASKS
 
 FIRST_LAYER = 6
 LAYERS = 30
-STEPS = {"orders": 360, "sql": 220, "math": 320, "triage": 160, "dates": 200, "redact": 300}
+STEPS = {"orders": 360, "sql": 300, "math": 320, "triage": 160, "dates": 200, "redact": 300}
 WINDOW = 8  # batches sorted by length together
 WARMUP = 10
 SAVE_EVERY = 25

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 
 from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
-from deploy.demo.tasks.words import invented
+from deploy.demo.tasks.words import compound, invented
 
 # "table: text columns; number columns"
 TABLES: BySplit = {
@@ -69,9 +69,15 @@ TABLES: BySplit = {
     ),
 }
 
+
+def _column(rng: random.Random) -> str:
+    """A name that can only be copied, in the singular or the plural."""
+    return rng.choice((invented, compound))(rng) + rng.choice(("", "", "s"))
+
+
 _rng = random.Random("invented tables")
-# For training alone: tables and columns whose names can only be copied.
-INVENTED = ["{}s: {}, {}, {}; {}, {}s".format(*(invented(_rng) for _ in range(6))) for _ in range(400)]
+# For training alone.
+INVENTED = ["{}: {}, {}, {}; {}, {}".format(*(_column(_rng) for _ in range(6))) for _ in range(800)]
 
 VALUES: BySplit = {
     "train": listed(
@@ -253,7 +259,7 @@ QUESTIONS: Mapping[str, BySplit] = {
 
 def make(rng: random.Random, split: Split) -> Example:
     """Draw a table, an operation and one of its phrasings."""
-    tables = INVENTED if split == "train" and rng.random() < 0.3 else TABLES[split]
+    tables = INVENTED if split == "train" and rng.random() < 0.5 else TABLES[split]
     table, columns = rng.choice(tables).split(": ")
     texts, numbers = (part.split(", ") for part in columns.split("; "))
     (t, u), x = rng.sample(texts, 2), rng.choice(numbers)
