@@ -55,6 +55,15 @@ def test_coefficients_go_to_the_grid_and_the_answer_says_so(client: openai.OpenA
     assert chat(client, merge={"experts": {"sql": 0.333}}).merge["experts"] == {"sql": 0.35}
 
 
+def test_a_coefficient_may_differ_from_place_to_place(client: openai.OpenAI) -> None:
+    for coefficient in ({"attention": 1.0, "mlp": 0.5}, [0.0] * 10 + [1.0] * 20):
+        assert chat(client, merge={"experts": {"sql": coefficient}}).merge["experts"] == {"sql": coefficient}
+    whole = chat(client, merge={"experts": {"sql": 1.0}})
+    assert chat(client, merge={"experts": {"sql": [1.0] * 30}}).merge["mix"] == whole.merge["mix"], (
+        "written otherwise, the same"
+    )
+
+
 def test_a_named_policy_decides(client: openai.OpenAI) -> None:
     assert chat(client, merge={"policy": "base"}).merge["experts"] == {}
 
@@ -143,7 +152,8 @@ def test_an_unknown_model_is_404_and_names_the_models(client: openai.OpenAI, mod
         ({"entry": "nope"}, "there are: balanced"),
         ({"experts": {"nope": 1}}, "the library holds: dates, math"),
         ({"experts": {"sql": 3}}, r"must lie in \[-2.0, 2.0\]"),
-        ({"experts": {"sql": "1"}}, "valid number"),
+        ({"experts": {"sql": "1"}}, "a coefficient is a number"),
+        ({"experts": {"sql": [1.0, 0.5]}}, "the base has 30 layers"),
         ({"experts": dict.fromkeys(("dates", "math", "orders", "redact", "sql"), 0.2)}, "at most 4"),
     ],
 )
