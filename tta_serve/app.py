@@ -1,5 +1,6 @@
 """The Ray Serve application of a config."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tta_serve.engine.options import BankOptions
 from tta_serve.http import make_app
 from tta_serve.ingress import ENDPOINTS, MergingIngress
 from tta_serve.server import MergingServer
+
+_FEW_CORES = 4
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def _environment(config: ServeConfig, on_gpu: bool) -> dict[str, str]:
         env["VLLM_CPU_KVCACHE_SPACE"] = str(config.model.kv_cache_gib)
         if config.model.tensor_parallel > 1:  # vLLM binds each rank to a NUMA node of its own, and most machines have one
             env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        elif len(os.sched_getaffinity(0)) <= _FEW_CORES:  # vLLM keeps one core free of computing, which here is a big part
+            env["VLLM_CPU_NUM_OF_RESERVED_CPU"] = os.environ.get("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
     if isinstance(_source(config.model.source), Path):
         env["HF_HUB_OFFLINE"] = "1"
     return env
