@@ -4,7 +4,7 @@ workload.py   what is asked: shapes, prompts, mixes
 sides.py      the four engines: base, stock, inplace, mixture
 stock.py      a mix as one PEFT folder, for vLLM's own multi-LoRA
 inplace.py    in the worker of `inplace`: dense merges into writable weights
-probes.py     in the workers of `mixture` and `stock`: bytes of banks and slots
+probes.py     in the worker of `stock`: bytes of its slots
 copies.py     libraries of any number of experts, made from the demo's six
 measure.py    interleaved repeats, medians, ratios
 parts.py      the parts of the benchmark: cells, scaling, first token

@@ -176,15 +176,14 @@ class Mixture(Side):
         super().__init__(setup)
 
     def _options(self) -> dict[str, Any]:
-        options = BankOptions(str(self.setup.library.root), tuple(self._digests.items())).engine_args(SLOTS)
-        return options | {"worker_extension_cls": "loadtest.probes.MixtureExtension"}
+        return BankOptions(str(self.setup.library.root), tuple(self._digests.items())).engine_args(SLOTS)
 
     def adapter(self, mix: Mix) -> LoRARequest | None:
         return mix_request(mix, self._digests)
 
     def bytes(self) -> tuple[int, int]:
         """Of the bank, and of one slot."""
-        bank, slot = self.llm.collective_rpc("bench_bytes")[0]
+        bank, slot = self.llm.collective_rpc("tta_bytes")[0]
         return bank, slot
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from vllm.config.lora import MaxLoRARanks
 
 from adapters.expert import Expert, LowRank
+from adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE
 
 
 def rank_of(expert: Expert) -> int:
@@ -44,5 +45,5 @@ def write_merged(folder: Path, coefficients: Mapping[str, float], experts: Mappi
     targets = sorted({module.rpartition(".")[2] for module in factors})
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "bias": "none", "target_modules": targets}
     folder.mkdir(parents=True)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(config))

@@ -47,7 +47,7 @@ class Plan:
 def build_app(plan: Plan) -> serve.Application:
     """The application: an ingress in front of replicas of `MergingServer`."""
     config = plan.config
-    known = {"config": config, "digests": plan.digests, "layers": plan.layers}
+    known = {"config": config, "digests": plan.digests, "catalog": plan.catalog}
     server = build_llm_deployment(_llm_config(plan), deployment_cls=MergingServer, bind_kwargs=known)
     app = make_app(config.server.max_request_bytes)
     ingress = make_fastapi_ingress(MergingIngress, endpoint_map=ENDPOINTS, app=app)

@@ -10,7 +10,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from adapters.coefficient import from_json, numbers
+from adapters.coefficient import numbers
+from adapters.mix import Mix
 from tta_serve.protocol import MergeInfo
 
 RECENT_REQUESTS = 1024
@@ -53,11 +54,11 @@ class _Recent:
 _recent = _Recent()
 
 
-def decided(info: MergeInfo) -> None:
+def decided(info: MergeInfo, mix: Mix) -> None:
     """A mix was chosen for a request."""
     router_seconds.labels(info.policy).observe(info.router_ms / 1000)
-    for expert, coefficient in info.experts.items():
-        sizes = [abs(number) for number in numbers(from_json(coefficient))]
+    for expert, coefficient in mix.coefficients:
+        sizes = [abs(number) for number in numbers(coefficient)]
         coefficient_mass.labels(expert).inc(sum(sizes) / len(sizes))
     if info.abstained:
         abstentions.labels(info.policy).inc()

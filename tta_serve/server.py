@@ -26,18 +26,17 @@ class MergingServer(LLMServer):  # type: ignore[misc]
     """One engine, its policies, and the OpenAI methods that Ray's ingress calls."""
 
     async def __init__(  # type: ignore[misc]
-        self, llm_config: LLMConfig, *, config: ServeConfig, digests: dict[str, str], layers: int
+        self, llm_config: LLMConfig, *, config: ServeConfig, digests: dict[str, str], catalog: Catalog
     ) -> None:
         self._config = config
         self._digests = digests
-        self._layers = layers
+        self._catalog = catalog
         await super().__init__(llm_config)
 
     async def start(self) -> None:
         await super().start()
         config, digests = self._config, self._digests
         self._engine = EngineClient(self.engine, config.model.id, digests, config.server.max_probe_tokens)
-        self._catalog = Catalog.of(config, tuple(digests), self._layers)
         library = Library.open(config.library.path)
         examples = {name: library.examples(name) for name in digests}
         context = Context(self._catalog.rules, examples, _everyday(config), self._engine)
@@ -59,7 +58,7 @@ class MergingServer(LLMServer):  # type: ignore[misc]
             return
         with metrics.counted(ask.label) as count:
             routed = await self._router.route(ask, user_turn(request, self._engine.text))
-            metrics.decided(routed.info)
+            metrics.decided(routed.info, routed.mix)
             self._engine.bind(request, routed.mix)
             answer = await handler(request, raw_request_info)
             async with aclosing(annotated(answer, routed.info, stream=bool(request.stream))) as items:

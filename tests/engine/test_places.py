@@ -54,4 +54,4 @@ def test_banks_follow_the_experts_in_use_and_stay_exact(tmp_path: Path) -> None:
 
 
 def bank_bytes(engine: Engine) -> int:
-    return int(engine.llm.collective_rpc("tta_bank_bytes")[0])
+    return int(engine.llm.collective_rpc("tta_bytes")[0][0])

@@ -122,6 +122,10 @@ class MixtureManager:
     def bank_bytes(self) -> int:
         return sum(bank.nbytes for bank in self._banks.by_site.values())
 
+    @property
+    def slot_bytes(self) -> int:
+        return self._state.coefficients[:, 0].nbytes
+
     # What vLLM calls while it warms up, and its adapter end points.
 
     @contextmanager

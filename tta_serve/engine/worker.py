@@ -16,6 +16,7 @@ class WorkerExtension:
         used, total = self.model_runner.lora_manager.slots()
         return used, total
 
-    def tta_bank_bytes(self) -> int:
-        """Bytes of the banks of the experts in use, on this worker."""
-        return int(self.model_runner.lora_manager.bank_bytes)
+    def tta_bytes(self) -> tuple[int, int]:
+        """Bytes of the banks of the experts in use, and of one slot, on this worker."""
+        manager = self.model_runner.lora_manager
+        return manager.bank_bytes, manager.slot_bytes
