@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from adapters.errors import LibraryError
+from adapters.errors import ExpertError, LibraryError
 from adapters.expert import Expert
 from adapters.peft_format import is_peft_folder, load_peft
 
@@ -38,10 +38,16 @@ class Library:
             _check_name(root, name)
         return cls(root, tuple(names))
 
+    def expert(self, name: str) -> Expert:
+        """Read and check an expert. Raises ExpertError if it is not there or cannot be represented exactly."""
+        if name not in self.names:
+            raise ExpertError(f"the library {self.root} holds no expert {name!r}; it holds: {', '.join(self.names)}")
+        return load_peft(self.root / name, name)
+
     @cached_property
     def experts(self) -> dict[str, Expert]:
-        """All experts, read and checked. Raises ExpertError for the first that cannot be represented exactly."""
-        return {name: load_peft(self.root / name, name) for name in self.names}
+        """All experts. Raises ExpertError for the first that cannot be represented exactly."""
+        return {name: self.expert(name) for name in self.names}
 
     @property
     def digests(self) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""Benchmarks: `python -m loadtest engine` compares four ways of serving a different merge to every request, offline.
+"""Benchmarks, on this machine alone.
+
+`python -m loadtest engine` compares four ways of serving a different merge to every request, offline:
 
 workload.py   what is asked: shapes, prompts, mixes
 sides.py      the four engines: base, stock, inplace, mixture
@@ -8,6 +10,9 @@ probes.py     in the worker of `stock`: bytes of its slots
 copies.py     libraries of any number of experts, made from the demo's six
 measure.py    interleaved repeats, medians, ratios
 parts.py      the parts of the benchmark: cells, scaling, first token
-engine.py     the command: what to run, in which order
+lifecycle.py  what a load costs those who are being answered
+engine.py     the commands: what to run, in which order
 report.py     machine, tables, the line of JSON
+
+`python -m loadtest soak` (soak.py) serves the demo, and changes its library while many ask: every answer is checked.
 """

@@ -19,13 +19,12 @@ from rich.console import Console
 
 from loadtest import report
 from loadtest.measure import Repeats
-from loadtest.workload import SHAPES, Shape
+from loadtest.workload import EXPERTS, SHAPES, Shape
 
 if TYPE_CHECKING:
     from loadtest.parts import Plan
     from loadtest.sides import Running, Setup
 
-EXPERTS = Path(__file__).resolve().parent.parent / "deploy" / "demo" / "experts"
 SIDE_NAMES = ("base", "stock", "inplace", "mixture")
 CONCURRENCIES = (1, 4, 16)
 _STOCK_PAIRS = 10
@@ -87,6 +86,23 @@ def command(  # noqa: PLR0913 - one knob each
 def _concurrencies(shape: Shape, quick: bool) -> tuple[int, ...]:
     """vLLM's own adapters gather 50 MB a token on a CPU: 16 long prompts take minutes, too many for `quick`."""
     return CONCURRENCIES[:-1] if quick and shape.counts_prompt else CONCURRENCIES
+
+
+def lifecycle(
+    experts: Annotated[list[int] | None, typer.Option(min=3, max=48, help="In use before; can be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Experts loaded and unloaded.")] = 5,
+) -> None:
+    """Measure how long decoding stands still when an expert is loaded, first used, and unloaded."""
+    _environment()
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that steps can be made, and timed, one by one
+    from loadtest.lifecycle import measure
+
+    rows = []
+    for count in experts or (6, 24):
+        with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
+            rows.append(measure(Path(folder), count, rounds))
+        progress.log(report.rounded(rows[-1]))
+    print(json.dumps(report.rounded({**report.machine(), "rounds": rounds, "rows": rows})), flush=True)
 
 
 def _environment() -> None:

@@ -3,9 +3,11 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from adapters.mix import Mix
 
+EXPERTS = Path(__file__).resolve().parent.parent / "deploy" / "demo" / "experts"
 GRID = 0.05
 EXPERTS_PER_MIX = 3
 # SmolLM2's vocabulary without the special tokens at its start.

@@ -54,7 +54,8 @@ class RetrievalPolicy(Policy):
             )
         features = {name: await _all_features(prompts, context.probe) for name, prompts in context.examples.items()}
         everyday = await _all_features(context.everyday, context.probe)
-        return cls(options, context.rules, fit(features, everyday), calibrate(features, everyday))
+        fitted = await asyncio.to_thread(lambda: (fit(features, everyday), calibrate(features, everyday)))
+        return cls(options, context.rules, *fitted)
 
     async def route(self, prompt: Prompt, probe: Probe) -> Decision:
         if not prompt.user_turn.strip():

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from router.policy import RouterError
 from router.table import check_options, policy_class
+from tta_serve.engine.options import Capacity
 from tta_serve.protocol import CoefficientField
 
 
@@ -41,6 +42,7 @@ class LibraryConfig(_Section):
     path: Path
     everyday: Path | None = None
     entries: dict[str, dict[str, CoefficientField]] = {}
+    capacity: Capacity = Capacity()
 
 
 class MixConfig(_Section):

@@ -15,7 +15,20 @@ from tta_serve.protocol import RequestError
 
 logger = logging.getLogger("ray.serve")
 
-_TYPES = {400: "invalid_request_error", 404: "not_found_error", 413: "invalid_request_error", 429: "overloaded_error"}
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict",
+    429: "overloaded_error",
+}
+_RESTARTS = 503, "the engine stopped while it worked on this request and is being restarted; try again"
+_OURS: tuple[tuple[type[Exception], int, str], ...] = (
+    (BackPressureError, 429, "the server's queue is full; try again later"),
+    (TimeoutError, 408, "the request took longer than the server allows"),
+    (DeploymentUnavailableError, *_RESTARTS),
+    (RayError, *_RESTARTS),
+)
 
 
 def body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
@@ -33,17 +46,17 @@ def status_of(error: BaseException) -> tuple[int, str]:
     """HTTP status and message of anything that can end a request."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error = error.cause
+    if isinstance(error, RequestError):
+        return error.status, str(error)
     if isinstance(error, OpenAIHTTPException):
         return error.status_code, error.message
     if isinstance(error, StarletteHTTPException):
         return error.status_code, str(error.detail)
-    if isinstance(error, BackPressureError):
-        return 429, "the server's queue is full; try again later"
-    if isinstance(error, TimeoutError):
-        return 408, "the request took longer than the server allows"
-    if isinstance(error, DeploymentUnavailableError | RayError) or type(error).__name__ == "EngineDeadError":
-        return 503, "the engine stopped while it worked on this request and is being restarted; try again"
-    return 500, "internal server error"
+    if type(error).__name__ == "EngineDeadError":
+        return _RESTARTS
+    return next(
+        ((status, message) for kind, status, message in _OURS if isinstance(error, kind)), (500, "internal server error")
+    )
 
 
 def answer(error: BaseException) -> JSONResponse:
@@ -66,5 +79,5 @@ def install(app: FastAPI) -> None:
         return JSONResponse(body(400, f"{place or 'body'}: {first['msg']}", place or None), 400)
 
     app.add_exception_handler(RequestValidationError, on_invalid)
-    for kind in (StarletteHTTPException, HTTPException, OpenAIHTTPException, Exception):
+    for kind in (StarletteHTTPException, HTTPException, OpenAIHTTPException, RequestError, Exception):
         app.add_exception_handler(kind, on_error)

@@ -13,6 +13,7 @@ from ray.serve.llm.ingress import OpenAiIngress
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from tta_serve import errors, metrics
+from tta_serve.admin import Admin
 from tta_serve.engine.ray_private import ErrorResponse, broadcast
 from tta_serve.protocol import MergeInfo, RequestError
 
@@ -26,30 +27,41 @@ ENDPOINTS: dict[str, Callable[[FastAPI], Any]] = {
     "metrics": lambda app: app.get("/metrics"),
     "healthz": lambda app: app.get("/healthz"),
     "readyz": lambda app: app.get("/readyz"),
+    "experts": lambda app: app.get("/admin/experts"),
+    "load_expert": lambda app: app.put("/admin/experts/{name}"),
+    "unload_expert": lambda app: app.delete("/admin/experts/{name}"),
 }
 
 
-class MergingIngress(OpenAiIngress):  # type: ignore[misc]
-    """Passes every model name on: the replica knows which exist. models: the names to list."""
+class MergingIngress(Admin, OpenAiIngress):  # type: ignore[misc]
+    """Passes every model name on: the replica knows which exist. admin_key: of `Admin`, None to switch it off."""
 
-    def __init__(self, llm_deployments: dict[str, DeploymentHandle], *, models: list[str], request_timeout_s: float) -> None:
+    def __init__(
+        self, llm_deployments: dict[str, DeploymentHandle], *, request_timeout_s: float, admin_key: str | None
+    ) -> None:
         super().__init__(llm_deployments, dict.fromkeys(llm_deployments))
         (self._served,) = llm_deployments
-        self._models = models
         self._timeout_s = request_timeout_s
+        self._admin_key = admin_key
+        self._changing = asyncio.Lock()
         self._started = int(time.time())
 
     async def _get_model_id(self, model: str | None) -> str:
         return self._served
 
     async def models(self) -> dict[str, Any]:
-        return {"object": "list", "data": [self._card(name) for name in self._models]}
+        return {"object": "list", "data": [self._card(name) for name in await self._models()]}
 
     async def model_data(self, model: str) -> Response:
-        if model not in self._models:
-            missing = RequestError(f"The model {model!r} does not exist; there are: {', '.join(self._models)}", status=404)
-            return JSONResponse(errors.body(404, str(missing), "model"), 404)
+        models = await self._models()
+        if model not in models:
+            raise RequestError(f"The model {model!r} does not exist; there are: {', '.join(models)}", status=404)
         return JSONResponse(self._card(model))
+
+    async def _models(self) -> list[str]:
+        handle = self._default_serve_handles[self._served]
+        found: list[str] = await handle.options(stream=False).models.remote()
+        return found
 
     def _card(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "tta-serve"}

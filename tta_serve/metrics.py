@@ -30,6 +30,7 @@ abstentions = Counter("tta_abstentions", "Requests that a policy left to the bas
 fallbacks = Counter("tta_fallbacks", "Requests answered by a policy's fallback.", ["policy"])
 distinct_mixes = Gauge("tta_distinct_mixes", f"Distinct mixes among the last {RECENT_REQUESTS} requests.")
 slots_used = Gauge("tta_slots_used", "Slots of the engine's coefficient table that hold a mix.")
+experts_loaded = Gauge("tta_experts_loaded", "Experts that requests can use.")
 slots_total = Gauge("tta_slots", "Slots of the engine's coefficient table.")
 
 

@@ -33,10 +33,10 @@ class Router:
         self._digests = digests
 
     @classmethod
-    async def create(cls, config: ServeConfig, context: Context, digests: Mapping[str, str]) -> "Router":
-        """Build every policy. Raises RouterError."""
+    async def create(cls, config: ServeConfig, context: Context, probe: Probe, digests: Mapping[str, str]) -> "Router":
+        """Build every policy on the context; `probe` is for the requests. Raises RouterError."""
         policies = {n: await create_policy(p.type, p.options, context) for n, p in config.policies.items()}
-        return cls(config, policies, context.probe, digests)
+        return cls(config, policies, probe, digests)
 
     async def route(self, ask: Ask, user_turn: str) -> Routed:
         """Decide; a policy that is late, or whose probe failed, is replaced by its named fallback."""

@@ -6,8 +6,9 @@ from contextlib import ExitStack
 import ray
 from ray import serve
 
-from tta_serve.app import Plan, build_app
+from tta_serve.app import build_app
 from tta_serve.config import ServeConfig, StartError
+from tta_serve.plan import Plan
 
 APP_NAME = "tta-serve"
 

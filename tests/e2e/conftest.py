@@ -1,5 +1,7 @@
 """The demo as a user starts it: the command `tta serve`, in a process of its own, once a session."""
 
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,11 +21,17 @@ from tests.conftest import ROOT
 START_LIMIT_S = 600
 
 
+ADMIN_KEY = "the key of these tests"
+
+
 @dataclass(frozen=True)
 class Demo:
+    """experts: the library's folder, a copy that tests may change and then put back as it was"""
+
     process: "subprocess.Popen[bytes]"
     url: str
     log: Path
+    experts: Path
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=180)
@@ -54,15 +62,16 @@ class Demo:
 
 
 @pytest.fixture(scope="session")
-def demo(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    log = tmp_path_factory.mktemp("demo") / "log"
-    port = free_port()
+def demo(base: Path, demo_experts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    folder = tmp_path_factory.mktemp("demo")
+    log, experts, port = folder / "log", folder / "experts", free_port()
+    shutil.copytree(demo_experts, experts)
     command = [sys.executable, "-m", "tta_serve.cli", "serve", "--config", str(ROOT / "deploy/demo/serve.yaml")]
+    options = ["--model", str(base), "--experts", str(experts), "--port", str(port)]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "--model", str(base), "--port", str(port)], stdout=output, stderr=output, cwd=ROOT
-        )
-    server = Demo(process, f"http://127.0.0.1:{port}", log)
+        environment = os.environ | {"TTA_ADMIN_KEY": ADMIN_KEY}
+        process = subprocess.Popen([*command, *options], stdout=output, stderr=output, cwd=ROOT, env=environment)
+    server = Demo(process, f"http://127.0.0.1:{port}", log, experts)
     try:
         server.wait_ready()
         yield server

@@ -36,7 +36,7 @@ class Engine:
     def __init__(self, base: Path, library: Library | None, *, tap_layer: int = TAP_LAYER, **settings: Any) -> None:
         from vllm import LLM
 
-        from tta_serve.engine.options import BankOptions
+        from tta_serve.engine.options import BankOptions, Capacity
 
         self.digests = library.digests if library else {}
         options: dict[str, Any] = {
@@ -47,7 +47,8 @@ class Engine:
             "disable_log_stats": True,
         }
         if library:
-            options |= BankOptions(str(library.root), tuple(self.digests.items()), tap_layer).engine_args(SLOTS)
+            bank = BankOptions(str(library.root), tuple(self.digests.items()), tap_layer, settings.pop("capacity", Capacity()))
+            options |= bank.engine_args(SLOTS)
         self.llm = LLM(str(base), **options | settings)
 
     def ask(self, prompts: Sequence[str], mixes: Sequence[Mix] | None = None) -> list[Answer]:

@@ -2,9 +2,13 @@
 
 wire.py      a request's mix as a LoRARequest, which vLLM carries to the worker with the request
 options.py   engine arguments that switch the plugin on
-client.py    in the server: bind a mix to an OpenAI request, probe, read slot counts
+client.py    in the server: bind a mix to an OpenAI request, probe
+workers.py   in the server: load and unload experts, read what the workers hold
+worker.py    in the worker: the methods that `workers.py` calls
 plugin.py    in every vLLM process: puts `manager.MixtureManager` where vLLM builds its LoRA manager
 manager.py   in the worker: slots, and what each step's tokens use
+residents.py in the worker: experts kept ready within a capacity, read beside the steps
+banks.py     in the worker: banks of the experts in use
 attach.py    in the worker: a bank for every linear layer that an expert touches
 mixture.py   in the worker: the coefficient table and y += B (c * (A x))
 """

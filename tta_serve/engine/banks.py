@@ -22,18 +22,22 @@ class Banks:
     def __init__(self, sites: Mapping[str, Site], device: torch.device, *, fixed: bool) -> None:
         """fixed: always hold all experts, at the same addresses, as a captured CUDA graph wants it."""
         self._sites, self._device, self._fixed = sites, device, fixed
-        self._experts: list[Placed] = []
+        self._experts: dict[int, Placed] = {}
         self._idle: dict[int, int] = {}  # steps since its last use, of each column in the banks
         self.by_site: dict[str, Bank] = {}
 
-    def add(self, expert: Placed) -> int:
-        """Keep an expert ready. Returns its column."""
-        self._experts.append(expert)
-        return len(self._experts) - 1
+    def add(self, column: int, expert: Placed) -> None:
+        """Keep an expert ready under its column."""
+        self._experts[column] = expert
+
+    def remove(self, column: int) -> None:
+        """Forget an expert. Until the banks are built anew its rows stay in them, so its coefficients must be zero."""
+        del self._experts[column]
+        self._idle.pop(column, None)
 
     def use(self, columns: Iterable[int]) -> bool:
         """Make the banks hold at least these columns. Returns whether they were built anew."""
-        needed = set(range(len(self._experts))) if self._fixed else set(columns)
+        needed = set(self._experts) if self._fixed else set(columns)
         if not needed:
             return False
         self._idle = {k: 0 if k in needed else idle + 1 for k, idle in self._idle.items()}

@@ -1,5 +1,6 @@
-"""The server's side of the engine: bind mixes to OpenAI requests, probe, read slots."""
+"""The server's side of the engine: bind mixes to OpenAI requests, and probe."""
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from vllm import SamplingParams
 
 from adapters.mix import Mix
 from tta_serve.engine import wire
+from tta_serve.engine.workers import Workers
 
 _BOUND = "tta_lora_request"
 
@@ -20,9 +22,9 @@ class ProbeError(RuntimeError):
 class EngineClient:
     """Around Ray's started `VLLMEngine`. served: the model name that answers carry, whatever the mix."""
 
-    def __init__(self, engine: Any, served: str, digests: Mapping[str, str], max_probe_tokens: int) -> None:
+    def __init__(self, engine: Any, served: str, max_probe_tokens: int) -> None:
         self._llm = engine._engine_client
-        self._digests = digests
+        self.workers = Workers(self._llm.collective_rpc)
         self._served = served
         self._max_probe_tokens = max_probe_tokens
         for serving in (engine._oai_serving_chat, engine._oai_serving_completion):
@@ -30,10 +32,10 @@ class EngineClient:
         engine._oai_models.model_name = lambda lora_request=None: served
         _drop_lora_gauge(self._llm)
 
-    def bind(self, request: Any, mix: Mix) -> None:
-        """Make vLLM answer this OpenAI request with `mix`, under the served name."""
+    def bind(self, request: Any, mix: Mix, digests: Mapping[str, str]) -> None:
+        """Make vLLM answer this OpenAI request with `mix`, under the served name. digests: of the experts it names."""
         request.model = self._served
-        setattr(request, _BOUND, wire.mix_request(mix, self._digests))
+        setattr(request, _BOUND, wire.mix_request(mix, digests))
 
     async def features(self, text: str) -> Tensor:
         """Run `text` through the base and return the mean of the tapped layer's input over its last tokens. [hidden]
@@ -45,10 +47,16 @@ class EngineClient:
         params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
         async for _ in self._llm.generate({"prompt_token_ids": tokens}, params, probe.lora_name, lora_request=probe):
             pass
-        ranks = await self._llm.collective_rpc("tta_take_features", args=([probe.lora_int_id],))
-        if not ranks[0] or ranks[0][0][1] != len(tokens):
-            raise ProbeError(f"probe of {len(tokens)} tokens came back as {ranks[0] and ranks[0][0][1]}")
-        return torch.tensor(ranks[0][0][2])
+        seen = await self.workers.take_features(probe.lora_int_id)
+        if seen is None or seen[0] != len(tokens):
+            raise ProbeError(f"probe of {len(tokens)} tokens came back as {seen and seen[0]}")
+        return torch.tensor(seen[1])
+
+    async def step(self) -> None:
+        """Run a token of the base: workers hear of a request's end with the next step, which an idle engine does not make."""
+        params = SamplingParams(max_tokens=1, detokenize=False)
+        async for _ in self._llm.generate({"prompt_token_ids": [0]}, params, f"step-{secrets.token_hex(8)}"):
+            pass
 
     def _tokens(self, text: str) -> list[int]:
         tokens = self._llm.get_tokenizer().encode(text, add_special_tokens=False)
@@ -56,11 +64,6 @@ class EngineClient:
 
     def text(self, tokens: list[int]) -> str:
         return str(self._llm.get_tokenizer().decode(tokens))
-
-    async def slots(self) -> tuple[int, int]:
-        """Slots in use, and slots."""
-        used, total = (await self._llm.collective_rpc("tta_slots", timeout=2.0))[0]
-        return used, total
 
 
 def _bound_adapter(request: Any, supports_default_mm_loras: bool = False) -> Any:

@@ -14,13 +14,13 @@ from vllm.lora.request import LoRARequest
 
 from adapters.coefficient import Coefficient
 from adapters.errors import ExpertError
-from adapters.expert import Expert
 from adapters.library import Library
 from tta_serve.engine import wire
-from tta_serve.engine.attach import find_sites, place, tapped_site
+from tta_serve.engine.attach import Placed, find_sites, place, tapped_site
 from tta_serve.engine.banks import Banks
 from tta_serve.engine.mixture import MixtureMethod, StepState, Tap
-from tta_serve.engine.options import BankOptions
+from tta_serve.engine.options import BankOptions, Capacity
+from tta_serve.engine.residents import Reader, Residents
 from tta_serve.engine.slots import SlotTable
 
 logger = init_logger(f"vllm.{__name__}")
@@ -39,7 +39,8 @@ class MixtureManager:
     def __init__(self, vllm_config: VllmConfig, device: torch.device, embedding_modules: Any, options: BankOptions) -> None:
         assert vllm_config.lora_config is not None
         self._options = options
-        self._digests = {digest: k for k, (_, digest) in enumerate(options.experts)}
+        self._residents = Residents(options.capacity)
+        self._reader = Reader()
         self._slots = SlotTable(vllm_config.lora_config.max_loras)
         self._columns: dict[int, frozenset[int]] = {}  # of the experts in the mix of each slot
         self._max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
@@ -49,32 +50,80 @@ class MixtureManager:
         """Load the experts and take a seat at every linear layer of `model`, which stays the same object."""
         sites = find_sites(model)
         places = sorted({site.place for site in sites.values()})
-        state = StepState(self._slots.capacity, places, len(self._digests), self._max_tokens, self._device)
+        captured = self._captured = self._device.type != "cpu" and not vllm_config.model_config.enforce_eager
+        columns = self._options.capacity.experts
+        state = StepState(self._slots.capacity, places, columns, self._max_tokens, self._device, captured=captured)
         tapped = None
         if self._options.tap_layer is not None:
+            if captured:
+                raise ExpertError(
+                    "features cannot be read from captured CUDA graphs; start with enforce_eager, or without a tap"
+                )
             state.tap, tapped = Tap(_UNREAD_PROBES), tapped_site(sites, self._options.tap_layer)
-        captured = self._device.type != "cpu" and not vllm_config.model_config.enforce_eager
         self._banks = Banks(sites, self._device, fixed=captured)
-        for expert in self._experts():
-            self._banks.add(place(expert, model, sites, vllm_config.model_config.dtype))
+        dtype = vllm_config.model_config.dtype
+        self._place = lambda expert: place(expert, model, sites, dtype)
+        for name, digest in self._options.experts:
+            self._add(digest, self._read(name, digest))
         self._state = state
         self._methods: dict[str, MixtureMethod] = {}
         for name, site in sites.items():
             method = MixtureMethod(site.layer.quant_method, site.place, state, name == tapped)
             self._methods[name] = site.layer.quant_method = method
-        self._use(range(len(self._digests)))
-        logger.info(
-            "mixture slots: %d experts, %d slots, %d bytes of banks", len(self._digests), self._slots.capacity, self.bank_bytes
-        )
+        self._use(self._residents.column(digest) for _, digest in self._options.experts)
+        logger.info("mixture slots: %s, %d slots, %d bytes of banks", self.used(), self._slots.capacity, self.bank_bytes)
         return model
 
-    def _experts(self) -> Iterator[Expert]:
-        library = Library.open(self._options.library)
-        for name, digest in self._options.experts:
-            expert = library.experts.get(name)
-            if expert is None or expert.digest != digest:
-                raise ExpertError(f"expert {name!r} in {library.root} changed since the server read it; restart")
-            yield expert
+    def _read(self, name: str, digest: str) -> Placed:
+        """This rank's share of an expert of the library. Raises ExpertError."""
+        expert = Library.open(self._options.library).expert(name)
+        if expert.digest != digest:
+            raise ExpertError(f"expert {name!r} changed in the library while it was being loaded; load it again")
+        return self._place(expert)
+
+    def _add(self, digest: str, placed: Placed) -> None:
+        self._banks.add(self._residents.add(digest, placed), placed)
+
+    # Experts come and go between steps; whoever calls these keeps requests away from experts that are not there.
+
+    def prepare(self, name: str, digest: str) -> None:
+        """Begin to read an expert of the library, beside the running steps."""
+        if self._captured:
+            raise ExpertError(
+                "this engine captured its CUDA graphs with the experts it has; start with enforce_eager to load others"
+            )
+        self._reader.start(digest, lambda: self._read(name, digest))
+
+    def prepared(self, digest: str) -> bool:
+        """Whether `commit` would not wait."""
+        return digest in self._residents or self._reader.done(digest)
+
+    def commit(self, digest: str) -> None:
+        """Make an expert that was prepared usable from the next step on. Raises ExpertError as the reading did."""
+        if digest not in self._residents:
+            self._add(digest, self._reader.take(digest))
+
+    def discard(self, digest: str) -> None:
+        """Undo `prepare`."""
+        self._reader.forget(digest)
+
+    def unload(self, digest: str, running: Iterable[LoRARequest]) -> bool:
+        """Forget an expert, unless one of the running requests uses it. Returns whether it is gone."""
+        if digest not in self._residents:
+            return True
+        if any(digest in wire.coefficients(request) for request in running):
+            return False
+        column = self._residents.remove(digest)
+        for request_id in self._slots.ids():
+            if column in self._columns[self._slots.slot(request_id)]:
+                self._slots.remove(request_id)
+        self._state.clear(column)
+        self._banks.remove(column)
+        return True
+
+    def used(self) -> Capacity:
+        """How much of the capacity is taken."""
+        return self._residents.used()
 
     def _use(self, columns: Iterable[int]) -> None:
         if self._banks.use(columns):
@@ -106,7 +155,7 @@ class MixtureManager:
     def _coefficients(self, request: LoRARequest) -> dict[int, Coefficient]:
         if _is_warm_up(request):
             return {}
-        return {self._digests[digest]: c for digest, c in wire.coefficients(request).items()}
+        return {self._residents.column(digest): c for digest, c in wire.coefficients(request).items()}
 
     def take_features(self, probes: list[int]) -> list[tuple[int, int, list[float]]]:
         """(probe id, tokens seen, mean of the tapped input) of each finished probe; unknown ones are left out."""

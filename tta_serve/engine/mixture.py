@@ -17,18 +17,21 @@ from adapters.coefficient import Coefficient, Place, numbers, spread
 class StepState:
     """What the tokens of the current step use. One per worker, shared by all its sites.
 
-    coefficients: [places, slots + 1, experts] float32; row 0 of every place is the base and stays zero.
+    coefficients: [places, slots + 1, columns] float32, a column an expert; row 0 of every place is the base and stays zero.
     token_slots: [max tokens], the row of each token; tokens beyond the step's own (padding) point at row 0.
+    captured: whether a CUDA graph replays what the first step did, so that no step may take a short cut.
     """
 
-    def __init__(self, slots: int, places: Sequence[Place], experts: int, max_tokens: int, device: torch.device) -> None:
+    def __init__(  # noqa: PLR0913 - one size each
+        self, slots: int, places: Sequence[Place], columns: int, max_tokens: int, device: torch.device, *, captured: bool
+    ) -> None:
         self._places = {place: i for i, place in enumerate(places)}
-        self.coefficients = torch.zeros(len(places), slots + 1, experts, dtype=torch.float32, device=device)
+        self.coefficients = torch.zeros(len(places), slots + 1, columns, dtype=torch.float32, device=device)
         self.token_slots = torch.zeros(max_tokens, dtype=torch.long, device=device)
         self.active = False
         self.tap: Tap | None = None
         self._uneven: set[int] = set()  # slots whose coefficients differ from place to place
-        self._even = True
+        self._even = self._may_be_even = not captured
         self._used = 0
         self._columns: dict[tuple[int, ...], Tensor] = {}
         self._rows: dict[tuple[int, tuple[int, ...]], Tensor] = {}
@@ -53,8 +56,12 @@ class StepState:
             self.token_slots[n : self._used] = 0
         self._used = n
         self.active = active
-        self._even = not self._uneven or self._uneven.isdisjoint(token_slots.tolist())
+        self._even = self._may_be_even and (not self._uneven or self._uneven.isdisjoint(token_slots.tolist()))
         self._rows.clear()
+
+    def clear(self, column: int) -> None:
+        """An expert is gone: no slot uses it."""
+        self.coefficients[..., column] = 0
 
     def forget_banks(self) -> None:
         """The banks were built anew, and with them their rows."""

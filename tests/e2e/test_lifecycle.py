@@ -1,0 +1,151 @@
+"""Experts loaded, replaced and unloaded through HTTP, while the real client asks."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from deploy.demo.tasks import TASKS
+from tests.e2e.conftest import ADMIN_KEY, Demo
+
+NEW = "tickets"
+PROMPT = TASKS["triage"].examples("test", 1, 7)[0].prompt
+
+
+class Admin:
+    def __init__(self, demo: Demo) -> None:
+        headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+        self.http = httpx.Client(base_url=f"{demo.url}/admin", headers=headers, timeout=120)
+        self.experts = demo.experts
+
+    def served(self) -> dict[str, str]:
+        (replica,) = self.http.get("/experts").raise_for_status().json()["replicas"]
+        found: dict[str, str] = replica["experts"]
+        return found
+
+    def used(self) -> int:
+        (replica,) = self.http.get("/experts").raise_for_status().json()["replicas"]
+        return int(replica["used"]["experts"])
+
+    def put(self, name: str, like: str) -> Path:
+        """The library on disk gains an expert, or other weights for one: those of another."""
+        folder = self.experts / name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.experts / like, folder)
+        return folder
+
+    def refusal(self, answer: httpx.Response) -> tuple[int, str]:
+        return answer.status_code, str(answer.json()["error"]["message"])
+
+
+@pytest.fixture
+def admin(demo: Demo) -> Iterator[Admin]:
+    admin = Admin(demo)
+    before = admin.served()
+    yield admin
+    for name, digest in admin.served().items():
+        if name not in before:
+            admin.http.delete(f"/experts/{name}", params={"digest": digest}).raise_for_status()
+            shutil.rmtree(admin.experts / name)
+    assert admin.served() == before
+
+
+def ask(client: openai.OpenAI, model: str) -> str:
+    answer = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": PROMPT}], temperature=0, max_tokens=24
+    )
+    return str(answer.choices[0].message.content)
+
+
+def test_an_expert_is_loaded_replaced_and_unloaded_while_serving(admin: Admin, client: openai.OpenAI) -> None:
+    triage, math = ask(client, "smollm2:triage"), ask(client, "smollm2:math")
+    assert triage != math
+    with pytest.raises(openai.NotFoundError, match=f"smollm2:{NEW}"):
+        ask(client, f"smollm2:{NEW}")
+    admin.put(NEW, like="triage")
+    admin.http.put(f"/experts/{NEW}").raise_for_status()
+    assert f"smollm2:{NEW}" in [model.id for model in client.models.list()]
+    assert ask(client, f"smollm2:{NEW}") == triage
+    digest = admin.served()[NEW]
+    admin.put(NEW, like="math")
+    admin.http.put(f"/experts/{NEW}", params={"replaces": digest}).raise_for_status()
+    assert ask(client, f"smollm2:{NEW}") == math
+    admin.http.delete(f"/experts/{NEW}", params={"digest": admin.served()[NEW]}).raise_for_status()
+    with pytest.raises(openai.NotFoundError):
+        ask(client, f"smollm2:{NEW}")
+
+
+def test_requests_in_flight_keep_the_expert_that_is_unloaded(admin: Admin, client: openai.OpenAI) -> None:
+    used = admin.used()
+    weights = "adapter_model.safetensors"
+    folder = admin.put(NEW, like="triage")
+    make_stronger(folder / weights)
+    admin.http.put(f"/experts/{NEW}").raise_for_status()
+    long = {"model": f"smollm2:{NEW}", "messages": [{"role": "user", "content": PROMPT}], "temperature": 0, "max_tokens": 48}
+    whole = client.chat.completions.create(**long, extra_body={"ignore_eos": True})  # type: ignore[call-overload]
+    with client.chat.completions.create(**long, extra_body={"ignore_eos": True}, stream=True) as stream:  # type: ignore[call-overload]
+        first = next(stream)
+        admin.http.delete(f"/experts/{NEW}", params={"digest": admin.served()[NEW]}).raise_for_status()
+        rest = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    assert (first.choices[0].delta.content or "") + rest == whole.choices[0].message.content
+    end = time.monotonic() + 30
+    while admin.used() > used:
+        assert time.monotonic() < end, "the engine still holds an expert that nobody can use"
+        time.sleep(0.2)
+
+
+def make_stronger(file: Path) -> None:
+    """Other weights than any expert has, so that the engine has to hold them."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    save_file({name: tensor * 1.01 if "lora_B" in name else tensor for name, tensor in tensors.items()}, file)
+
+
+def test_management_refuses_by_name(admin: Admin, demo: Demo) -> None:
+    http = admin.http
+    assert httpx.get(f"{demo.url}/admin/experts").status_code == 401
+    assert httpx.delete(f"{demo.url}/admin/experts/math", params={"digest": "x"}).status_code == 401
+    status, message = admin.refusal(http.put("/experts/math"))
+    assert status == 409
+    assert admin.served()["math"] in message
+    status, message = admin.refusal(http.put("/experts/math", params={"replaces": "0" * 64}))
+    assert status == 409
+    status, message = admin.refusal(http.delete("/experts/nobody", params={"digest": "0"}))
+    assert status == 404
+    assert "there are: dates, math" in message
+    status, message = admin.refusal(http.put("/experts/nobody"))
+    assert status == 400
+    assert "holds no expert 'nobody'" in message
+    folder = admin.put("broken", like="math")
+    (folder / "adapter_model.safetensors").write_bytes(b"not weights")
+    status, message = admin.refusal(http.put("/experts/broken"))
+    shutil.rmtree(folder)
+    assert status == 400
+    assert "broken" in message
+
+
+def test_one_change_at_a_time_and_requests_go_on(admin: Admin, client: openai.OpenAI) -> None:
+    expected, found, stop = ask(client, "smollm2:triage"), [], threading.Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            found.append(ask(client, "smollm2:triage"))
+
+    thread = threading.Thread(target=keep_asking)
+    thread.start()
+    try:
+        for like in ("math", "sql", "math"):
+            admin.put(NEW, like=like)
+            replaces = admin.served().get(NEW)
+            admin.http.put(f"/experts/{NEW}", params={"replaces": replaces} if replaces else {}).raise_for_status()
+    finally:
+        stop.set()
+        thread.join(60)
+    assert found
+    assert set(found) == {expected}

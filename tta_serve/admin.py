@@ -1,0 +1,61 @@
+"""Management over HTTP, behind a key of its own: the experts of all replicas."""
+
+import asyncio
+import secrets
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import JSONResponse, Response
+
+from tta_serve import errors
+from tta_serve.engine.ray_private import broadcast
+from tta_serve.experts import Change
+from tta_serve.protocol import RequestError
+
+KEY_VARIABLE = "TTA_ADMIN_KEY"
+
+
+class Admin:
+    """Part of the ingress. A change is staged in every replica, and made only if none refuses it."""
+
+    _admin_key: str | None
+    _default_serve_handles: dict[str, Any]
+    _served: str
+    _changing: asyncio.Lock
+
+    async def experts(self, request: Request) -> Response:
+        """What each replica serves."""
+        self._check_key(request)
+        return JSONResponse({"replicas": await self._all("experts")})
+
+    async def load_expert(self, request: Request, name: str, replaces: str | None = None) -> Response:
+        """Load `name` from the library's folder, in place of the expert with the digest `replaces`."""
+        return await self._change(request, Change(name, False, replaces))
+
+    async def unload_expert(self, request: Request, name: str, digest: str) -> Response:
+        return await self._change(request, Change(name, True, digest))
+
+    async def _change(self, request: Request, change: Change) -> Response:
+        self._check_key(request)
+        if self._changing.locked():
+            raise RequestError("another change is under way; try again when it is done", status=409)
+        async with self._changing:
+            refusals = [refusal for refusal in await self._all("stage", change) if refusal is not None]
+            await self._all("discard" if refusals else "commit")
+        if refusals:
+            status, message, param = refusals[0]
+            return JSONResponse(errors.body(status, message, param), status)
+        return await self.experts(request)
+
+    async def _all(self, method: str, *args: Any) -> list[Any]:
+        handle = self._default_serve_handles[self._served]
+        found: list[Any] = await asyncio.to_thread(broadcast, handle, method, args)
+        return found
+
+    def _check_key(self, request: Request) -> None:
+        """Raises RequestError: 403 if management is off, 401 for a wrong key."""
+        if not self._admin_key:
+            raise RequestError(f"management is off; start the server with {KEY_VARIABLE} in its environment", status=403)
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not secrets.compare_digest(given.encode(), self._admin_key.encode()):
+            raise RequestError("management wants its own key: Authorization: Bearer KEY", status=401)

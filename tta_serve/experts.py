@@ -1,0 +1,192 @@
+"""The experts of a replica, changed while requests run: each request keeps the view that it began with."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+from torch import Tensor
+
+from adapters.errors import AdapterError
+from adapters.library import Library
+from router.policy import Context, RouterError
+from tta_serve import metrics
+from tta_serve.catalog import Catalog
+from tta_serve.config import ConfigError, ServeConfig
+from tta_serve.engine.client import EngineClient
+from tta_serve.protocol import RequestError
+from tta_serve.routing import Router
+
+logger = logging.getLogger("ray.serve")
+
+_UNLOAD_TRIES = 600
+_UNLOAD_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True)
+class Change:
+    """Load an expert from the library's folder, or unload one.
+
+    replaces: the digest of the expert that has the name now, None if there is to be none
+    """
+
+    name: str
+    remove: bool
+    replaces: str | None
+
+
+@dataclass
+class View:
+    """What a request sees of the library, from its start to its end. holders: the requests that see it."""
+
+    generation: int
+    digests: dict[str, str]
+    catalog: Catalog
+    router: Router
+    holders: int = 0
+
+
+class Experts:
+    """One view is current; a change makes the next beside it, and replaces it in one step.
+
+    An expert that the current view has no more stays in the engine until the last request that may use it has ended.
+    """
+
+    def __init__(self, config: ServeConfig, layers: int, engine: EngineClient) -> None:
+        self._config = config
+        self._layers = layers
+        self._engine = engine
+        self._features: dict[str, Tensor] = {}
+        self._changing = asyncio.Lock()
+        self._loaded: set[str] = set()
+        self._retired: list[View] = []
+        self._staged: View | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def open(self, digests: Mapping[str, str]) -> None:
+        """Begin with the experts that the engine was started with. Raises ConfigError or RouterError."""
+        self._loaded = set(digests.values())
+        self.current = await self._view(1, dict(digests))
+
+    @contextmanager
+    def hold(self) -> Iterator[View]:
+        """The current view, and the experts it names, for as long as a request lasts."""
+        view = self.current
+        view.holders += 1
+        try:
+            yield view
+        finally:
+            view.holders -= 1
+            if view is not self.current and not view.holders:
+                self._sweep()
+
+    async def stage(self, change: Change) -> None:
+        """Do all of a change that can fail: read, check and load the expert, build the policies.
+
+        Raises RequestError: 404 or 409 if the name is not what the change expects, 400 if the expert or a policy refuses.
+        """
+        async with self._changing:
+            self._staged = None  # of a change that was given up half-way
+            digests = self._expected(change)
+            try:
+                if not change.remove:
+                    digests[change.name] = await self._load(change.name)
+                self._staged = await self._view(self.current.generation + 1, digests)
+            except (AdapterError, ConfigError, RouterError) as error:
+                self._sweep()
+                raise RequestError(str(error), param="name") from None
+
+    async def commit(self) -> None:
+        """Make the staged view the current one."""
+        assert self._staged is not None
+        self._retired.append(self.current)
+        self.current, self._staged = self._staged, None
+        self._sweep()
+
+    async def discard(self) -> None:
+        """Undo `stage`."""
+        self._staged = None
+        self._sweep()
+
+    async def report(self) -> dict[str, Any]:
+        """What is served, how much room is taken, and how much there is."""
+        used, capacity = await self._engine.workers.used(), self._config.library.capacity
+        return {
+            "generation": self.current.generation,
+            "experts": dict(sorted(self.current.digests.items())),
+            "used": asdict(used),
+            "capacity": asdict(capacity),
+        }
+
+    def _expected(self, change: Change) -> dict[str, str]:
+        """The digests that stay as they are. Raises RequestError if the change was meant for another state."""
+        now = self.current.digests.get(change.name)
+        if now is None and (change.remove or change.replaces is not None):
+            names = ", ".join(sorted(self.current.digests))
+            raise RequestError(f"there is no expert {change.name!r}; there are: {names}", status=404, param="name")
+        if now is not None and now != change.replaces:
+            raise RequestError(
+                f"expert {change.name!r} has the digest {now}; name it to change it", status=409, param="replaces"
+            )
+        return {name: digest for name, digest in self.current.digests.items() if name != change.name}
+
+    async def _load(self, name: str) -> str:
+        digest = await asyncio.to_thread(lambda: Library.open(self._config.library.path).expert(name).digest)
+        self._loaded.add(digest)
+        await self._engine.workers.load(name, digest)
+        return digest
+
+    async def _view(self, generation: int, digests: dict[str, str]) -> View:
+        catalog = Catalog.of(self._config, tuple(sorted(digests)), self._layers)
+        library = await asyncio.to_thread(Library.open, self._config.library.path)
+        examples = {name: library.examples(name) for name in digests}
+        remembered = _Remembered(self._engine, self._features)
+        context = Context(catalog.rules, examples, _everyday(self._config), remembered)
+        router = await Router.create(self._config, context, self._engine, digests)
+        self._features = remembered.asked
+        metrics.experts_loaded.set(len(digests))
+        return View(generation, digests, catalog, router)
+
+    def _sweep(self) -> None:
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.create_task(self._unload_unused())
+
+    async def _unload_unused(self) -> None:
+        for _ in range(_UNLOAD_TRIES):
+            async with self._changing:
+                unused = self._unused()
+                if not unused:
+                    return
+                for digest in unused:
+                    if await self._engine.workers.unload(digest):
+                        self._loaded.discard(digest)
+            await self._engine.step()
+            await asyncio.sleep(_UNLOAD_PAUSE_S)
+        logger.error("experts without a name are still in use; they go with the next change: %s", unused)
+
+    def _unused(self) -> set[str]:
+        self._retired = [view for view in self._retired if view.holders]
+        views = [self.current, *self._retired, *([self._staged] if self._staged else [])]
+        return self._loaded - {digest for view in views for digest in view.digests.values()}
+
+
+class _Remembered:
+    """A probe that asks the engine only for what it was not asked when the last view was built."""
+
+    def __init__(self, engine: EngineClient, known: Mapping[str, Tensor]) -> None:
+        self._engine = engine
+        self._known = known
+        self.asked: dict[str, Tensor] = {}
+
+    async def features(self, text: str) -> Tensor:
+        found = self._known.get(text)
+        self.asked[text] = await self._engine.features(text) if found is None else found
+        return self.asked[text]
+
+
+def _everyday(config: ServeConfig) -> list[str]:
+    file = config.library.everyday or files("router").joinpath("everyday.txt")
+    return [line.strip() for line in file.read_text().splitlines() if line.strip()]

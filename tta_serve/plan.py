@@ -1,0 +1,59 @@
+"""A config, checked against what is on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.library import Library
+from tta_serve.catalog import Catalog
+from tta_serve.config import ConfigError, ServeConfig
+from tta_serve.engine.options import BankOptions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a start needs to know of the library and the base. layers: of the base's decoder"""
+
+    config: ServeConfig
+    digests: dict[str, str]
+    layers: int
+
+    @classmethod
+    def of(cls, config: ServeConfig) -> "Plan":
+        """Read all experts and the base's config. Raises AdapterError or ConfigError."""
+        library = Library.open(config.library.path)
+        layers = _depth(config.model.source)
+        Catalog.of(config, library.names, layers)
+        placed = config.library.model_copy(update={"path": library.root.resolve()})
+        return cls(config.model_copy(update={"library": placed}), library.digests, layers)
+
+    @property
+    def tap_layer(self) -> int | None:
+        """The layer whose input routes: a fifth of the way up."""
+        return self.layers // 5 if self.config.reads_features else None
+
+    def engine_args(self) -> dict[str, Any]:
+        """What vLLM's engine is told of the experts."""
+        library = self.config.library
+        bank = BankOptions(str(library.path), tuple(self.digests.items()), self.tap_layer, library.capacity)
+        return bank.engine_args(self.config.server.slots)
+
+
+def source_of(source: str) -> Path | str:
+    """A local folder as a path, anything else as the Hugging Face id it is."""
+    path = Path(source).expanduser()
+    return path.resolve() if path.is_dir() else source
+
+
+def _depth(source: str) -> int:
+    """How many decoder layers the base has."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(source_of(source)))
+    except (OSError, ValueError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ConfigError(
+            f"model.source: {source!r} is neither a model folder nor a reachable model id: {first_line}"
+        ) from None
+    return int(config.get_text_config().num_hidden_layers)
