@@ -10,9 +10,11 @@ probes.py     in the worker of `stock`: bytes of its slots
 copies.py     libraries of any number of experts, made from the demo's six
 measure.py    interleaved repeats, medians, ratios
 parts.py      the parts of the benchmark: cells, scaling, first token
-lifecycle.py  what a load costs those who are being answered
 engine.py     the commands: what to run, in which order
 report.py     machine, tables, the line of JSON
 
+`python -m loadtest lifecycle` (lifecycle.py): what a load costs those who are being answered.
+`python -m loadtest kernel` (kernel.py, scale_expand.py): on a GPU, one layer's delta, ours and vLLM's.
+`python -m loadtest profile` (profile.py): where a step's time goes, by operator.
 `python -m loadtest soak` (soak.py) serves the demo, and changes its library while many ask: every answer is checked.
 """

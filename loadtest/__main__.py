@@ -2,12 +2,14 @@
 
 import typer
 
-from loadtest import engine, soak
+from loadtest import engine, kernel, soak
 
 app = typer.Typer(help="Benchmarks of tta-serve.", no_args_is_help=True)
 
 app.command("engine")(engine.command)
+app.command("kernel")(kernel.command)
 app.command("lifecycle")(engine.lifecycle)
+app.command("profile")(engine.profile)
 app.command("soak")(soak.command)
 
 if __name__ == "__main__":

@@ -105,6 +105,18 @@ def lifecycle(
     print(json.dumps(report.rounded({**report.machine(), "rounds": rounds, "rows": rows})), flush=True)
 
 
+def profile() -> None:
+    """Show where a decoding step's time goes, by operator, with and without mixtures."""
+    _environment()
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that the operators run where the profiler is
+    from loadtest.profile import measure, table
+
+    with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
+        found = measure(Path(folder))
+    Console().print(table(found))
+    print(json.dumps(report.rounded({**report.machine(), **found})), flush=True)
+
+
 def _environment() -> None:
     """For this process and every engine. By itself vLLM would bind its threads to all cores but one: to one of two."""
     cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import shutil
 import socket
@@ -89,6 +90,7 @@ class Soak:
     """One run against a server."""
 
     def __init__(self, target: Target, *, concurrency: int = 12, seed: int = 0) -> None:
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # Ray has it tell of every request
         headers = {"authorization": f"Bearer {target.admin_key}"}
         self._client = openai.AsyncOpenAI(base_url=f"{target.url}/v1", api_key="unused", max_retries=0, timeout=120)
         self._admin = httpx.AsyncClient(base_url=target.url, headers=headers, timeout=120)

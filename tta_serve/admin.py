@@ -40,8 +40,12 @@ class Admin:
         if self._changing.locked():
             raise RequestError("another change is under way; try again when it is done", status=409)
         async with self._changing:
-            refusals = [refusal for refusal in await self._all("stage", change) if refusal is not None]
-            await self._all("discard" if refusals else "commit")
+            staged = False
+            try:
+                refusals = [refusal for refusal in await self._all("stage", change) if refusal is not None]
+                staged = not refusals
+            finally:
+                await self._all("commit" if staged else "discard")
         if refusals:
             status, message, param = refusals[0]
             return JSONResponse(errors.body(status, message, param), status)

@@ -70,6 +70,7 @@ class Experts:
         """Begin with the experts that the engine was started with. Raises ConfigError or RouterError."""
         self._loaded = set(digests.values())
         self.current = await self._view(1, dict(digests))
+        metrics.experts_loaded.set(len(digests))
 
     @contextmanager
     def hold(self) -> Iterator[View]:
@@ -104,6 +105,7 @@ class Experts:
         assert self._staged is not None
         self._retired.append(self.current)
         self.current, self._staged = self._staged, None
+        metrics.experts_loaded.set(len(self.current.digests))
         self._sweep()
 
     async def discard(self) -> None:
@@ -147,7 +149,6 @@ class Experts:
         context = Context(catalog.rules, examples, _everyday(self._config), remembered)
         router = await Router.create(self._config, context, self._engine, digests)
         self._features = remembered.asked
-        metrics.experts_loaded.set(len(digests))
         return View(generation, digests, catalog, router)
 
     def _sweep(self) -> None:

@@ -14,7 +14,7 @@ from deploy.demo.tasks import TASKS, Example, Split
 
 BATCH = 25
 # The test's moves on when a generator changes after a test score was seen: no expert then has answered its prompts before.
-SEEDS: dict[Split, int] = {"validation": 0, "test": 1}
+SEEDS: dict[Split, int] = {"validation": 0, "test": 2}
 
 
 def exact_match(answer: str, want: str) -> bool:

@@ -14,8 +14,6 @@ from deploy.demo.tasks import TASKS
 from deploy.demo.train import FIRST_LAYER, ROUTER_EXAMPLES
 
 TARGETS = {"orders": 0.95, "sql": 0.95, "math": 0.85, "triage": 0.95, "dates": 0.9, "redact": 0.95}
-# Known gaps, strictly: a test that begins to pass here fails until its line is removed.
-SHORT_OF_TARGET = ("orders", "sql")
 NAMED = pytest.mark.parametrize("name", list(TASKS))
 
 
@@ -45,13 +43,7 @@ def test_router_examples_are_training_prompts(name: str) -> None:
     assert lines == [example.prompt for example in TASKS[name].examples("train", ROUTER_EXAMPLES, 0)]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=pytest.mark.xfail(reason="needs more training", strict=True)) if n in SHORT_OF_TARGET else n
-        for n in TASKS
-    ],
-)
+@NAMED
 def test_results_meet_the_targets(name: str) -> None:
     result = read_results()[name]
     assert result["n"] >= 100

@@ -1,12 +1,15 @@
-"""Free-text orders to compact JSON."""
+"""Free-text orders to compact JSON, customers and items by their numbers."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
+from string import ascii_uppercase
 
+from deploy.demo.tasks import lexicon
 from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
-from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES, PLAIN, THINGS, compound, invented, plural, spliced
+from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES, THINGS, plural
 
 NUMBERS = listed("two three four five six seven eight nine ten eleven twelve")
 
@@ -23,6 +26,16 @@ ITEMS: BySplit = {
     "test": THINGS["test"],
 }
 
+NOUNS = lexicon.split(lexicon.nouns(), ITEMS)
+
+# How a text may name the customer and the item; their numbers are what the answer holds.
+CUSTOMERS = (
+    "[customer|client|account|customer no.] {number}",
+    "{person} ([customer|client|account|no.|customer no.] {number})",
+)
+MANY = ("{things} ([item |article |no. |item no. |]{code})", "{things}, [item|article] {code},", "[pieces|units] of {code}")
+ONE = ("{thing} ({code})", "[item|article] {code}", "{code} ({thing})")
+
 BODIES: BySplit = {
     "train": (
         "{name} [ordered|has ordered|just ordered] {qty} {items} at {price} [each|apiece|per piece].",
@@ -31,7 +44,7 @@ BODIES: BySplit = {
         "{name} [wants|would like|needs] {qty} {items} [for|at] {price} each.",
         "{name} is buying {qty} {items} [and pays|and will pay|paying] {price} [for each one|for each|a piece].",
         "{digits} {items} for {name}, {price} [each|apiece|per item].",
-        "Customer {name}, item {item}, quantity {digits}, [price|unit price] {price}.",
+        "Buyer: {name}, ordered: {item}, quantity {digits}, [price|unit price] {price}.",
         "[Hi|Hello], [this is|I am|my name is] {name}, I [would like|want] {qty} {items} at {price} each[, thanks|].",
         "{qty} {items} at {price} each [were ordered by|go to|are for] {name}.",
         "[We sold|I sold] {name} {qty} {items}, [each at|each for] {price}.",
@@ -61,7 +74,7 @@ BODIES: BySplit = {
         "{name} signed for {qty} {items}, one at {price}.",
         "Hey, could {name} have {qty} {items}? I saw them for {price} each.",
         "Please invoice {name}: {digits} {items}, every one {price}.",
-        "The next customer is {name}. {qty} {items}. {price} a unit.",
+        "The next one is {name}. {qty} {items}. {price} a unit.",
         "Today {name} decided on {qty} {items} with a unit cost of {price}.",
     ),
     "test": (
@@ -95,46 +108,39 @@ FRAMES: BySplit = {
     ),
 }
 
-ENDINGS = ("", "", "", "", "sh", "ch", "ss", "x")
 PRICES = ("${}", "{} dollars", "{} EUR", "{} euros", "${}", "€{}", "£{}", "{} USD")
 
 
 def make(rng: random.Random, split: Split) -> Example:
     """Draw an order; the price is that of one piece, written in the answer as it was in the text."""
-    name, item = rng.choice(FIRST_NAMES[split]), rng.choice(ITEMS[split])
-    last = rng.choice(LAST_NAMES[split])
-    if split == "train" and rng.random() < 0.6:
-        name, last, item = _name(rng, FIRST_NAMES["train"]), _name(rng, LAST_NAMES["train"]), _item(rng)
-    if rng.random() < 0.4:
-        name += " " + last
+    person = rng.choice(FIRST_NAMES[split]) + (" " + rng.choice(LAST_NAMES[split]) if rng.random() < 0.5 else "")
+    thing = rng.choice((NOUNS if rng.random() < 0.5 else ITEMS)[split])
+    number, code = _number(rng, split), f"{_number(rng, split, digits=(3, 4))}-{rng.choice(ascii_uppercase)}"
     qty = rng.randint(2, rng.choice((12, 60)))
     price = str(rng.randint(2, 99)) if rng.random() < 0.6 else f"{rng.randint(1, 99)}.{rng.choice((25, 50, 75, 90, 95, 99))}"
     words = NUMBERS[qty - 2] if qty <= 12 and rng.random() < 0.5 else str(qty)
-    fields = {"name": name, "item": item, "items": plural(item), "qty": words, "digits": qty}
-    body = capitalised(fill(rng, rng.choice(BODIES[split]), price=rng.choice(PRICES).format(price), **fields))
+    fields = {"person": person, "number": number, "thing": thing, "things": plural(thing), "code": code}
+    named = {"name": rng.choice(CUSTOMERS), "items": rng.choice(MANY), "item": rng.choice(ONE)}
+    parts = {place: fill(rng, form, **fields) for place, form in named.items()}
+    price_text = rng.choice(PRICES).format(price)
+    body = capitalised(fill(rng, rng.choice(BODIES[split]), price=price_text, qty=words, digits=qty, **parts))
+    body = re.sub(r",(?=[,.;]| -)", "", body)  # the comma after an item, before what ends the phrase anyway
     frame = "{body}" if rng.random() < 0.5 else rng.choice(FRAMES[split])
-    answer = f'{{"customer":"{name}","item":"{item}","qty":{qty},"price":{price}}}'
+    answer = f'{{"customer":{number},"item":"{code}","qty":{qty},"price":{price}}}'
     return Example(fill(rng, frame, body=body), answer)
 
 
-def _name(rng: random.Random, names: Sequence[str]) -> str:
-    """A name that nobody has, so that names are copied and not recalled."""
-    return capitalised(invented(rng)) if rng.random() < 0.2 else spliced(rng, names)
-
-
-def _item(rng: random.Random) -> str:
-    """A thing that nobody sells."""
-    form = rng.random()
-    if form < 0.2:
-        return invented(rng) + rng.choice(ENDINGS)
-    if form < 0.6:
-        return compound(rng)
-    return rng.choice(PLAIN) + " " + rng.choice(ITEMS["train"]) if form < 0.8 else rng.choice(PLAIN)
+def _number(rng: random.Random, split: Split, digits: tuple[int, int] = (4, 6)) -> int:
+    """A number of so many digits that no other split has: its remainder by ten tells which."""
+    ends: dict[Split, Sequence[int]] = {"train": range(6), "validation": range(6, 8), "test": range(8, 10)}
+    size = rng.randint(*digits)
+    return rng.randrange(10 ** (size - 1), 10**size) // 10 * 10 + rng.choice(ends[split])
 
 
 TASK = Task(
     name="orders",
-    description="Turns an order written in plain words into compact JSON: customer, item, quantity and unit price.",
+    description="Turns an order written in plain words into compact JSON: numbers of customer and item, quantity, unit price.",
     make=make,
-    vocabulary={"bodies": BODIES, "frames": FRAMES, "first": FIRST_NAMES, "last": LAST_NAMES, "items": ITEMS},
+    vocabulary={"bodies": BODIES, "frames": FRAMES, "first": FIRST_NAMES, "last": LAST_NAMES, "items": ITEMS}
+    | {"nouns": NOUNS},
 )

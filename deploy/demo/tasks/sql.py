@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
+from deploy.demo.tasks import lexicon
 from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
-from deploy.demo.tasks.words import compound, invented
+from deploy.demo.tasks.words import compound, invented, plural
 
 # "table: text columns; number columns"
 TABLES: BySplit = {
@@ -70,14 +71,40 @@ TABLES: BySplit = {
 }
 
 
-def _column(rng: random.Random) -> str:
-    """A name that can only be copied, in the singular or the plural."""
-    return rng.choice((invented, compound))(rng) + rng.choice(("", "", "s"))
+def _words(part: int) -> BySplit:
+    """The table names (part 0) or the column names (part 1) of every split."""
+    return {
+        split: [word for line in lines for word in line.split(": ")[part].replace(";", ",").split(", ")]
+        for split, lines in TABLES.items()
+    }
 
 
-_rng = random.Random("invented tables")
-# For training alone.
-INVENTED = ["{}: {}, {}, {}; {}, {}".format(*(_column(_rng) for _ in range(6))) for _ in range(800)]
+# Nouns that cannot be names in SQL.
+KEYWORDS = listed(
+    "case check constraint default drop escape group index insert limit nothing order reference set table transaction "
+    "union unique update value"
+)
+# A noun is held out with its plural; of pickax and pickaxe, which have the same one, the first is enough.
+HAND = {
+    split: sorted({form for part in (0, 1) for w in _words(part)[split] for form in (w, w.removesuffix("s"))})
+    for split in TABLES
+}
+NOUNS = lexicon.split((noun for noun in lexicon.nouns() if noun not in KEYWORDS and not noun.endswith("xe")), HAND)
+
+
+def _tables(split: Split, n: int) -> list[str]:
+    """Tables whose names can only be copied: nouns, and in training one time in three words that nobody knows."""
+    rng = random.Random(f"tables/{split}")
+    tables: dict[str, str] = {}
+    while len(tables) < n:
+        made_up = split == "train" and rng.random() < 1 / 3
+        words = [rng.choice((invented, compound))(rng) for _ in range(6)] if made_up else rng.sample(NOUNS[split], 6)
+        columns = [plural(word) if rng.random() < 1 / 3 else word for word in words[1:]]
+        tables[plural(words[0])] = "{}, {}, {}; {}, {}".format(*columns)
+    return [f"{table}: {columns}" for table, columns in tables.items()]
+
+
+MORE_TABLES: BySplit = {"train": _tables("train", 4000), "validation": _tables("validation", 200), "test": TABLES["test"]}
 
 VALUES: BySplit = {
     "train": listed(
@@ -259,9 +286,9 @@ QUESTIONS: Mapping[str, BySplit] = {
 
 def make(rng: random.Random, split: Split) -> Example:
     """Draw a table, an operation and one of its phrasings."""
-    tables = INVENTED if split == "train" and rng.random() < 0.5 else TABLES[split]
-    table, columns = rng.choice(tables).split(": ")
-    texts, numbers = (part.split(", ") for part in columns.split("; "))
+    tables = MORE_TABLES if rng.random() < 0.7 else TABLES
+    table, named = rng.choice(tables[split]).split(": ")
+    texts, numbers = (part.split(", ") for part in named.split("; "))
     (t, u), x = rng.sample(texts, 2), rng.choice(numbers)
     statement, phrasings = rng.choice(list(QUESTIONS.items()))
     fields = {
@@ -273,24 +300,17 @@ def make(rng: random.Random, split: Split) -> Example:
         "w": capitalised(invented(rng)) if split == "train" and rng.random() < 0.4 else rng.choice(VALUES[split]),
         "n": rng.randint(2, 10),
     }
-    question = capitalised(fill(rng, rng.choice(phrasings[split]), **fields))
-    listed = rng.sample([*texts, *numbers], len(texts) + len(numbers))
-    prompt = fill(rng, rng.choice(SCHEMAS[split]), table=table, columns=", ".join(listed), question=question)
+    question = capitalised(fill(rng, rng.choice(phrasings[split]), **fields | {"w": f"'{fields['w']}'"}))
+    comma = ", " if split == "train" and rng.random() < 0.2 else ","
+    columns = comma.join(rng.sample([*texts, *numbers], len(texts) + len(numbers)))
+    prompt = fill(rng, rng.choice(SCHEMAS[split]), table=table, columns=columns, question=question)
     return Example(prompt, statement.format(**fields))
-
-
-def _words(part: int) -> BySplit:
-    """The table names (part 0) or the column names (part 1) of every split."""
-    return {
-        split: [word for line in lines for word in line.split(": ")[part].replace(";", ",").split(", ")]
-        for split, lines in TABLES.items()
-    }
 
 
 TASK = Task(
     name="sql",
     description="Answers a question about a table, whose columns are given, with one SQL statement.",
     make=make,
-    vocabulary={"tables": _words(0), "columns": _words(1), "values": VALUES, "schemas": SCHEMAS}
+    vocabulary={"tables": _words(0), "columns": _words(1), "nouns": NOUNS, "values": VALUES, "schemas": SCHEMAS}
     | {f"questions {statement}": phrasings for statement, phrasings in QUESTIONS.items()},
 )

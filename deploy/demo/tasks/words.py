@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 from deploy.demo.tasks.core import BySplit, listed
 
@@ -118,9 +117,3 @@ def invented(rng: random.Random) -> str:
 def compound(rng: random.Random) -> str:
     """Two plain words in one, for training: spelt like a word that exists, and not to be recalled either."""
     return rng.choice(PLAIN) + rng.choice(PLAIN)
-
-
-def spliced(rng: random.Random, names: Sequence[str]) -> str:
-    """The beginning of one name and the end of another."""
-    one, two = rng.choice(names), rng.choice(names)
-    return one[: rng.randint(2, 4)] + two[-rng.randint(2, 4) :].lower()
