@@ -9,7 +9,7 @@ which is exact for mixed ranks: A and B are never averaged separately. A layer t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,23 +18,18 @@ from adapters.expert import LowRank
 
 
 @dataclass(frozen=True)
-class Part:
-    """The expand factors of one of a layer's weights. b: [rows, out], transposed, so that the product reads it in order.
+class Bank:
+    """Stacked factors of one layer.
 
-    rows: which of the bank's rows are its own   out: which of the layer's outputs
+    a: [rows, in]   b: for each of the layer's weights, [its rows, its out], transposed, so that the product reads it in order
+    rows, outs: how many rows and outputs each weight has; one that no expert touches has no rows
+    expert: [rows], the index of each row's expert
     """
 
-    b: Tensor
-    rows: slice
-    out: slice
-
-
-@dataclass(frozen=True)
-class Bank:
-    """Stacked factors of one layer. a: [rows, in]   expert: [rows], the index of each row's expert."""
-
     a: Tensor
-    parts: tuple[Part, ...]
+    b: tuple[Tensor, ...]
+    rows: tuple[int, ...]
+    outs: tuple[int, ...]
     expert: tuple[int, ...]
 
     def add_(self, y: Tensor, x: Tensor, coefficients: Tensor) -> Tensor:
@@ -44,32 +39,32 @@ class Bank:
         """
         h = torch.nn.functional.linear(x, self.a)
         h = h.mul_(coefficients) if h.dtype == coefficients.dtype else (h * coefficients).to(h.dtype)
-        for part in self.parts:
-            y[:, part.out].addmm_(h[:, part.rows], part.b)
+        if len(self.b) == 1:
+            return y.addmm_(h, self.b[0])
+        for part, state, b in zip(y.split(self.outs, 1), h.split(self.rows, 1), self.b, strict=True):
+            if b.shape[0]:
+                part.addmm_(state, b)
         return y
+
+    def to(self, device: torch.device) -> "Bank":
+        return replace(self, a=self.a.to(device), b=tuple(b.to(device) for b in self.b))
 
     @property
     def nbytes(self) -> int:
-        return self.a.nbytes + sum(part.b.nbytes for part in self.parts)
+        return self.a.nbytes + sum(b.nbytes for b in self.b)
 
 
-def build(weights: Sequence[Sequence[LowRank | None]], sizes: Sequence[int]) -> Bank | None:
+def build(weights: Sequence[Sequence[LowRank | None]], outs: Sequence[int]) -> Bank | None:
     """The bank of a layer; None if no expert touches it.
 
     weights: for each of the layer's weights in their order, each expert's factors, None for one that leaves it alone
-    sizes: the output size of each weight
+    outs: the output size of each weight
     """
-    parts: list[Part] = []
-    shrink: list[Tensor] = []
-    expert: list[int] = []
-    out = 0
-    for factors, size in zip(weights, sizes, strict=True):
-        present = [(k, f) for k, f in enumerate(factors) if f is not None]
-        if present:
-            first = len(expert)
-            shrink += [f.a for _, f in present]
-            expert += [k for k, f in present for _ in range(f.rank)]
-            b = torch.cat([f.b.t() for _, f in present])
-            parts.append(Part(b, slice(first, len(expert)), slice(out, out + size)))
-        out += size
-    return Bank(torch.cat(shrink), tuple(parts), tuple(expert)) if parts else None
+    present = [[(k, f) for k, f in enumerate(factors) if f is not None] for factors in weights]
+    if not any(present):
+        return None
+    like = next(f for factors in present for _, f in factors).b
+    b = [torch.cat([f.b.t() for _, f in part] or [like.new_empty(0, out)]) for part, out in zip(present, outs, strict=True)]
+    expert = [k for part in present for k, f in part for _ in range(f.rank)]
+    a = torch.cat([f.a for part in present for _, f in part])
+    return Bank(a, tuple(b), tuple(len(part) for part in b), tuple(outs), tuple(expert))

@@ -66,7 +66,7 @@ def cell(d: int, rank: int, tokens: int, distinct: int) -> dict[str, Any]:
 def _ways(d: int, rank: int, tokens: int, distinct: int) -> dict[str, Callable[[], torch.Tensor]]:
     from vllm.lora.ops.triton_ops import LoRAKernelMeta, lora_expand, lora_shrink
 
-    from adapters.bank import Bank, Part
+    from adapters.bank import Bank
     from loadtest.scale_expand import scale_expand_
 
     g = torch.Generator("cuda").manual_seed(0)
@@ -75,7 +75,7 @@ def _ways(d: int, rank: int, tokens: int, distinct: int) -> dict[str, Callable[[
     slots = torch.arange(tokens, device="cuda") % distinct
     table = torch.rand(distinct, rank // EXPERT_RANK, device="cuda", generator=g).repeat_interleave(EXPERT_RANK, 1)
     rows = table[slots]
-    bank = Bank(a, (Part(b, slice(0, rank), slice(0, d)),), tuple(k // EXPERT_RANK for k in range(rank)))
+    bank = Bank(a, (b,), (rank,), (d,), tuple(k // EXPERT_RANK for k in range(rank)))
 
     meta = LoRAKernelMeta.make(distinct, tokens, "cuda")
     meta.prepare_tensors(slots)

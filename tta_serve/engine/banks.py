@@ -58,9 +58,8 @@ class Banks:
             absent = (None,) * len(site.weights)
             by_expert = [self._experts[k].get(name, absent) for k in columns]
             bank = build([*zip(*by_expert, strict=True)], site.local_sizes)
-            if bank is not None:
-                parts = tuple(replace(part, b=part.b.to(self._device)) for part in bank.parts)
-                expert = tuple(columns[k] for k in bank.expert)
-                self.by_site[name] = Bank(bank.a.to(self._device), parts, expert)
-            else:
+            if bank is None:
                 self.by_site.pop(name, None)
+            else:
+                on_device = bank.to(self._device)
+                self.by_site[name] = replace(on_device, expert=tuple(columns[k] for k in bank.expert))
