@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from tta_serve import errors
 from tta_serve.engine.ray_private import broadcast
 from tta_serve.experts import Change
 from tta_serve.protocol import RequestError
@@ -47,11 +46,11 @@ class Admin:
             finally:
                 await self._all("commit" if staged else "discard")
         if refusals:
-            status, message, param = refusals[0]
-            return JSONResponse(errors.body(status, message, param), status)
+            raise refusals[0]
         return await self.experts(request)
 
     async def _all(self, method: str, *args: Any) -> list[Any]:
+        """What a method of the server returns in each replica."""
         handle = self._default_serve_handles[self._served]
         found: list[Any] = await asyncio.to_thread(broadcast, handle, method, args)
         return found

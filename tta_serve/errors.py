@@ -42,28 +42,29 @@ def error_response(error: RequestError) -> ErrorResponse:
     return ErrorResponse(error=ErrorInfo(**body(error.status, str(error), error.param)["error"]))
 
 
-def status_of(error: BaseException) -> tuple[int, str]:
-    """HTTP status and message of anything that can end a request."""
+def described(error: BaseException) -> tuple[int, str, str | None]:
+    """HTTP status, message and parameter of anything that can end a request."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error = error.cause
     if isinstance(error, RequestError):
-        return error.status, str(error)
+        return error.status, str(error), error.param
     if isinstance(error, OpenAIHTTPException):
-        return error.status_code, error.message
+        return error.status_code, error.message, None
     if isinstance(error, StarletteHTTPException):
-        return error.status_code, str(error.detail)
+        return error.status_code, str(error.detail), None
     if type(error).__name__ == "EngineDeadError":
-        return _RESTARTS
+        return *_RESTARTS, None
     return next(
-        ((status, message) for kind, status, message in _OURS if isinstance(error, kind)), (500, "internal server error")
+        ((status, message, None) for kind, status, message in _OURS if isinstance(error, kind)),
+        (500, "internal server error", None),
     )
 
 
 def answer(error: BaseException) -> JSONResponse:
-    status, message = status_of(error)
+    status, message, param = described(error)
     if status >= 500:
         logger.error("request failed", exc_info=error)
-    return JSONResponse(body(status, message), status)
+    return JSONResponse(body(status, message, param), status)
 
 
 def install(app: FastAPI) -> None:

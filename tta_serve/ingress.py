@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from tta_serve import errors, metrics
 from tta_serve.admin import Admin
-from tta_serve.engine.ray_private import ErrorResponse, broadcast
+from tta_serve.engine.ray_private import ErrorResponse
 from tta_serve.protocol import MergeInfo, RequestError
 
 ENDPOINTS: dict[str, Callable[[FastAPI], Any]] = {
@@ -55,7 +55,9 @@ class MergingIngress(Admin, OpenAiIngress):  # type: ignore[misc]
     async def model_data(self, model: str) -> Response:
         models = await self._models()
         if model not in models:
-            raise RequestError(f"The model {model!r} does not exist; there are: {', '.join(models)}", status=404)
+            raise RequestError(
+                f"The model {model!r} does not exist; there are: {', '.join(models)}", status=404, param="model"
+            )
         return JSONResponse(self._card(model))
 
     async def _models(self) -> list[str]:
@@ -80,10 +82,9 @@ class MergingIngress(Admin, OpenAiIngress):  # type: ignore[misc]
 
     async def metrics(self) -> Response:
         """Every replica's metrics, ours and vLLM's, in one exposition."""
-        handle = self._default_serve_handles[self._served]
         try:
             async with asyncio.timeout(10):
-                texts = await asyncio.to_thread(broadcast, handle, "metrics")
+                texts = await self._all("metrics")
         except (TimeoutError, RayError) as error:
             return PlainTextResponse(f"no replica answers: {type(error).__name__}\n", 503)
         labelled = ((str(i), text) for i, text in enumerate(texts))
@@ -117,5 +118,4 @@ async def _events(first: list[str], rest: AsyncGenerator[Any, None]) -> AsyncIte
         async for chunks in rest:
             yield "".join(chunks)
     except Exception as error:
-        status, message = errors.status_of(error)
-        yield f"data: {json.dumps(errors.body(status, message))}\n\n"
+        yield f"data: {json.dumps(errors.body(*errors.described(error)))}\n\n"

@@ -67,12 +67,12 @@ class MergingServer(LLMServer):  # type: ignore[misc]
     async def experts(self) -> dict[str, Any]:
         return await self._experts.report()
 
-    async def stage(self, change: Change) -> tuple[int, str, str | None] | None:
-        """Do what can fail of a change. Returns the refusal: status, message, parameter."""
+    async def stage(self, change: Change) -> RequestError | None:
+        """Do what can fail of a change. Returns the refusal, which Ray would wrap if it were raised."""
         try:
             await self._experts.stage(change)
         except RequestError as error:
-            return error.status, str(error), error.param
+            return error
         return None
 
     async def commit(self) -> None:

@@ -1,11 +1,11 @@
 """Where experts go in a model of vLLM: its linear layers, and each tensor-parallel rank's share of an expert's factors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe import MoERunner
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
@@ -55,8 +55,8 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
     }
 
 
-def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], dtype: torch.dtype) -> Placed:
-    """This rank's share of an expert.
+def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], keep: Callable[[Tensor], Tensor]) -> Placed:
+    """This rank's share of an expert. keep: gives a factor the dtype to keep it in
 
     Raises ExpertError if the expert touches something that is no linear layer of this base, or does not fit its shape.
     """
@@ -66,7 +66,7 @@ def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], dtype: to
         if name not in known:
             raise ExpertError(f"expert {expert.name!r}: {name} is not a linear layer of this base that can be mixed")
     return {
-        name: tuple(_share(expert.name, site, i, factors.get(weight), dtype) for i, weight in enumerate(site.weights))
+        name: tuple(_share(expert.name, site, i, factors.get(weight), keep) for i, weight in enumerate(site.weights))
         for name, site in sites.items()
         if any(weight in factors for weight in site.weights)
     }
@@ -109,14 +109,14 @@ def _renamed(model: nn.Module, expert: Expert) -> dict[str, LowRank]:
     return dict(zip(names, expert.factors.values(), strict=True))
 
 
-def _share(expert: str, site: Site, part: int, factor: LowRank | None, dtype: torch.dtype) -> LowRank | None:
+def _share(expert: str, site: Site, part: int, factor: LowRank | None, keep: Callable[[Tensor], Tensor]) -> LowRank | None:
     if factor is None:
         return None
     _check_shape(expert, site.weights[part], factor, site.layer.input_size, site.sizes[part])
     fused_in_base = len(site.weights) == 1 < len(_full_sizes(site.layer))
     a, b = _shard_fused(site.layer, factor) if fused_in_base else _shard(site.layer, part, site.sizes[part], factor)
     # B is kept as the transpose of a contiguous matrix, in the order in which a bank stacks it.
-    return LowRank(a.to(dtype).contiguous(), b.t().to(dtype).contiguous().t())
+    return LowRank(keep(a).contiguous(), keep(b.t()).contiguous().t())
 
 
 def _check_shape(expert: str, part: str, factor: LowRank, wanted_in: int, wanted_out: int) -> None:

@@ -6,7 +6,9 @@ from dataclasses import replace
 import torch
 
 from adapters.bank import Bank, build
+from adapters.expert import LowRank
 from tta_serve.engine.attach import Placed, Site
+from tta_serve.engine.sparse import SparseBank
 
 # A bank that holds more than it needs is rebuilt after this many steps of it, so that taking turns rebuilds nothing.
 PATIENCE = 64
@@ -19,12 +21,12 @@ class Banks:
     step; those that were not needed for PATIENCE steps are dropped once they are more than half of the rows.
     """
 
-    def __init__(self, sites: Mapping[str, Site], device: torch.device, *, fixed: bool) -> None:
+    def __init__(self, sites: Mapping[str, Site], device: torch.device, *, sparse: bool, fixed: bool) -> None:
         """fixed: always hold all experts, at the same addresses, as a captured CUDA graph wants it."""
-        self._sites, self._device, self._fixed = sites, device, fixed
+        self._sites, self._device, self._sparse, self._fixed = sites, device, sparse, fixed
         self._experts: dict[int, Placed] = {}
         self._idle: dict[int, int] = {}  # steps since its last use, of each column in the banks
-        self.by_site: dict[str, Bank] = {}
+        self.by_site: dict[str, Bank | SparseBank] = {}
 
     def add(self, column: int, expert: Placed) -> None:
         """Keep an expert ready under its column."""
@@ -49,6 +51,11 @@ class Banks:
         self._build(list(self._idle))
         return True
 
+    @property
+    def most_rows(self) -> int:
+        """Of a sparse bank."""
+        return max((bank.rows for bank in self.by_site.values() if isinstance(bank, SparseBank)), default=0)
+
     def _worth_dropping(self) -> bool:
         stale = sum(idle >= PATIENCE for idle in self._idle.values())
         return 2 * stale > len(self._idle)
@@ -57,9 +64,16 @@ class Banks:
         for name, site in self._sites.items():
             absent = (None,) * len(site.weights)
             by_expert = [self._experts[k].get(name, absent) for k in columns]
-            bank = build([*zip(*by_expert, strict=True)], site.local_sizes)
+            bank = self._bank([*zip(*by_expert, strict=True)], site.local_sizes, columns)
             if bank is None:
                 self.by_site.pop(name, None)
             else:
-                on_device = bank.to(self._device)
-                self.by_site[name] = replace(on_device, expert=tuple(columns[k] for k in bank.expert))
+                self.by_site[name] = bank
+
+    def _bank(
+        self, weights: Sequence[Sequence[LowRank | None]], outs: Sequence[int], columns: Sequence[int]
+    ) -> Bank | SparseBank | None:
+        if self._sparse:
+            return SparseBank(weights, outs, columns) if any(any(factors) for factors in weights) else None
+        bank = build(weights, outs)
+        return bank and replace(bank.to(self._device), expert=tuple(columns[k] for k in bank.expert))

@@ -18,10 +18,12 @@ from adapters.library import Library
 from tta_serve.engine import wire
 from tta_serve.engine.attach import Placed, find_sites, place, tapped_site
 from tta_serve.engine.banks import Banks
-from tta_serve.engine.mixture import MixtureMethod, StepState, Tap
+from tta_serve.engine.mixture import MixtureMethod
 from tta_serve.engine.options import BankOptions, Capacity
 from tta_serve.engine.residents import Reader, Residents
 from tta_serve.engine.slots import SlotTable
+from tta_serve.engine.sparse import narrowed
+from tta_serve.engine.step import StepState, Tap
 
 logger = init_logger(f"vllm.{__name__}")
 
@@ -50,7 +52,8 @@ class MixtureManager:
         """Load the experts and take a seat at every linear layer of `model`, which stays the same object."""
         sites = find_sites(model)
         places = sorted({site.place for site in sites.values()})
-        captured = self._captured = self._device.type != "cpu" and not vllm_config.model_config.enforce_eager
+        traced = not vllm_config.model_config.enforce_eager
+        captured = self._captured = self._device.type != "cpu" and traced
         columns = self._options.capacity.experts
         state = StepState(self._slots.capacity, places, columns, self._max_tokens, self._device, captured=captured)
         tapped = None
@@ -60,15 +63,17 @@ class MixtureManager:
                     "features cannot be read from captured CUDA graphs; start with enforce_eager, or without a tap"
                 )
             state.tap, tapped = Tap(_UNREAD_PROBES), tapped_site(sites, self._options.tap_layer)
-        self._banks = Banks(sites, self._device, fixed=captured)
         dtype = vllm_config.model_config.dtype
-        self._place = lambda expert: place(expert, model, sites, dtype)
+        sparse = self._device.type == "cpu" and dtype == torch.float32
+        self._banks = Banks(sites, self._device, sparse=sparse, fixed=captured)
+        keep = narrowed if sparse else lambda factor: factor.to(dtype)
+        self._place = lambda expert: place(expert, model, sites, keep)
         for name, digest in self._options.experts:
             self._add(digest, self._read(name, digest))
         self._state = state
         self._methods: dict[str, MixtureMethod] = {}
         for name, site in sites.items():
-            method = MixtureMethod(site.layer.quant_method, site.place, state, name == tapped)
+            method = MixtureMethod(site.layer.quant_method, site.place, state, tapped=name == tapped, traced=traced)
             self._methods[name] = site.layer.quant_method = method
         self._use(self._residents.column(digest) for _, digest in self._options.experts)
         logger.info("mixture slots: %s, %d slots, %d bytes of banks", self.used(), self._slots.capacity, self.bank_bytes)
@@ -127,7 +132,7 @@ class MixtureManager:
 
     def _use(self, columns: Iterable[int]) -> None:
         if self._banks.use(columns):
-            self._state.forget_banks()
+            self._state.forget_banks(self._banks.most_rows)
             for name, method in self._methods.items():
                 method.bank = self._banks.by_site.get(name)
 

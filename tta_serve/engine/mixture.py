@@ -1,114 +1,17 @@
-"""The coefficient table and the delta it steers."""
+"""The seam in vLLM's layers: a linear layer's own product, then the delta of each token's mix."""
 
-from collections.abc import Sequence
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.platforms import current_platform
 
 from adapters.bank import Bank
-from adapters.coefficient import Coefficient, Place, numbers, spread
-
-
-class StepState:
-    """What the tokens of the current step use. One per worker, shared by all its sites.
-
-    coefficients: [places, slots + 1, columns] float32, a column an expert; row 0 of every place is the base and stays zero.
-    token_slots: [max tokens], the row of each token; tokens beyond the step's own (padding) point at row 0.
-    captured: whether a CUDA graph replays what the first step did, so that no step may take a short cut.
-    """
-
-    def __init__(  # noqa: PLR0913 - one size each
-        self, slots: int, places: Sequence[Place], columns: int, max_tokens: int, device: torch.device, *, captured: bool
-    ) -> None:
-        self._places = {place: i for i, place in enumerate(places)}
-        self.coefficients = torch.zeros(len(places), slots + 1, columns, dtype=torch.float32, device=device)
-        self.token_slots = torch.zeros(max_tokens, dtype=torch.long, device=device)
-        self.active = False
-        self.tap: Tap | None = None
-        self._uneven: set[int] = set()  # slots whose coefficients differ from place to place
-        self._even = self._may_be_even = not captured
-        self._used = 0
-        self._columns: dict[tuple[int, ...], Tensor] = {}
-        self._rows: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-
-    def write(self, slot: int, coefficients: dict[int, Coefficient]) -> None:
-        """Fill a slot. coefficients: by the expert's column."""
-        assert slot > 0, "row 0 is the base"
-        table = torch.zeros(len(self._places), self.coefficients.shape[2])
-        for column, coefficient in coefficients.items():
-            table[:, column] = torch.tensor(spread(coefficient, list(self._places)))
-        self.coefficients[:, slot] = table
-        if any(len(numbers(c)) > 1 for c in coefficients.values()):
-            self._uneven.add(slot)
-        else:
-            self._uneven.discard(slot)
-
-    def begin(self, token_slots: np.ndarray[Any, np.dtype[np.int64]], active: bool) -> None:
-        """Start a step. active: whether any token has a non-zero coefficient; without, banks cost nothing."""
-        n = len(token_slots)
-        self.token_slots[:n].copy_(torch.from_numpy(token_slots))
-        if n < self._used:
-            self.token_slots[n : self._used] = 0
-        self._used = n
-        self.active = active
-        self._even = self._may_be_even and (not self._uneven or self._uneven.isdisjoint(token_slots.tolist()))
-        self._rows.clear()
-
-    def clear(self, column: int) -> None:
-        """An expert is gone: no slot uses it."""
-        self.coefficients[..., column] = 0
-
-    def forget_banks(self) -> None:
-        """The banks were built anew, and with them their rows."""
-        self._columns.clear()
-
-    def rows(self, place: Place, experts: tuple[int, ...], tokens: int) -> Tensor:
-        """Coefficients of each token spread over a bank's rows. Returns [tokens, rows].
-
-        Gathered once a step for all banks with the same rows, unless a mix of the step differs from place to place.
-        """
-        where = 0 if self._even else self._places[place]
-        rows = self._rows.get((where, experts))
-        if rows is None or rows.shape[0] != tokens:
-            if experts not in self._columns:
-                self._columns[experts] = torch.tensor(experts, device=self.coefficients.device)
-            per_slot = self.coefficients[where].index_select(1, self._columns[experts])
-            rows = self._rows[where, experts] = per_slot.index_select(0, self.token_slots[:tokens])
-        return rows
-
-
-class Tap:
-    """Sums, per probe, of the input of one early layer over the probe's tokens."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.probes: dict[int, int] = {}
-        self._sums: dict[int, tuple[Tensor, int]] = {}
-
-    def begin(self, probes: dict[int, int]) -> None:
-        """probes: slot by probe id, of this step."""
-        self.probes = probes
-
-    def observe(self, x: Tensor, token_slots: Tensor) -> None:
-        for probe, slot in self.probes.items():
-            mine = x[token_slots == slot].float()
-            total, count = self._sums.pop(probe, (torch.zeros_like(x[0], dtype=torch.float32), 0))
-            self._sums[probe] = (total + mine.sum(0), count + mine.shape[0])
-        while len(self._sums) > self.capacity:  # left behind by requests that were given up before they were read
-            del self._sums[next(iter(self._sums))]
-
-    def take(self, probe: int) -> tuple[int, list[float]] | None:
-        """Tokens seen and their mean, and forget them; None if nothing was seen."""
-        found = self._sums.pop(probe, None)
-        if found is None:
-            return None
-        total, count = found
-        return count, (total / count).tolist()
+from adapters.coefficient import Place
+from tta_serve.engine.sparse import SparseBank
+from tta_serve.engine.step import StepState
 
 
 class MixtureMethod:
@@ -118,12 +21,14 @@ class MixtureMethod:
     in a row-parallel layer the delta joins the partial sums before they are reduced.
     """
 
-    def __init__(self, inner: Any, place: Place, state: StepState, tapped: bool) -> None:
+    def __init__(self, inner: Any, place: Place, state: StepState, *, tapped: bool, traced: bool) -> None:
+        """traced: whether the model is compiled"""
         self.inner = inner
         self.place = place
         self.state = state
         self.tapped = tapped
-        self.bank: Bank | None = None
+        self.traced = traced
+        self.bank: Bank | SparseBank | None = None
         self.number = next(_numbers)
         _METHODS[self.number] = self
 
@@ -132,7 +37,7 @@ class MixtureMethod:
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y: Tensor = self.inner.apply(layer, x, bias)
-        if torch.compiler.is_compiling():
+        if self.traced:
             torch.ops.tta_serve.add_delta(y, x, self.number)
         elif self.bank is not None or self.tapped:
             self.add_delta(y, x)
@@ -141,12 +46,17 @@ class MixtureMethod:
     def add_delta(self, y: Tensor, x: Tensor) -> None:
         """y += the delta. y: [..., out]   x: [..., in]"""
         state = self.state
-        x = x.view(-1, x.shape[-1])
+        if x.dim() != 2:
+            x = x.view(-1, x.shape[-1])
         if self.tapped and state.tap is not None and state.tap.probes:
             state.tap.observe(x, state.token_slots[: x.shape[0]])
-        if self.bank is not None and state.active:
-            rows = state.rows(self.place, self.bank.expert, x.shape[0])
-            self.bank.add_(y.view(-1, y.shape[-1]), x, rows)
+        bank = self.bank
+        if bank is not None and state.active:
+            if isinstance(bank, SparseBank):
+                bank.add_(y, x, state.uses(self.place, x.shape[0]))
+            else:
+                y = y.view(-1, y.shape[-1])
+                bank.add_(y, x, state.rows(self.place, bank.expert, x.shape[0]))
 
 
 # A compiled model knows its sites by number: what a site does in a step is not for the compiler to see.
