@@ -42,7 +42,10 @@ class Part(StrEnum):
 
 def command(  # noqa: PLR0913 - one knob each
     quick: Annotated[
-        bool, typer.Option("--quick", help="3 repeats, fewer of slow sides; 6 and 48 experts; 1 and 16 at once, long prompts alone.")
+        bool,
+        typer.Option(
+            "--quick", help="3 repeats, fewer of slow sides; 6 and 48 experts; 1 and 16 at once, long prompts alone."
+        ),
     ] = False,
     only: Annotated[list[Part] | None, typer.Option(help="Run this part alone; can be repeated.")] = None,
     side: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SIDE_NAMES)}; can be repeated.")] = None,
@@ -67,7 +70,7 @@ def command(  # noqa: PLR0913 - one knob each
         cells=tuple((s, n) for s in shapes for n in concurrency or _concurrencies(s, quick)),
         repeats=Repeats(repeats or (3 if quick else 5), budget_s=8 if quick else None),
         experts=(6, 48) if quick else (1, 2, 4, 6, 12, 24, 48),
-        pairs=40 if quick else 100,
+        pairs=20 if quick else 100,
         new_mixes=new_mixes,
         seed=seed,
     )

@@ -1,16 +1,24 @@
 """Two tensor-parallel ranks on CPU: each holds its shard of the bank, and together they give the dense merge."""
 
+import asyncio
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from adapters.errors import ExpertError
 from adapters.library import Library
 from adapters.mix import Mix
 from tests.engine.conftest import SLOTS
-from tests.made import make_expert
+from tests.made import make_expert, make_narrow_expert
 from tests.reference import Reference
+from tta_serve.engine.options import BankOptions
+from tta_serve.engine.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -32,40 +40,84 @@ def tiny(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_mix_over_two_ranks_is_the_dense_merge(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    from vllm import LLM, SamplingParams
+@dataclass
+class World:
+    """Two ranks, their library on disk, and the slow maths."""
 
-    from tta_serve.engine.options import BankOptions
-    from tta_serve.engine.wire import mix_request
+    llm: Any
+    root: Path
+    reference: Reference
 
-    make_expert(tmp_path / "one", tiny, seed=1, layers=range(2), strength=5)
-    make_expert(tmp_path / "two", tiny, seed=2, layers=range(2), rank=3, alpha=3, strength=5)
-    library = Library.open(tmp_path)
-    mixes = [Mix.of({"one": 0.7, "two": -0.4}), Mix.of({"two": 1.0}), Mix()]
-    llm = LLM(
-        str(tiny),
-        max_model_len=256,
-        dtype="float32",
-        enforce_eager=True,
-        tensor_parallel_size=2,
-        disable_log_stats=True,
-        **BankOptions(str(library.root), tuple(library.digests.items())).engine_args(SLOTS),
-    )
-    try:
-        outputs = llm.generate(
+    def assert_right(self, mixes: Sequence[Mix]) -> None:
+        """Each answer is the one of the dense merge, all asked for at once."""
+        from vllm import SamplingParams
+
+        from tta_serve.engine.wire import mix_request
+
+        library = Library.open(self.root)
+        outputs = self.llm.generate(
             [{"prompt_token_ids": [5, 9, 100 + i, 7]} for i in range(len(mixes))],
             SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=0),
             lora_request=[mix_request(m, library.digests) for m in mixes],
             use_tqdm=False,
         )
-    finally:
-        llm.llm_engine.engine_core.shutdown()
-    reference = Reference(tiny)
-    for mix, output in zip(mixes, outputs, strict=True):
-        tokens = list(output.outputs[0].token_ids)
-        with reference.merged(library.experts, mix.as_dict()):
-            wanted = reference.logprobs(list(output.prompt_token_ids), tokens)
-        assert wanted.argmax(-1).tolist() == tokens
-        ours = torch.tensor([lp[t].logprob for lp, t in zip(output.outputs[0].logprobs, tokens, strict=True)])
-        torch.testing.assert_close(ours, wanted.max(-1).values, rtol=0, atol=1e-3)
+        for mix, output in zip(mixes, outputs, strict=True):
+            tokens = list(output.outputs[0].token_ids)
+            with self.reference.merged(library.experts, mix.as_dict()):
+                wanted = self.reference.logprobs(list(output.prompt_token_ids), tokens)
+            assert wanted.argmax(-1).tolist() == tokens
+            ours = torch.tensor([lp[t].logprob for lp, t in zip(output.outputs[0].logprobs, tokens, strict=True)])
+            torch.testing.assert_close(ours, wanted.max(-1).values, rtol=0, atol=1e-3)
+
+    @property
+    def workers(self) -> Workers:
+        async def rpc(method: str, timeout: float, args: Sequence[Any]) -> list[Any]:
+            found: list[Any] = self.llm.collective_rpc(method, timeout, tuple(args))
+            return found
+
+        return Workers(rpc)
+
+
+@pytest.fixture(scope="module")
+def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    from vllm import LLM
+
+    root = tmp_path_factory.mktemp("library")
+    make_expert(root / "one", tiny, seed=1, layers=range(2), strength=5)
+    make_expert(root / "two", tiny, seed=2, layers=range(2), rank=3, alpha=3, strength=5)
+    digests = tuple(Library.open(root).digests.items())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        llm = LLM(
+            str(tiny),
+            max_model_len=256,
+            dtype="float32",
+            enforce_eager=True,
+            tensor_parallel_size=2,
+            disable_log_stats=True,
+            **BankOptions(str(root), digests).engine_args(SLOTS),
+        )
+        try:
+            yield World(llm, root, Reference(tiny))
+        finally:
+            llm.llm_engine.engine_core.shutdown()
+
+
+def test_a_mix_over_two_ranks_is_the_dense_merge(world: World) -> None:
+    world.assert_right([Mix.of({"one": 0.7, "two": -0.4}), Mix.of({"two": 1.0}), Mix()])
+
+
+def test_an_expert_comes_and_goes_in_all_ranks_or_in_none(world: World, tiny: Path) -> None:
+    before = asyncio.run(world.workers.used())
+    make_narrow_expert(world.root / "narrow", "model.layers.0.mlp.up_proj", (384, 255))
+    with pytest.raises(ExpertError, match="narrow"):
+        asyncio.run(world.workers.load("narrow", Library.open(world.root).expert("narrow").digest))
+    shutil.rmtree(world.root / "narrow")
+    assert asyncio.run(world.workers.used()) == before
+    make_expert(world.root / "late", tiny, seed=3, layers=range(2), strength=5)
+    digest = Library.open(world.root).expert("late").digest
+    asyncio.run(world.workers.load("late", digest))
+    world.assert_right([Mix.of({"late": 1.0}), Mix.of({"late": 0.5, "one": 0.5})])
+    world.assert_right([Mix()])  # workers hear of a request's end with the next step
+    assert asyncio.run(world.workers.unload(digest))
+    assert asyncio.run(world.workers.used()) == before
