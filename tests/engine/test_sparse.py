@@ -45,7 +45,7 @@ def some_coefficients(tokens: int) -> Tensor:
     return torch.randn(tokens, 6, generator=g) * (torch.rand(tokens, 6, generator=g) < 0.5)
 
 
-@pytest.mark.parametrize("tokens", [1, 3, 16, 64, 65, 200])
+@pytest.mark.parametrize("tokens", [1, 3, 16, 17, 65, 200])
 @pytest.mark.parametrize("keep", ["float16", "float32"])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_it_gives_every_token_what_the_dense_bank_gives(tokens: int, keep: str, threads: int) -> None:

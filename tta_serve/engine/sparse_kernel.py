@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 # ruff: noqa: PLR0913 - these functions are inlined, and what they would take as objects is not
 
 TILE = 4  # rows and tokens that share what they load
-WINDOW = 64  # tokens whose outputs stay in the cache while all experts add to them
+WINDOW = 16  # tokens whose outputs stay in the cache while all experts add to them
 CHUNK = 256  # outputs that a thread adds to at a time
 
 # What vectorised sums and fused multiply-adds need; NaN and infinity stay what they are.
