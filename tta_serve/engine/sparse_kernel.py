@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import carray, cfunc, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 # ruff: noqa: PLR0913 - these functions are inlined, and what they would take as objects is not
@@ -19,6 +20,7 @@ from numba.extending import intrinsic
 TILE = 4  # rows and tokens that share what they load
 WINDOW = 16  # tokens whose outputs stay in the cache while all experts add to them
 CHUNK = 256  # outputs that a thread adds to at a time
+SPINS = 1000  # looks at what the others have done before a waiting thread gives up its core
 
 # What vectorised sums and fused multiply-adds need; NaN and infinity stay what they are.
 _options = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
@@ -132,6 +134,17 @@ def _fetch_add(typing_context, address, value):
     return types.int64(types.int64, types.int64), code
 
 
+@intrinsic
+def _yield(typing_context):
+    """Let other threads run on this core: one of them may be ours."""
+
+    def code(context, builder, *_):
+        function = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, function, "sched_yield"), [])
+
+    return types.void(), code
+
+
 @njit(**_inlined)
 def _at(address, shape, dtype):
     """The C-contiguous array at an address."""
@@ -189,8 +202,11 @@ def _compiled(dtype):
             _shrink(h[window], x[window * WINDOW :], a, row, token[first:last], coefficient[first:last])
             _fetch_add(counters + 8, 1)
             item = _fetch_add(counters, 1)
+        turns = 0
         while _fetch_add(counters + 8, 0) < to_shrink:
-            pass
+            turns += 1
+            if turns > SPINS:
+                _yield()
         sums = call.sums + 4 * WINDOW * CHUNK * _fetch_add(counters + 24, 1)
         item = _fetch_add(counters + 16, 1)
         while item < call.windows * call.n_expands:
