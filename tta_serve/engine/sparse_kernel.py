@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 TILE = 4  # rows and tokens that share what they load
 WINDOW = 16  # tokens whose outputs stay in the cache while all experts add to them
 CHUNK = 256  # outputs that a thread adds to at a time
+ENOUGH = 4  # windows for each thread, and threads take whole ones
 SPINS = 1000  # looks at what the others have done before a waiting thread gives up its core
 
 # What vectorised sums and fused multiply-adds need; NaN and infinity stay what they are.
@@ -151,15 +152,29 @@ def _at(address, shape, dtype):
     return carray(_pointer(address), shape, dtype)
 
 
-@njit(**_inlined)
-def _expand_block(y, h, b, block, tokens, begin, size):
-    """y[tokens] += h @ B of one expert and weight, for the weight's outputs from `begin` on."""
-    first_row, rows, outs, offset = block[0], block[1], block[3], block[4]
-    for row in range(0, rows, TILE):
-        at = offset + row * outs + begin
-        b0, b1 = b[at : at + size], b[at + outs : at + outs + size]
-        b2, b3 = b[at + 2 * outs : at + 2 * outs + size], b[at + 3 * outs : at + 3 * outs + size]
-        _expand(y, h, b0, b1, b2, b3, first_row + row, tokens)
+@njit(**_options)
+def _shrink_items(h, x, a, shrinks, starts, token, coefficient):
+    """h = c * (x A) of one window of tokens, for these rows of A. starts: of the window's uses of each column"""
+    for column, row in shrinks:
+        first, last = starts[column], starts[column + 1]
+        _shrink(h, x, a, row, token[first:last], coefficient[first:last])
+
+
+@njit(**_options)
+def _expand_items(y, h, b, sums, blocks, expands, starts, token):
+    """y += h B of one window of tokens, for these outputs, gathered in `sums` first: there they lie close together."""
+    for first_block, last_block, begin, first_out, size in expands:
+        gathered = _at(sums, (len(y), size), np.float32)
+        gathered[:] = 0
+        for first_row, rows, column, outs, offset in blocks[first_block:last_block]:
+            tokens = token[starts[column] : starts[column + 1]]
+            for row in range(0, rows, TILE):
+                at = offset + row * outs + begin
+                b0, b1 = b[at : at + size], b[at + outs : at + outs + size]
+                b2, b3 = b[at + 2 * outs : at + 2 * outs + size], b[at + 3 * outs : at + 3 * outs + size]
+                _expand(gathered, h, b0, b1, b2, b3, first_row + row, tokens)
+        for n in range(len(y)):
+            y[n, first_out : first_out + size] += gathered[n]
 
 
 # What a run gets, all int64: what is set for each, with counters that its threads share; `sparse.Uses`; `sparse.SparseBank`,
@@ -177,49 +192,48 @@ _USES_BEGIN, _BANK_BEGINS = len(CALL), len(CALL + USES)
 def _compiled(dtype):
     """The delta of one layer, its factors being of this dtype.
 
-    All threads run this at once. Each takes the next item that none has taken: TILE rows of A for a window of tokens, and,
-    when all these are done, CHUNK outputs.
+    All threads run this at once, and each takes the next item that none has taken. Where there are windows for all of them, an
+    item is a window; else it is TILE rows of A, and, when all these are done, CHUNK outputs.
     """
 
     @cfunc(types.void(types.CPointer(_RECORD)), cache=True, **_options)
     def run(arguments):
         calls = carray(arguments, 1)
         call, counters = calls[0], calls.ctypes.data + 16
-        columns, rows = call.columns, call.rows
+        windows, columns, rows = call.windows, call.columns, call.rows
         y, x = _at(call.y, (call.tokens, call.outputs), np.float32), _at(call.x, (call.tokens, call.inputs), np.float32)
-        h = _at(call.h, (call.windows, WINDOW, rows), np.float32)
-        starts = _at(call.starts, call.windows * columns + 1, np.int64)
+        h = _at(call.h, (windows, WINDOW, rows), np.float32)
+        starts = _at(call.starts, windows * columns + 1, np.int64)
         token, coefficient = _at(call.token, call.uses, np.int64), _at(call.coefficient, call.uses, np.float32)
         a, b = _at(call.a, (rows, call.inputs), dtype), _at(call.b, call.b_size, dtype)
         shrinks, expands = _at(call.shrinks, (call.n_shrinks, 2), np.int64), _at(call.expands, (call.n_expands, 5), np.int64)
         blocks = _at(call.blocks, (call.n_blocks, 5), np.int64)
+        sums = call.sums + 4 * WINDOW * CHUNK * _fetch_add(counters + 24, 1)
+        whole = windows >= ENOUGH * call.threads
 
-        to_shrink = call.windows * call.n_shrinks
+        shrink_items = 1 if whole else len(shrinks)
         item = _fetch_add(counters, 1)
-        while item < to_shrink:
-            window, (column, row) = item // call.n_shrinks, shrinks[item % call.n_shrinks]
-            first, last = starts[window * columns + column], starts[window * columns + column + 1]
-            _shrink(h[window], x[window * WINDOW :], a, row, token[first:last], coefficient[first:last])
+        while item < windows * shrink_items:
+            window, i = item // shrink_items, item % shrink_items
+            first, begins = window * WINDOW, starts[window * columns :]
+            mine = shrinks if whole else shrinks[i : i + 1]
+            _shrink_items(h[window], x[first:], a, mine, begins, token, coefficient)
+            if whole:
+                _expand_items(y[first : first + WINDOW], h[window], b, sums, blocks, expands, begins, token)
             _fetch_add(counters + 8, 1)
             item = _fetch_add(counters, 1)
+        if whole:
+            return
         turns = 0
-        while _fetch_add(counters + 8, 0) < to_shrink:
+        while _fetch_add(counters + 8, 0) < windows * shrink_items:
             turns += 1
             if turns > SPINS:
                 _yield()
-        sums = call.sums + 4 * WINDOW * CHUNK * _fetch_add(counters + 24, 1)
         item = _fetch_add(counters + 16, 1)
-        while item < call.windows * call.n_expands:
-            window, (first_block, last_block, begin, first_out, size) = item // call.n_expands, expands[item % call.n_expands]
-            first_token = window * WINDOW
-            count = min(call.tokens - first_token, WINDOW)
-            mine = _at(sums, (count, size), np.float32)
-            mine[:] = 0
-            for block in blocks[first_block:last_block]:
-                at = window * columns + block[2]
-                _expand_block(mine, h[window], b, block, token[starts[at] : starts[at + 1]], begin, size)
-            for n in range(count):
-                y[first_token + n, first_out : first_out + size] += mine[n]
+        while item < windows * len(expands):
+            window, i = item // len(expands), item % len(expands)
+            first, begins = window * WINDOW, starts[window * columns :]
+            _expand_items(y[first : first + WINDOW], h[window], b, sums, blocks, expands[i : i + 1], begins, token)
             item = _fetch_add(counters + 16, 1)
 
     return run
