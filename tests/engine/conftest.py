@@ -15,6 +15,7 @@ from adapters.library import Library
 from adapters.mix import Mix
 from tests.made import make_expert
 from tests.reference import Reference
+from tta_serve.engine.workers import Workers
 
 SLOTS = 16
 TAP_LAYER = 6
@@ -89,6 +90,16 @@ def _answer(output: Any) -> Answer:
 def random_mix(rng: random.Random, names: Sequence[str], most: int) -> Mix:
     chosen = rng.sample(names, rng.randint(1, most))
     return Mix.of({n: round(rng.randint(-6, 20) * 0.05, 2) or 0.5 for n in chosen})
+
+
+def workers_of(llm: Any) -> Workers:
+    """What the server has over its asynchronous engine, over an offline one."""
+
+    async def rpc(method: str, timeout: float, args: Sequence[Any]) -> list[Any]:
+        found: list[Any] = llm.collective_rpc(method, timeout, tuple(args))
+        return found
+
+    return Workers(rpc)
 
 
 def assert_same(answer: Answer, logprobs: torch.Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ from adapters.errors import ExpertError
 from adapters.expert import Expert
 from adapters.library import Library
 from adapters.mix import Mix
-from tests.engine.conftest import TOLERANCE, Engine
+from tests.engine.conftest import TOLERANCE, Engine, workers_of
 from tests.engine.tiny import BASES, prompts, tiny_engine, write_base, write_library
 from tests.made import make_expert, make_narrow_expert
 from tests.reference import Reference
 from tta_serve.engine.options import Capacity
 from tta_serve.engine.wire import mix_request
-from tta_serve.engine.workers import Workers
 
 PROMPT = prompts((24,))[0]
 TOKENS = 24
@@ -39,11 +38,7 @@ class World:
     running: int = 0
 
     def __post_init__(self) -> None:
-        async def rpc(method: str, timeout: float, args: Sequence[Any]) -> list[Any]:
-            found: list[Any] = self.engine.llm.collective_rpc(method, timeout, tuple(args))
-            return found
-
-        self.workers = Workers(rpc)
+        self.workers = workers_of(self.engine.llm)
         self.tokens: dict[str, list[int]] = {}
 
     def expert(self, name: str) -> Expert:

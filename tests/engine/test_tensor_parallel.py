@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from adapters.errors import ExpertError
 from adapters.library import Library
 from adapters.mix import Mix
-from tests.engine.conftest import SLOTS
+from tests.engine.conftest import SLOTS, Answer, assert_same, workers_of
 from tests.made import make_expert, make_narrow_expert
 from tests.reference import Reference
 from tta_serve.engine.options import BankOptions
@@ -65,17 +65,12 @@ class World:
             tokens = list(output.outputs[0].token_ids)
             with self.reference.merged(library.experts, mix.as_dict()):
                 wanted = self.reference.logprobs(list(output.prompt_token_ids), tokens)
-            assert wanted.argmax(-1).tolist() == tokens
-            ours = torch.tensor([lp[t].logprob for lp, t in zip(output.outputs[0].logprobs, tokens, strict=True)])
-            torch.testing.assert_close(ours, wanted.max(-1).values, rtol=0, atol=1e-3)
+            chosen = [lp[t].logprob for lp, t in zip(output.outputs[0].logprobs, tokens, strict=True)]
+            assert_same(Answer(list(output.prompt_token_ids), tokens, chosen), wanted)
 
     @property
     def workers(self) -> Workers:
-        async def rpc(method: str, timeout: float, args: Sequence[Any]) -> list[Any]:
-            found: list[Any] = self.llm.collective_rpc(method, timeout, tuple(args))
-            return found
-
-        return Workers(rpc)
+        return workers_of(self.llm)
 
 
 @pytest.fixture(scope="module")
