@@ -45,6 +45,8 @@ class MixtureManager:
         self._reader = Reader()
         self._slots = SlotTable(vllm_config.lora_config.max_loras)
         self._columns: dict[int, frozenset[int]] = {}  # of the experts in the mix of each slot
+        self._step: tuple[int, ...] = ()  # the id of each token of the last step
+        self._in_use: frozenset[int] = frozenset()  # columns of the experts that it used
         self._max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
         self._device = device
 
@@ -119,6 +121,7 @@ class MixtureManager:
         if any(digest in wire.coefficients(request) for request in running):
             return False
         column = self._residents.remove(digest)
+        self._step = ()
         for request_id in self._slots.ids():
             if column in self._columns[self._slots.slot(request_id)]:
                 self._slots.remove(request_id)
@@ -137,15 +140,21 @@ class MixtureManager:
                 method.bank = self._banks.by_site.get(name)
 
     def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
-        """Called once a step, before the forward pass, with the requests in the batch and each token's adapter id."""
+        """Called once a step, before the forward pass, with the requests in the batch and each token's adapter id.
+
+        While one token after the other is decoded, a step uses what the one before did: then nothing is done anew.
+        """
         by_id = {r.lora_int_id: r for r in requests}
         written = self._slots.bind(by_id)
         for request_id, slot in written:
             coefficients = self._coefficients(by_id[request_id])
             self._columns[slot] = frozenset(coefficients)
             self._state.write(slot, coefficients)
-        if mapping is not None:
+        if mapping is None:
+            return
+        if written or mapping.index_mapping != self._step:
             self._begin(mapping.index_mapping, by_id)
+        self._use(self._in_use)
 
     def _begin(self, token_ids: tuple[int, ...], by_id: dict[int, LoRARequest]) -> None:
         ids, inverse = np.unique(np.asarray(token_ids, dtype=np.int64), return_inverse=True)
@@ -154,7 +163,8 @@ class MixtureManager:
         if self._state.tap is not None:
             probes = {r.lora_int_id: self._slots.slot(r.lora_int_id) for r in present if wire.is_probe(r)}
             self._state.tap.begin(probes)
-        self._use(frozenset[int]().union(*(self._columns[s] for s in slots.tolist() if s)))
+        self._step = token_ids
+        self._in_use = frozenset[int]().union(*(self._columns[s] for s in slots.tolist() if s))
         self._state.begin(slots[inverse], active=any(not wire.is_probe(r) for r in present))
 
     def _coefficients(self, request: LoRARequest) -> dict[int, Coefficient]:

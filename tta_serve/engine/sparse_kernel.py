@@ -1,4 +1,4 @@
-"""The loops of `sparse.py`, compiled by numba once a machine: four rows by four tokens at a time, summed in float32.
+"""The loops of `sparse.py`, compiled by numba once a machine; what they compute is in `sparse_code.py`.
 
 They run on the threads of torch's own OpenMP: numba would bring threads of its own, and each would wait for the other's.
 """
@@ -10,267 +10,271 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from llvmlite import ir
 from numba import carray, cfunc, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+from tta_serve.engine.sparse_code import (
+    CHUNK,
+    LANES,
+    PART,
+    TILE,
+    call_on_all,
+    expand,
+    fetch,
+    fetch_add,
+    pointer,
+    shrink,
+    thread_number,
+    yield_core,
+)
 
 # ruff: noqa: PLR0913 - these functions are inlined, and what they would take as objects is not
 
-TILE = 4  # rows and tokens that share what they load
-WINDOW = 16  # tokens whose outputs stay in the cache while all experts add to them
-CHUNK = 256  # outputs that a thread adds to at a time
+WINDOW = 16  # tokens whose inputs and outputs stay in the cache while all experts add to them
 ENOUGH = 4  # windows for each thread, and threads take whole ones
 SPINS = 1000  # looks at what the others have done before a waiting thread gives up its core
 
-# What vectorised sums and fused multiply-adds need; NaN and infinity stay what they are.
-_options = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+_options = {"error_model": "numpy"}
 _inlined = {"inline": "always", **_options}
-
-
-@intrinsic
-def _float(typing_context, number):
-    """A float32 as it is, or the bits of a float16 as a float32."""
-
-    def widen(context, builder, _, args):
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
-
-    code = widen if number == types.uint16 else lambda context, builder, _, args: args[0]
-    return types.float32(number), code
-
-
-@njit(**_inlined)
-def _dots_of_four(x0, x1, x2, x3, a0, a1, a2, a3):
-    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = np.float32(0)
-    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = np.float32(0)
-    for i in range(x0.size):
-        v0, v1, v2, v3 = _float(a0[i]), _float(a1[i]), _float(a2[i]), _float(a3[i])
-        u0, u1, u2, u3 = x0[i], x1[i], x2[i], x3[i]
-        s00, s01, s02, s03 = s00 + u0 * v0, s01 + u0 * v1, s02 + u0 * v2, s03 + u0 * v3
-        s10, s11, s12, s13 = s10 + u1 * v0, s11 + u1 * v1, s12 + u1 * v2, s13 + u1 * v3
-        s20, s21, s22, s23 = s20 + u2 * v0, s21 + u2 * v1, s22 + u2 * v2, s23 + u2 * v3
-        s30, s31, s32, s33 = s30 + u3 * v0, s31 + u3 * v1, s32 + u3 * v2, s33 + u3 * v3
-    return (s00, s01, s02, s03), (s10, s11, s12, s13), (s20, s21, s22, s23), (s30, s31, s32, s33)
-
-
-@njit(**_inlined)
-def _dots_of_one(x, a0, a1, a2, a3):
-    s0 = s1 = s2 = s3 = np.float32(0)
-    for i in range(x.size):
-        s0, s1, s2, s3 = (
-            s0 + x[i] * _float(a0[i]),
-            s1 + x[i] * _float(a1[i]),
-            s2 + x[i] * _float(a2[i]),
-            s3 + x[i] * _float(a3[i]),
-        )
-    return s0, s1, s2, s3
-
-
-@njit(**_inlined)
-def _add_to_four(y0, y1, y2, y3, b0, b1, b2, b3, h0, h1, h2, h3):
-    p0, p1, p2, p3 = h0[0], h0[1], h0[2], h0[3]
-    q0, q1, q2, q3 = h1[0], h1[1], h1[2], h1[3]
-    r0, r1, r2, r3 = h2[0], h2[1], h2[2], h2[3]
-    s0, s1, s2, s3 = h3[0], h3[1], h3[2], h3[3]
-    for i in range(y0.size):
-        v0, v1, v2, v3 = _float(b0[i]), _float(b1[i]), _float(b2[i]), _float(b3[i])
-        y0[i] += p0 * v0 + p1 * v1 + p2 * v2 + p3 * v3
-        y1[i] += q0 * v0 + q1 * v1 + q2 * v2 + q3 * v3
-        y2[i] += r0 * v0 + r1 * v1 + r2 * v2 + r3 * v3
-        y3[i] += s0 * v0 + s1 * v1 + s2 * v2 + s3 * v3
-
-
-@njit(**_inlined)
-def _add_to_one(y, b0, b1, b2, b3, h):
-    p0, p1, p2, p3 = h[0], h[1], h[2], h[3]
-    for i in range(y.size):
-        y[i] += p0 * _float(b0[i]) + p1 * _float(b1[i]) + p2 * _float(b2[i]) + p3 * _float(b3[i])
-
-
-@njit(**_inlined)
-def _shrink(h, x, a, row, tokens, coefficients):
-    """h[n, row : row + 4] = coefficients[n] * (x[tokens[n]] . a[row : row + 4])"""
-    a0, a1, a2, a3 = a[row], a[row + 1], a[row + 2], a[row + 3]
-    full = tokens.size - tokens.size % TILE
-    for n in range(0, full, TILE):
-        dots = _dots_of_four(x[tokens[n]], x[tokens[n + 1]], x[tokens[n + 2]], x[tokens[n + 3]], a0, a1, a2, a3)
-        for m in range(TILE):
-            for r in range(TILE):
-                h[n + m, row + r] = coefficients[n + m] * dots[m][r]
-    for n in range(full, tokens.size):
-        of_one = _dots_of_one(x[tokens[n]], a0, a1, a2, a3)
-        for r in range(TILE):
-            h[n, row + r] = coefficients[n] * of_one[r]
-
-
-@njit(**_inlined)
-def _expand(y, h, b0, b1, b2, b3, row, tokens):
-    """y[tokens[n]] += h[n, row : row + 4] @ b"""
-    full = tokens.size - tokens.size % TILE
-    for n in range(0, full, TILE):
-        y0, y1, y2, y3 = y[tokens[n]], y[tokens[n + 1]], y[tokens[n + 2]], y[tokens[n + 3]]
-        h0, h1, h2, h3 = h[n, row : row + 4], h[n + 1, row : row + 4], h[n + 2, row : row + 4], h[n + 3, row : row + 4]
-        _add_to_four(y0, y1, y2, y3, b0, b1, b2, b3, h0, h1, h2, h3)
-    for n in range(full, tokens.size):
-        _add_to_one(y[tokens[n]], b0, b1, b2, b3, h[n, row : row + 4])
-
-
-@intrinsic
-def _pointer(typing_context, address):
-    """The address as a pointer."""
-
-    def code(context, builder, _, args):
-        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.int64), code
-
-
-@intrinsic
-def _fetch_add(typing_context, address, value):
-    """Add to the int64 at an address, atomically. Returns what it was before."""
-
-    def code(context, builder, _, args):
-        return builder.atomic_rmw("add", builder.inttoptr(args[0], ir.IntType(64).as_pointer()), args[1], "seq_cst")
-
-    return types.int64(types.int64, types.int64), code
-
-
-@intrinsic
-def _yield(typing_context):
-    """Let other threads run on this core: one of them may be ours."""
-
-    def code(context, builder, *_):
-        function = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, function, "sched_yield"), [])
-
-    return types.void(), code
 
 
 @njit(**_inlined)
 def _at(address, shape, dtype):
     """The C-contiguous array at an address."""
-    return carray(_pointer(address), shape, dtype)
+    return carray(pointer(address), shape, dtype)
+
+
+@njit(**_inlined)
+def _fetch_all(address, size):
+    for offset in range(0, size, 64):
+        fetch(address + offset)
 
 
 @njit(**_options)
-def _shrink_items(h, x, a, shrinks, starts, token, coefficient):
-    """h = c * (x A) of one window of tokens, for these rows of A. starts: of the window's uses of each column"""
-    for column, row in shrinks:
-        first, last = starts[column], starts[column + 1]
-        _shrink(h, x, a, row, token[first:last], coefficient[first:last])
+def _shrink_tile(kind, h, h_size, x, x_size, a, inputs, tokens, coefficients):
+    """h = c * (x A) for TILE rows of A, of these tokens. h_size, x_size: bytes from one token's to the next"""
+    full = tokens.size - tokens.size % TILE
+    for n in range(0, full, TILE):
+        n0, n1, n2, n3 = tokens[n], tokens[n + 1], tokens[n + 2], tokens[n + 3]
+        to = h + n0 * h_size, h + n1 * h_size, h + n2 * h_size, h + n3 * h_size
+        of = x + n0 * x_size, x + n1 * x_size, x + n2 * x_size, x + n3 * x_size
+        c = coefficients[n], coefficients[n + 1], coefficients[n + 2], coefficients[n + 3]
+        shrink(kind, to, of, c, a, inputs)
+    left = tokens.size - full
+    if left >= 2:
+        n0, n1, c2 = tokens[full], tokens[full + 1], (coefficients[full], coefficients[full + 1])
+        shrink(kind, (h + n0 * h_size, h + n1 * h_size), (x + n0 * x_size, x + n1 * x_size), c2, a, inputs)
+    if left % 2:
+        n0 = tokens[tokens.size - 1]
+        shrink(kind, (h + n0 * h_size,), (x + n0 * x_size,), (coefficients[tokens.size - 1],), a, inputs)
 
 
 @njit(**_options)
-def _expand_items(y, h, b, sums, blocks, expands, starts, token):
-    """y += h B of one window of tokens, for these outputs, gathered in `sums` first: there they lie close together."""
-    for first_block, last_block, begin, first_out, size in expands:
-        gathered = _at(sums, (len(y), size), np.float32)
-        gathered[:] = 0
-        for first_row, rows, column, outs, offset in blocks[first_block:last_block]:
-            tokens = token[starts[column] : starts[column + 1]]
-            for row in range(0, rows, TILE):
-                at = offset + row * outs + begin
-                b0, b1 = b[at : at + size], b[at + outs : at + outs + size]
-                b2, b3 = b[at + 2 * outs : at + 2 * outs + size], b[at + 3 * outs : at + 3 * outs + size]
-                _expand(gathered, h, b0, b1, b2, b3, first_row + row, tokens)
-        for n in range(len(y)):
-            y[n, first_out : first_out + size] += gathered[n]
+def _expand_rows(kind, y, y_size, h, h_size, weight, first, last, uses, block_of, blocks, pieces):
+    """y += h B for the outputs from `first` to `last` of a weight, for a window's tokens. weight: of `sparse.SparseBank`
+
+    y, h: addresses of the window's   y_size, h_size: bytes from one token's to the next   pieces: space for `_expand`'s
+    uses: firsts, used and alike of `sparse.Uses`, of the window's tokens
+    """
+    b, a_row, a_chunk = weight
+    firsts, used, alike = uses
+    n, n_pieces = 0, 0
+    while n < alike.size:
+        if n == 0 or not alike[n]:
+            n_pieces = 0
+            for i in range(firsts[n], firsts[n + 1]):
+                block = block_of[used[i]] if used[i] < block_of.size else -1
+                if block >= 0:
+                    row, rows, before = blocks[block]
+                    pieces[n_pieces, 0], pieces[n_pieces, 1], pieces[n_pieces, 2] = before * a_row, 4 * row, rows
+                    n_pieces += 1
+        of_y, of_h = y + n * y_size, h + n * h_size
+        if not n_pieces:
+            n += 1
+        elif n + TILE <= alike.size and alike[n + 1] and alike[n + 2] and alike[n + 3]:
+            h4 = of_h, of_h + h_size, of_h + 2 * h_size, of_h + 3 * h_size
+            for begin in range(first, last, PART):
+                y0 = of_y + 4 * begin
+                y4 = y0, y0 + y_size, y0 + 2 * y_size, y0 + 3 * y_size
+                at = b + begin // CHUNK * a_chunk + begin % CHUNK * a_row // CHUNK
+                expand(kind, y4, h4, at, pieces.ctypes.data, n_pieces, last - begin)
+            n += TILE
+        else:
+            for begin in range(first, last, CHUNK):
+                at = b + begin // CHUNK * a_chunk
+                expand(kind, (of_y + 4 * begin,), (of_h,), at, pieces.ctypes.data, n_pieces, last - begin)
+            n += 1
 
 
-# What a run gets, all int64: what is set for each, with counters that its threads share; `sparse.Uses`; `sparse.SparseBank`,
-# with the addresses of its `run` and of OpenMP's function.
-CALL = ("y", "x", "shrinks_begun", "shrinks_done", "expands_begun", "threads_begun")
-USES = ("tokens", "columns", "windows", "uses", "starts", "token", "coefficient", "h", "sums", "threads")
+# What a run gets, all int64: what is set for each; `sparse.Uses`; `sparse.SparseBank`, with the addresses of its `run` and of
+# OpenMP's functions.
+CALL = ("y", "x")
+USES = (
+    *("tokens", "columns", "windows", "uses", "most"),
+    *("starts", "token", "coefficient", "firsts", "used", "alike", "h", "pieces", "counters", "threads"),
+)
 BANK = (
-    *("rows", "inputs", "outputs", "a", "b", "b_size", "blocks", "n_blocks", "shrinks", "n_shrinks", "expands", "n_expands"),
-    *("run", "parallel"),
+    *("rows", "inputs", "outputs", "known", "a", "b", "blocks", "n_blocks", "block_of", "n_weights"),
+    *("extents", "n_extents", "shrinks", "n_shrinks", "expands", "n_expands", "thread_number", "run", "parallel"),
 )
 _RECORD = numba.from_dtype(np.dtype([(name, np.int64) for name in CALL + USES + BANK]))
-_USES_BEGIN, _BANK_BEGINS = len(CALL), len(CALL + USES)
+_USES_BEGIN, _BANK_BEGINS, RECORD_SIZE = len(CALL), len(CALL + USES), len(CALL + USES + BANK)
+APART = 16  # int64 between what threads write: two lines of a cache, which often come in pairs
+
+
+_WINDOWS, _SHRINKS, _EXPANDS, _DONE = -1, 0, 1, 2  # phases, by their counters
+
+
+def counters(threads: int) -> int:
+    """How many int64 the threads' counters take: of items begun of each share, in two phases, and of shrinks done."""
+    return APART * (2 * threads + 2)
+
+
+@njit(**_inlined)
+def _counter(call, phase, share):
+    """The address of a phase's counter of a share. Whole windows are counted as shrinks are: it is one or the other."""
+    return call.counters + 8 * APART * (max(phase, 0) * call.threads + share)
+
+
+@njit(**_inlined)
+def _share(thread, threads, items):
+    """The first and the last item of a thread's share."""
+    return items * thread // threads, items * (thread + 1) // threads
+
+
+@njit(**_options)
+def _shrink_window(call, kind, width, window, first_tile, last_tile):
+    """h of a window's tokens, for these tiles of A."""
+    starts = _at(call.starts, call.windows * call.columns + 1, np.int64)
+    token, coefficient = _at(call.token, call.uses, np.int64), _at(call.coefficient, call.uses, np.float32)
+    shrinks = _at(call.shrinks, call.n_shrinks, np.int64)
+    h_size, x_size = 4 * call.rows, 4 * call.inputs
+    h, x = call.h + window * WINDOW * h_size, call.x + window * WINDOW * x_size
+    for tile in range(first_tile, last_tile):
+        use = window * call.columns + shrinks[tile]
+        tokens, of_tokens = token[starts[use] : starts[use + 1]], coefficient[starts[use] : starts[use + 1]]
+        a = call.a + tile * _tile_size(call, width)
+        _shrink_tile(kind, h + 4 * TILE * tile, h_size, x, x_size, a, call.inputs, tokens, of_tokens)
+
+
+@njit(**_options)
+def _expand_window(call, kind, width, window, weight, first, last, pieces):
+    """A window's outputs from `first` to `last` of a weight; -1 for its last."""
+    begin, end = window * WINDOW, min(window * WINDOW + WINDOW, call.tokens)
+    firsts, used = _at(call.firsts, call.tokens + 1, np.int64), _at(call.used, call.uses, np.int64)
+    uses = firsts[begin:], used, _at(call.alike, call.tokens, np.bool_)[begin:end]
+    first_out, outs, offset, size = _at(call.extents, (call.n_weights, 4), np.int64)[weight]
+    of_weight = call.b + offset * width, CHUNK * width, size * width
+    block_of = _at(call.block_of, (call.n_weights, call.known), np.int64)[weight]
+    blocks = _at(call.blocks, (call.n_blocks, 3), np.int64)
+    y, h = call.y + 4 * (begin * call.outputs + first_out), call.h + 4 * begin * call.rows
+    _expand_rows(
+        kind, y, 4 * call.outputs, h, 4 * call.rows, of_weight, first, min(last, outs), uses, block_of, blocks, pieces
+    )
+
+
+@njit(**_inlined)
+def _tile_size(call, width):
+    """Bytes of TILE rows of A."""
+    return TILE * (-(-call.inputs // LANES) * LANES) * width
+
+
+@njit(**_inlined)
+def _fetch_tile(call, width, tile):
+    if tile < call.n_shrinks:
+        _fetch_all(call.a + tile * _tile_size(call, width), _tile_size(call, width))
+
+
+@njit(**_inlined)
+def _fetch_chunk(call, width, chunk):
+    if chunk < call.n_expands:
+        _, _, begin, size = _at(call.expands, (call.n_expands, 4), np.int64)[chunk]
+        _fetch_all(call.b + begin * width, size * width)
+
+
+@njit(**_options)
+def _take(call, kind, width, phase, thread, per_window):
+    """Take items of a phase until none is left, those of the thread's own share first. Returns how many.
+
+    What the next item reads is fetched while one is computed: between two steps a bank falls out of the caches.
+    """
+    pieces = _at(call.pieces + 8 * (3 * call.most + APART) * thread, (call.most, 3), np.int64)
+    done = 0
+    for k in range(call.threads):
+        share = (thread + k) % call.threads
+        first, last = _share(share, call.threads, call.windows * per_window)
+        counter = _counter(call, phase, share)
+        item = first + fetch_add(counter, 1)
+        while item < last:
+            window, i = item // per_window, item % per_window
+            item = first + fetch_add(counter, 1)
+            if phase == _WINDOWS:
+                _shrink_window(call, kind, width, window, 0, call.n_shrinks)
+                for weight in range(call.n_weights):
+                    _expand_window(call, kind, width, window, weight, 0, call.outputs, pieces)
+            elif phase == _SHRINKS:
+                _fetch_tile(call, width, item)
+                _shrink_window(call, kind, width, window, i, i + 1)
+            else:
+                _fetch_chunk(call, width, item)
+                weight, out, _, _ = _at(call.expands, (call.n_expands, 4), np.int64)[i]
+                _expand_window(call, kind, width, window, weight, out, out + CHUNK, pieces)
+            done += 1
+    return done
 
 
 def _compiled(dtype):
     """The delta of one layer, its factors being of this dtype.
 
-    All threads run this at once, and each takes the next item that none has taken. Where there are windows for all of them, an
-    item is a window; else it is TILE rows of A, and, when all these are done, CHUNK outputs.
+    All threads run this at once. Where there are windows for all of them, an item is a window; else it is TILE rows of A, and,
+    when all these are done, CHUNK outputs.
     """
+    width = np.dtype(dtype).itemsize
 
     @cfunc(types.void(types.CPointer(_RECORD)), cache=True, **_options)
     def run(arguments):
-        calls = carray(arguments, 1)
-        call, counters = calls[0], calls.ctypes.data + 16
-        windows, columns, rows = call.windows, call.columns, call.rows
-        y, x = _at(call.y, (call.tokens, call.outputs), np.float32), _at(call.x, (call.tokens, call.inputs), np.float32)
-        h = _at(call.h, (windows, WINDOW, rows), np.float32)
-        starts = _at(call.starts, windows * columns + 1, np.int64)
-        token, coefficient = _at(call.token, call.uses, np.int64), _at(call.coefficient, call.uses, np.float32)
-        a, b = _at(call.a, (rows, call.inputs), dtype), _at(call.b, call.b_size, dtype)
-        shrinks, expands = _at(call.shrinks, (call.n_shrinks, 2), np.int64), _at(call.expands, (call.n_expands, 5), np.int64)
-        blocks = _at(call.blocks, (call.n_blocks, 5), np.int64)
-        sums = call.sums + 4 * WINDOW * CHUNK * _fetch_add(counters + 24, 1)
-        whole = windows >= ENOUGH * call.threads
-
-        shrink_items = 1 if whole else len(shrinks)
-        item = _fetch_add(counters, 1)
-        while item < windows * shrink_items:
-            window, i = item // shrink_items, item % shrink_items
-            first, begins = window * WINDOW, starts[window * columns :]
-            mine = shrinks if whole else shrinks[i : i + 1]
-            _shrink_items(h[window], x[first:], a, mine, begins, token, coefficient)
-            if whole:
-                _expand_items(y[first : first + WINDOW], h[window], b, sums, blocks, expands, begins, token)
-            _fetch_add(counters + 8, 1)
-            item = _fetch_add(counters, 1)
-        if whole:
+        call, kind = carray(arguments, 1)[0], dtype(0)
+        thread = thread_number(call.thread_number)
+        if call.windows >= ENOUGH * call.threads:
+            _take(call, kind, width, _WINDOWS, thread, 1)
             return
+        done = _counter(call, _DONE, 0)
+        fetch_add(done, _take(call, kind, width, _SHRINKS, thread, call.n_shrinks))
+        _fetch_chunk(call, width, _share(thread, call.threads, call.windows * call.n_expands)[0])
         turns = 0
-        while _fetch_add(counters + 8, 0) < windows * shrink_items:
+        while fetch_add(done, 0) < call.windows * call.n_shrinks:
             turns += 1
             if turns > SPINS:
-                _yield()
-        item = _fetch_add(counters + 16, 1)
-        while item < windows * len(expands):
-            window, i = item // len(expands), item % len(expands)
-            first, begins = window * WINDOW, starts[window * columns :]
-            _expand_items(y[first : first + WINDOW], h[window], b, sums, blocks, expands[i : i + 1], begins, token)
-            item = _fetch_add(counters + 16, 1)
+                yield_core()
+        _take(call, kind, width, _EXPANDS, thread, call.n_expands)
 
     return run
 
 
 @cache
-def functions(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Addresses of `run` for factors of this dtype, float16 or float32, and of what runs it on all threads."""
+def functions(dtype: np.dtype[Any]) -> tuple[int, int, int]:
+    """Addresses of OpenMP's number of a thread, of `run` for factors of this dtype, and of what runs it on all threads."""
     run = _compiled(np.uint16 if dtype == np.float16 else np.float32)
     _compiled_ones.append(run)  # an address keeps nothing alive
     # What every OpenMP offers to programs that GCC compiled, of which torch is one; found as torch finds it, once it is there.
     assert torch.get_num_threads()
-    parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
-    return run.address, int(parallel or 0)
+    openmp = ctypes.CDLL(None)
+    thread_number, parallel = (
+        ctypes.cast(function, ctypes.c_void_p).value or 0 for function in (openmp.omp_get_thread_num, openmp.GOMP_parallel)
+    )
+    return thread_number, run.address, parallel
 
 
 _compiled_ones: list[Any] = []
 
 
-@intrinsic
-def _call(typing_context, parallel, run, data, threads):
-    """parallel(run, data, threads, 0)"""
-
-    def code(context, builder, _, args):
-        pointer, unsigned = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = ir.FunctionType(ir.VoidType(), [pointer, pointer, unsigned, unsigned]).as_pointer()
-        run, data = (builder.inttoptr(arg, pointer) for arg in args[1:3])
-        builder.call(builder.inttoptr(args[0], function), [run, data, builder.trunc(args[3], unsigned), unsigned(0)])
-
-    return types.void(types.int64, types.int64, types.int64, types.int64), code
-
-
 @njit(types.void(types.int64, types.int64, types.int64, types.int64), cache=True)
 def add_delta(bank, uses, y, x):
     """y += B (c * (A x)), where c is not zero. Addresses: of a bank's record, of what `USES` names, and of y and x"""
-    record = _at(bank, len(CALL) + len(USES) + len(BANK), np.int64)
+    record = _at(bank, RECORD_SIZE, np.int64)
+    of_uses = _at(uses, len(USES), np.int64)
     record[0], record[1] = y, x
-    record[2:_USES_BEGIN] = 0
-    record[_USES_BEGIN:_BANK_BEGINS] = _at(uses, len(USES), np.int64)
-    _call(record[-1], record[-2], bank, record[_BANK_BEGINS - 1])
+    record[_USES_BEGIN:_BANK_BEGINS] = of_uses
+    threads = of_uses[-1]
+    begun = _at(of_uses[-2], (2 * threads + 1, APART), np.int64)
+    begun[:, 0] = 0
+    call_on_all(record[-1], record[-2], bank, threads)

@@ -48,7 +48,10 @@ class StepState:
             self._uneven.discard(slot)
 
     def begin(self, token_slots: np.ndarray[Any, np.dtype[np.int64]], active: bool) -> None:
-        """Start a step. active: whether any token has a non-zero coefficient; without, banks cost nothing."""
+        """Start a step whose tokens, or whose slots, are not those of the step before.
+
+        active: whether any token has a non-zero coefficient; without, banks cost nothing.
+        """
         n = len(token_slots)
         self.token_slots[:n].copy_(torch.from_numpy(token_slots))
         if n < self._used:
@@ -56,22 +59,24 @@ class StepState:
         self._used = n
         self.active = active
         self._even = self._may_be_even and (not self._uneven or self._uneven.isdisjoint(token_slots.tolist()))
-        self._rows.clear()
-        self._uses.clear()
+        self._forget()
 
     def clear(self, column: int) -> None:
         """An expert is gone: no slot uses it."""
         self.coefficients[..., column] = 0
+        self._forget()
 
     def forget_banks(self, most_rows: int) -> None:
         """The banks were built anew, and with them their rows. most_rows: of a bank"""
         self._columns.clear()
         self._most_rows = most_rows
+        self._forget()
 
     def rows(self, place: Place, experts: tuple[int, ...], tokens: int) -> Tensor:
         """Coefficients of each token spread over a bank's rows. Returns [tokens, rows].
 
-        Gathered once a step for all banks with the same rows, unless a mix of the step differs from place to place.
+        Gathered once for all banks with the same rows, and for all steps until one differs; for each place by itself if a mix
+        of the step differs from place to place.
         """
         where = self._where(place)
         rows = self._rows.get((where, experts))
@@ -90,6 +95,10 @@ class StepState:
             table = self.coefficients[where].index_select(0, self.token_slots[:tokens])
             uses = self._uses[where] = Uses(table, self._most_rows, torch.get_num_threads())
         return uses
+
+    def _forget(self) -> None:
+        self._rows.clear()
+        self._uses.clear()
 
     def _where(self, place: Place) -> int:
         return 0 if self._even else self._places[place]
