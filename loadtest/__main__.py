@@ -2,12 +2,13 @@
 
 import typer
 
-from loadtest import engine, kernel, soak
+from loadtest import engine, kernel, library, soak
 
 app = typer.Typer(help="Benchmarks of tta-serve.", no_args_is_help=True)
 
 app.command("engine")(engine.command)
 app.command("kernel")(kernel.command)
+app.command("library")(library.command)
 app.command("lifecycle")(engine.lifecycle)
 app.command("profile")(engine.profile)
 app.command("soak")(soak.command)

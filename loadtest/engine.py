@@ -57,7 +57,7 @@ def command(  # noqa: PLR0913 - one knob each
     seed: Annotated[int, typer.Option(help="Of prompts and mixes.")] = 0,
 ) -> None:
     """Benchmark the engine offline: base, vLLM's own multi-LoRA, in-place merges, and mixtures."""
-    _environment()
+    report.environment()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that engines and files are cleared away then too
     _check(side, SIDE_NAMES)
     _check(shape, SHAPES)
@@ -98,7 +98,7 @@ def lifecycle(
     rounds: Annotated[int, typer.Option(min=1, max=50, help="Experts loaded and unloaded.")] = 5,
 ) -> None:
     """Measure how long decoding stands still when an expert is loaded, first used, and unloaded."""
-    _environment()
+    report.environment()
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that steps can be made, and timed, one by one
     from loadtest.lifecycle import measure
 
@@ -112,7 +112,7 @@ def lifecycle(
 
 def profile() -> None:
     """Show where a decoding step's time goes, by operator, with and without mixtures."""
-    _environment()
+    report.environment()
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that the operators run where the profiler is
     from loadtest.profile import measure, table
 
@@ -120,22 +120,6 @@ def profile() -> None:
         found = measure(Path(folder))
     Console().print(table(found))
     print(json.dumps(report.rounded({**report.machine(), **found})), flush=True)
-
-
-def _environment() -> None:
-    """For this process and every engine. By itself vLLM would bind its threads to all cores but one: to one of two."""
-    cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
-    wanted = {
-        "VLLM_CPU_OMP_THREADS_BIND": cores,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    for key, value in wanted.items():
-        os.environ.setdefault(key, value)
 
 
 def _check(given: Sequence[str] | None, known: Sequence[str] | dict[str, Any]) -> None:
