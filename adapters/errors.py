@@ -15,3 +15,7 @@ class LibraryError(AdapterError):
 
 class MixError(AdapterError):
     """Coefficients outside the rules of a mix."""
+
+
+class MergeError(AdapterError):
+    """A merge that cannot be made of these experts, weights or options."""

@@ -1,29 +1,37 @@
 """A library: a folder whose subfolders are experts."""
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from adapters.checkpoint import Checkpoint
+from adapters.deltas import Deltas, LowRankDeltas
 from adapters.errors import ExpertError, LibraryError
 from adapters.expert import Expert
-from adapters.peft_format import is_peft_folder, load_peft
+from adapters.forms import Report
+from adapters.manifest import Manifest, Source
+from adapters.peft_format import CONFIG_FILE, is_peft_folder, load_peft
+from adapters.store import Store, check_inside, check_name
+from adapters.task_vector import TaskVector
 
 EXAMPLES_FILE = "examples.txt"
-RESERVED_NAMES = frozenset({"base", "auto"})
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Library:
     """The experts under `root`, in the order of their names.
 
-    `root/<name>/` is a PEFT LoRA folder; an optional `examples.txt` in it holds example prompts, one a line.
+    `root/<name>/` is a PEFT LoRA folder, an optional `examples.txt` in it holds example prompts, one a line; or it holds
+    versions, as adapters/store.py writes them.
+
+    names: the experts that slots can serve   managed: the current version of each that has versions, in whatever form
     """
 
     root: Path
     names: tuple[str, ...]
+    managed: Mapping[str, Manifest] = field(default_factory=dict)
 
     @classmethod
     def open(cls, root: Path | str) -> "Library":
@@ -31,42 +39,119 @@ class Library:
         root = Path(root).expanduser()
         if not root.is_dir():
             raise LibraryError(f"library {root} is not a folder; wanted a folder of PEFT adapter folders")
-        names = sorted(p.name for p in root.iterdir() if p.is_dir() and is_peft_folder(p))
-        if not names:
-            raise LibraryError(f"library {root} holds no PEFT adapter folder (one with an adapter_config.json)")
-        for name in names:
-            _check_name(root, name)
-        return cls(root, tuple(names))
+        plain = [p.name for p in root.iterdir() if p.is_dir() and is_peft_folder(p)]
+        for name in plain:
+            _check_plain(root, name)
+        store = Store(root)
+        managed = {name: current for name in store.names if (current := store.current(name))}
+        if not plain and not managed:
+            raise LibraryError(
+                f"library {root} holds no PEFT adapter folder (one with an adapter_config.json) and nothing that was added"
+            )
+        served = [name for name, manifest in managed.items() if manifest.form == "low_rank"]
+        return cls(root, tuple(sorted([*plain, *served])), managed)
 
     def expert(self, name: str) -> Expert:
         """Read and check an expert. Raises ExpertError if it is not there or cannot be represented exactly."""
+        manifest = self.managed.get(name)
+        if manifest and manifest.form != "low_rank":
+            raise ExpertError(
+                f"expert {name!r} has the form {manifest.form}, which slots cannot serve; "
+                f"make factors of it: tta experts compress {name} --rank R"
+            )
         if name not in self.names:
-            raise ExpertError(f"the library {self.root} holds no expert {name!r}; it holds: {', '.join(self.names)}")
-        return load_peft(self.root / name, name)
+            raise ExpertError(f"the library {self.root} holds no expert {name!r}; it holds: {', '.join(self.all_names)}")
+        return Store(self.root).expert(manifest) if manifest else load_peft(self.root / name, name)
+
+    def deltas(self, name: str) -> Deltas:
+        """What an expert of any form changes. Raises ExpertError as `expert` does, but for the form."""
+        manifest = self.managed.get(name)
+        return Store(self.root).deltas(manifest) if manifest else LowRankDeltas(self.expert(name))
+
+    def manifest(self, name: str) -> Manifest:
+        """What is known of an expert of any form. A PEFT folder has no versions: it is read, and is version 0.
+
+        Raises ExpertError as `deltas` does.
+        """
+        return self.managed.get(name) or self._plain(name)
+
+    def verify(self, name: str) -> None:
+        """Read all that the library has of an expert. Raises ExpertError or LibraryError if it is not what was added."""
+        if name in self.managed:
+            Store(self.root).verify(name)
+        else:
+            self.expert(name)
 
     @cached_property
     def experts(self) -> dict[str, Expert]:
-        """All experts. Raises ExpertError for the first that cannot be represented exactly."""
+        """All experts that can be served. Raises ExpertError for the first that cannot be represented exactly."""
         return {name: self.expert(name) for name in self.names}
+
+    @cached_property
+    def entries(self) -> dict[str, Manifest]:
+        """The manifests of all experts, in whatever form. Raises ExpertError as `manifest` does."""
+        return {name: self.manifest(name) for name in self.all_names}
+
+    @property
+    def all_names(self) -> list[str]:
+        """Those of `names`, and the experts in forms that slots cannot serve."""
+        return sorted({*self.names, *self.managed})
 
     @property
     def digests(self) -> dict[str, str]:
         return {name: expert.digest for name, expert in self.experts.items()}
 
+    @property
+    def base_digest(self) -> str | None:
+        """The digest of the base that the experts change, None where only PEFT folders are and it is not known."""
+        base = Store(self.root).base
+        return base.digest if base else None
+
     def examples(self, name: str) -> list[str]:
         """Example prompts of an expert, possibly none."""
+        if name in self.managed:
+            return list(self.managed[name].examples)
         file = self.root / name / EXAMPLES_FILE
-        return [line.strip() for line in file.read_text().splitlines() if line.strip()] if file.is_file() else []
+        return read_examples(file) if file.is_file() else []
 
     def __iter__(self) -> Iterator[Expert]:
         return iter(self.experts.values())
 
-
-def _check_name(root: Path, name: str) -> None:
-    if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
-        reserved = ", ".join(sorted(RESERVED_NAMES))
-        raise LibraryError(
-            f"expert name {name!r}: letters, digits, dot, dash and underscore are allowed; {reserved} are taken"
+    def _plain(self, name: str) -> Manifest:
+        folder, expert = self.root / name, self.expert(name)
+        ranks = {module: factor.rank for module, factor in expert.factors.items()}
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        return Manifest(
+            source=Source("peft", str(folder.resolve())),
+            examples=tuple(self.examples(name)),
+            name=name,
+            version=0,
+            digest=expert.digest,
+            base=None,
+            report=Report("low_rank", {}, {}, ranks, size, size),
+            created=datetime.fromtimestamp((folder / CONFIG_FILE).stat().st_mtime, UTC).isoformat(timespec="seconds"),
         )
-    if not (root / name).resolve().is_relative_to(root.resolve()):
-        raise LibraryError(f"expert {name!r} leads out of the library {root}; copy the folder instead of linking it")
+
+
+def opened(path: Path, base: Checkpoint) -> tuple[Source, Deltas]:
+    """What a folder from outside changes: a PEFT LoRA folder, or a checkpoint of the base after a full fine-tune.
+
+    Raises ExpertError for a folder that is neither, or that cannot be represented exactly.
+    """
+    if is_peft_folder(path):
+        return Source("peft", str(path.resolve())), LowRankDeltas(load_peft(path))
+    return Source("finetune", str(path.resolve())), TaskVector(base, Checkpoint.open(path))
+
+
+def read_examples(file: Path) -> list[str]:
+    """The prompts in a file, one a line, without blank lines. Raises LibraryError if it cannot be read as UTF-8."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LibraryError(f"{file} cannot be read: {error}") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _check_plain(root: Path, name: str) -> None:
+    for file in check_name(root, name).iterdir():
+        check_inside(root, file)

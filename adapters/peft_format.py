@@ -1,34 +1,48 @@
-"""Read a PEFT LoRA folder exactly, or refuse it by name."""
+"""Read a PEFT LoRA folder exactly, or refuse it by name; and write one."""
 
 import json
+import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import Tensor
 
+from adapters.checkpoint import tensor_files
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
+from adapters.files import FLOATS, check_size, confined
+from adapters.writing import save
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+_STEM = WEIGHTS_FILE.removesuffix(".safetensors")
 _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_MAX_CONFIG, _MAX_WEIGHTS = 1 << 24, 1 << 34
 
-# Options of PEFT's LoraConfig that change the arithmetic in ways `b @ a` cannot express.
+_MERGE = "merge it into a full checkpoint with PEFT's merge_and_unload and add that as a fine-tune"
+_RETRAIN = "retrain it as a plain LoRA"
+# Options of PEFT's LoraConfig that change the arithmetic in ways `b @ a` cannot express, and what to do.
 _UNSUPPORTED = {
-    "use_dora": "DoRA rescales columns of the merged weight",
-    "modules_to_save": "it holds full copies of modules",
-    "lora_bias": "it trains a bias beside B",
-    "fan_in_fan_out": "its weights are stored transposed",
-    "layer_replication": "it repeats layers of the base",
-    "target_parameters": "it adapts bare parameters",
-    "trainable_token_indices": "it retrains token embeddings",
-    "alora_invocation_tokens": "it is active only after an invocation string",
-    "use_bdlora": "its factors are block-diagonal",
-    "arrow_config": "it routes among adapters by itself",
+    "use_dora": ("DoRA rescales rows of the merged weight", _MERGE),
+    "modules_to_save": ("it holds full copies of modules", _MERGE),
+    "lora_bias": ("it trains a bias beside B", _MERGE),
+    "fan_in_fan_out": ("its base stores weights transposed (Conv1D), which would transpose the change", _MERGE),
+    "target_parameters": ("it adapts bare parameters", _MERGE),
+    "trainable_token_indices": ("it retrains token embeddings", _MERGE),
+    "kasa_config": ("KaSA cuts singular values off the base's weights", _MERGE),
+    "layer_replication": ("it repeats layers of the base", _RETRAIN),
+    "alora_invocation_tokens": ("it is active only after an invocation string", _RETRAIN),
+    "use_bdlora": ("its factors are block-diagonal", _RETRAIN),
+    "use_qalora": ("its A reads averages of the input", _RETRAIN),
+    "monteclora_config": ("it samples its factors", _RETRAIN),
+    "arrow_config": ("it routes among adapters by itself", _RETRAIN),
 }
+# Those of PEFT's initialisations that leave the base's weights as they are; the others (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ)
+# change them, so that B A is no change of the base.
+_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
 def is_peft_folder(path: Path) -> bool:
@@ -41,17 +55,18 @@ def load_peft(path: Path, name: str | None = None) -> Expert:
     Scale per module: alpha / rank, or alpha / sqrt(rank) with `use_rslora` (Kalajdzievski 2023, arXiv 2312.03732), with
     `rank_pattern` and `alpha_pattern` honoured as PEFT does.
 
-    Raises ExpertError for anything that this form cannot represent exactly; nothing is ever partly loaded.
+    Raises ExpertError for anything that this form cannot represent exactly, and LibraryError for a file that leads out of
+    the folder; nothing is ever partly loaded.
     """
     name = name or path.name
     config = _read_config(path, name)
-    tensors = _read_tensors(path, name)
-    pairs: dict[str, dict[str, Any]] = {}
-    for key, value in tensors.items():
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, file in tensor_files(path, _STEM, max_bytes=_MAX_WEIGHTS).items():
         match = _TENSOR.fullmatch(key.removeprefix(_PREFIX))
-        if match is None:
-            raise ExpertError(f"expert {name!r}: tensor {key} is not a LoRA factor of a linear layer; retrain without it")
-        pairs.setdefault(match["module"], {})[match["side"]] = value.float()
+        if match is None or file.entries[key].dtype not in FLOATS:
+            what = f"tensor {key} is not a LoRA factor of a linear layer in float32, float16 or bfloat16"
+            raise ExpertError(f"expert {name!r}: {what}; {_MERGE}")
+        pairs.setdefault(match["module"], {})[match["side"]] = file.read(key).float()
     factors = {}
     for module, pair in pairs.items():
         if set(pair) != {"A", "B"}:
@@ -64,6 +79,36 @@ def load_peft(path: Path, name: str | None = None) -> Expert:
     return Expert(name, factors)
 
 
+def write_peft(expert: Expert, folder: Path, base_name: str) -> None:
+    """Write an expert as a folder that PEFT loads, with scale 1: alpha = rank for every module, by patterns where it must.
+
+    base_name: the name or path of the base, for PEFT to find it. Raises ExpertError if the folder holds an adapter.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_peft_folder(folder):
+        raise ExpertError(f"{folder} holds an adapter already; name another folder")
+    tensors = {}
+    for module, factor in expert.factors.items():
+        for side, part in zip("AB", factor, strict=True):
+            tensors[f"{_PREFIX}{module}.lora_{side}.weight"] = part.float()
+    rank = Counter(factor.rank for factor in expert.factors.values()).most_common(1)[0][0]
+    others = {f"^{re.escape(module)}": f.rank for module, f in expert.factors.items() if f.rank != rank}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "target_modules": sorted(expert.factors),
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    save(tensors, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+
+
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
     alpha = _pattern_value(config.get("alpha_pattern"), module, config["lora_alpha"])
     return float(alpha / rank**0.5 if config.get("use_rslora") else alpha / rank)
@@ -72,38 +117,62 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
 def _pattern_value(pattern: dict[str, Any] | None, module: str, default: Any) -> Any:
     """PEFT's rule: the first key that matches the end of the module's name as a regular expression, at a dot."""
     for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if re.match(_ending(key), module):
             return value
     return default
 
 
 def _read_config(path: Path, name: str) -> dict[str, Any]:
+    if not is_peft_folder(path):
+        raise ExpertError(f"expert {name!r}: {path} has no {CONFIG_FILE}; a PEFT adapter folder is wanted")
+    file = confined(path, CONFIG_FILE)
+    check_size(file, _MAX_CONFIG)
     try:
-        config = json.loads((path / CONFIG_FILE).read_text())
-    except FileNotFoundError:
-        raise ExpertError(f"expert {name!r}: {path} has no {CONFIG_FILE}; a PEFT adapter folder is wanted") from None
-    except ValueError as error:
+        config = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
         raise ExpertError(f"expert {name!r}: {CONFIG_FILE} is not JSON: {error}") from None
-    if config.get("peft_type") != "LORA":
-        raise ExpertError(f"expert {name!r}: peft_type is {config.get('peft_type')!r}, only LORA is supported")
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise ExpertError(f"expert {name!r}: peft_type is {kind!r}, only LORA is supported")
     if config.get("bias", "none") != "none":
-        raise ExpertError(f"expert {name!r}: bias={config['bias']!r} trains biases; retrain with bias='none'")
-    for option, reason in _UNSUPPORTED.items():
+        raise ExpertError(f"expert {name!r}: bias={config['bias']!r} trains biases; retrain with bias='none', or {_MERGE}")
+    for option, (reason, advice) in _UNSUPPORTED.items():
         if config.get(option):
-            raise ExpertError(f"expert {name!r}: {option} is set and {reason}; a plain LoRA is wanted")
+            raise ExpertError(f"expert {name!r}: {option} is set and {reason}; {advice}")
+    if config.get("init_lora_weights") not in _INITIALISATIONS:
+        raise ExpertError(
+            f"expert {name!r}: init_lora_weights={config['init_lora_weights']!r} changes the base's weights; save it with"
+            f" save_pretrained's path_initial_model_for_weight_conversion, which makes it a plain LoRA, or {_MERGE}"
+        )
+    _check_numbers(config, name)
+    return config
+
+
+def _check_numbers(config: dict[str, Any], name: str) -> None:
     for option in ("r", "lora_alpha"):
-        if not isinstance(config.get(option), int | float) or config[option] <= 0:
+        if not _is_positive(config.get(option)):
             raise ExpertError(f"expert {name!r}: {option} in {CONFIG_FILE} must be a positive number")
-    return dict(config)
+    for option in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(option) or {}
+        if not isinstance(pattern, dict) or not all(_is_usable(k) and _is_positive(v) for k, v in pattern.items()):
+            raise ExpertError(
+                f"expert {name!r}: {option} in {CONFIG_FILE} must give positive numbers by names of modules or simple patterns"
+            )
 
 
-def _read_tensors(path: Path, name: str) -> dict[str, Any]:
-    file = path / WEIGHTS_FILE
-    if not file.is_file():
-        pickled = [p.name for p in path.glob("*.bin")]
-        hint = f"; {pickled[0]} is a pickle, which can run code: save it as safetensors" if pickled else ""
-        raise ExpertError(f"expert {name!r}: {path} has no {WEIGHTS_FILE}{hint}")
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
+def _is_usable(pattern: str) -> bool:
+    # A repeated group, or many repetitions, can make a regular expression from outside run for ever.
+    if re.search(r"\(\?|\)[*+?{]", pattern) or len(re.findall(r"[*+?{]", pattern)) > 4 or len(pattern) > 256:
+        return False
     try:
-        return dict(load_file(file))
-    except SafetensorError as error:
-        raise ExpertError(f"expert {name!r}: {WEIGHTS_FILE} cannot be read: {error}") from None
+        return bool(re.compile(_ending(pattern)))
+    except re.error:
+        return False
+
+
+def _ending(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"

@@ -14,8 +14,10 @@ import typer
 from rich.console import Console
 
 from tta_serve.config import ConfigError, ServeConfig, StartError, load
+from tta_serve.experts_cli import app as experts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(experts, name="experts")
 console = Console(highlight=False, soft_wrap=True)
 
 

@@ -1,0 +1,1 @@
+"""Static merges: several experts into one, weight by weight, by the published methods."""

@@ -1,0 +1,50 @@
+"""The picture of how two experts interfere."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapters.errors import ExpertError
+from adapters.interference import Row
+from tta_serve.pictures import picture, table
+
+
+def row(weight: str, cosine: float, overlap: float | None = 0.5) -> Row:
+    return Row(weight, cosine, 0.4, 0.3, overlap, overlap, 1.0, 2.0)
+
+
+ROWS = [
+    row("model.layers.0.self_attn.q_proj.weight", 0.1),
+    row("model.layers.2.self_attn.q_proj.weight", 0.2),
+    row("model.layers.2.mlp.up_proj.weight", 0.3),
+    row("model.layers.1.input_layernorm.weight", -0.4, None),
+    row("model.embed_tokens.weight", 0.9),
+]
+
+
+def test_each_value_stands_at_its_layer_and_module() -> None:
+    modules, grid = table(ROWS, lambda row: row.cosine)
+    assert modules == ["q_proj", "up_proj", "input_layernorm"]
+    blank = np.nan
+    np.testing.assert_array_equal(grid, [[0.1, blank, blank], [blank, blank, -0.4], [0.2, 0.3, blank]])
+
+
+def test_a_vector_has_no_overlap_to_show() -> None:
+    _, grid = table(ROWS, lambda row: row.overlap_in)
+    assert np.isnan(grid[1]).all()
+    assert grid[2, 1] == 0.5
+
+
+def test_the_picture_is_a_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "diff.png"
+    picture(ROWS, file)
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("rows", [ROWS[4:], []])
+def test_nothing_to_draw_is_an_error(tmp_path: Path, rows: list[Row]) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ExpertError, match="nothing to draw"):
+        picture(rows, tmp_path / "diff.png")
