@@ -89,7 +89,7 @@ class Store:
         if folder is None and known is None:
             raise LibraryError(f"library {self.root} has no base yet: name its folder with --base")
         checkpoint = Checkpoint.open(folder or Path(known.source if known else ""))
-        self._agree(checkpoint)
+        self.agree(checkpoint)
         return checkpoint
 
     @property
@@ -140,7 +140,7 @@ class Store:
         """
         place = self._managed(name)
         if base is not None:
-            self._agree(base)
+            self.agree(base)
             check_fit(deltas, base)
         with self._staging() as folder:
             report = forms.write(deltas, folder, form)
@@ -230,7 +230,8 @@ class Store:
             raise LibraryError(f"{folder} holds version {manifest.version} of {manifest.name!r}: move it back")
         return manifest
 
-    def _agree(self, base: Checkpoint) -> None:
+    def agree(self, base: Checkpoint) -> None:
+        """Raises LibraryError if the library's experts are known to change another base than this one."""
         known = self.base
         if known and base.digest != known.digest:
             raise LibraryError(
@@ -240,7 +241,7 @@ class Store:
 
     def _bind(self, base: Checkpoint, staging: Path) -> None:
         """Make it the library's base, unless it has one. Called with the lock held."""
-        self._agree(base)
+        self.agree(base)
         if self.base is None:
             _write(staging / BASE_FILE, to_json(Record(Base(base.digest, str(base.folder.resolve())))))
             (staging / BASE_FILE).rename(self.root / BASE_FILE)

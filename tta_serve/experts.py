@@ -17,6 +17,7 @@ from tta_serve import metrics
 from tta_serve.catalog import Catalog
 from tta_serve.config import ConfigError, ServeConfig
 from tta_serve.engine.client import EngineClient
+from tta_serve.plan import check_base
 from tta_serve.protocol import RequestError
 from tta_serve.routing import Router
 
@@ -136,10 +137,16 @@ class Experts:
         return {name: digest for name, digest in self.current.digests.items() if name != change.name}
 
     async def _load(self, name: str) -> str:
-        digest = await asyncio.to_thread(lambda: Library.open(self._config.library.path).expert(name).digest)
+        digest = await asyncio.to_thread(self._read, name)
         self._loaded.add(digest)
         await self._engine.workers.load(name, digest)
         return digest
+
+    def _read(self, name: str) -> str:
+        """The digest of an expert on disk. Raises AdapterError."""
+        library = Library.open(self._config.library.path)
+        check_base(library, self._config.model.source)
+        return library.expert(name).digest
 
     async def _view(self, generation: int, digests: dict[str, str]) -> View:
         catalog = Catalog.of(self._config, tuple(sorted(digests)), self._layers)

@@ -1,10 +1,13 @@
 """A config, checked against what is on disk."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from adapters.checkpoint import Checkpoint
 from adapters.library import Library
+from adapters.store import Store
 from tta_serve.catalog import Catalog
 from tta_serve.config import ConfigError, ServeConfig
 from tta_serve.engine.options import BankOptions
@@ -22,6 +25,7 @@ class Plan:
     def of(cls, config: ServeConfig) -> "Plan":
         """Read all experts and the base's config. Raises AdapterError or ConfigError."""
         library = Library.open(config.library.path)
+        check_base(library, config.model.source)
         layers = _depth(config.model.source)
         Catalog.of(config, library.names, layers)
         placed = config.library.model_copy(update={"path": library.root.resolve()})
@@ -37,6 +41,34 @@ class Plan:
         library = self.config.library
         bank = BankOptions(str(library.path), tuple(self.digests.items()), self.tap_layer, library.capacity)
         return bank.engine_args(self.config.server.slots)
+
+
+def check_base(library: Library, source: str) -> None:
+    """Raises LibraryError if the library's experts change other weights than those of `source`.
+
+    A library of PEFT folders alone does not know its base. A hub's model is compared once it is in the cache.
+    """
+    folder = source_of(source) if library.base_digest else None
+    if isinstance(folder, str):
+        folder = _cached(folder)
+    if folder is not None:
+        Store(library.root).agree(_opened(folder))
+
+
+@cache
+def _opened(folder: Path) -> Checkpoint:
+    """Kept, since its digest takes reading all of it."""
+    return Checkpoint.open(folder)
+
+
+def _cached(model_id: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model_id, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def source_of(source: str) -> Path | str:

@@ -1,6 +1,8 @@
 """Experts loaded, replaced and unloaded through HTTP, while the real client asks."""
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -149,3 +151,41 @@ def test_one_change_at_a_time_and_requests_go_on(admin: Admin, client: openai.Op
         thread.join(60)
     assert found
     assert set(found) == {expected}
+
+
+def test_what_tta_adds_and_merges_is_loaded_and_what_slots_cannot_hold_is_refused(
+    admin: Admin, client: openai.OpenAI, base: Path, demo_experts: Path
+) -> None:
+    library = admin.experts
+
+    def tta(*arguments: object) -> None:
+        command = [sys.executable, "-m", "tta_serve.cli", "experts", *map(str, arguments), f"--library={library}"]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+    try:
+        tta("add", demo_experts / "triage", f"--name={NEW}", f"--base={base}")
+        admin.http.put(f"/experts/{NEW}").raise_for_status()
+        assert ask(client, f"smollm2:{NEW}") == ask(client, "smollm2:triage")
+        examples = f"--examples={demo_experts / 'math' / 'examples.txt'}"
+        tta("merge", "--method=cat", "--experts=math,triage", "--weights=1,0.3", f"--name={NEW}", examples)
+        admin.http.put(f"/experts/{NEW}", params={"replaces": admin.served()[NEW]}).raise_for_status()
+        mixed = client.chat.completions.create(
+            model="auto",
+            messages=[{"role": "user", "content": PROMPT}],
+            temperature=0,
+            max_tokens=24,
+            extra_body={"merge": {"experts": {"math": 1, "triage": 0.3}}},
+        )
+        assert ask(client, f"smollm2:{NEW}") == mixed.choices[0].message.content
+        tta("merge", "--method=ties", "--experts=math,triage", "--name=flat", "--dense")
+        status, message = admin.refusal(admin.http.put("/experts/flat"))
+        assert status == 400
+        assert "tta experts compress flat" in message
+        told = library / "library.json"
+        told.write_text(told.read_text().replace('"digest": "', '"digest": "0'))
+        status, message = admin.refusal(admin.http.put("/experts/sql", params={"replaces": admin.served()["sql"]}))
+        assert status == 400
+        assert "Experts of another base need a library of their own" in message
+    finally:
+        (library / "library.json").unlink()
+        shutil.rmtree(library / "flat", ignore_errors=True)

@@ -95,7 +95,7 @@ class SparseBank:
 
     def add_(self, y: Tensor, x: Tensor, uses: Uses) -> Tensor:
         """y += the delta of each token's mix, in place. y: [tokens, outputs]   x: [tokens, inputs], both float32"""
-        assert (x.numel(), y.numel()) == (uses.tokens * self._inputs, uses.tokens * self._outputs)
+        assert x.numel() == uses.tokens * self._inputs and y.numel() == uses.tokens * self._outputs  # noqa: PT018 - once a layer
         if y.is_contiguous() and x.is_contiguous():
             add_delta(self._address, uses.address, y.data_ptr(), x.data_ptr())
             return y

@@ -31,6 +31,7 @@ from tta_serve.engine.sparse_code import (
 
 WINDOW = 16  # tokens whose inputs and outputs stay in the cache while all experts add to them
 ENOUGH = 4  # windows for each thread, and threads take whole ones
+AHEAD = 1024  # bytes of outputs that are fetched before they are added to
 SPINS = 1000  # looks at what the others have done before a waiting thread gives up its core
 
 _options = {"error_model": "numpy"}
@@ -95,6 +96,8 @@ def _expand_rows(kind, y, y_size, h, h_size, weight, first, last, uses, block_of
             for begin in range(first, last, PART):
                 y0 = of_y + 4 * begin
                 y4 = y0, y0 + y_size, y0 + 2 * y_size, y0 + 3 * y_size
+                for n_row in range(TILE):
+                    _fetch_all(y0 + n_row * y_size + AHEAD, 4 * PART)
                 at = b + begin // CHUNK * a_chunk + begin % CHUNK * a_row // CHUNK
                 expand(kind, y4, h4, at, pieces.ctypes.data, n_pieces, last - begin)
             n += TILE
@@ -208,6 +211,7 @@ def _take(call, kind, width, phase, thread, per_window):
             window, i = item // per_window, item % per_window
             item = first + fetch_add(counter, 1)
             if phase == _WINDOWS:
+                window = first + last - 1 - window  # the layer's product wrote the last ones last
                 _shrink_window(call, kind, width, window, 0, call.n_shrinks)
                 for weight in range(call.n_weights):
                     _expand_window(call, kind, width, window, weight, 0, call.outputs, pieces)

@@ -78,7 +78,7 @@ class StepState:
         Gathered once for all banks with the same rows, and for all steps until one differs; for each place by itself if a mix
         of the step differs from place to place.
         """
-        where = self._where(place)
+        where = 0 if self._even else self._places[place]
         rows = self._rows.get((where, experts))
         if rows is None or rows.shape[0] != tokens:
             if experts not in self._columns:
@@ -89,7 +89,7 @@ class StepState:
 
     def uses(self, place: Place, tokens: int) -> Uses:
         """What `rows` says, as a list of the coefficients that are not zero."""
-        where = self._where(place)
+        where = 0 if self._even else self._places[place]
         uses = self._uses.get(where)
         if uses is None or uses.tokens != tokens:
             table = self.coefficients[where].index_select(0, self.token_slots[:tokens])
@@ -99,9 +99,6 @@ class StepState:
     def _forget(self) -> None:
         self._rows.clear()
         self._uses.clear()
-
-    def _where(self, place: Place) -> int:
-        return 0 if self._even else self._places[place]
 
 
 class Tap:
