@@ -226,7 +226,8 @@ def _bytes(running: Running) -> dict[str, Any]:
 def _show(result: dict[str, Any], plan: Plan) -> None:
     console = Console()
     if "cells" in result:
-        report.show_cells(console, result["cells"], plan.sides)
+        shown = (*plan.sides, "unmixed") if "mixture" in plan.sides else plan.sides
+        report.show_cells(console, result["cells"], shown)
     if "expert_scaling" in result:
         report.show_experts(console, result["expert_scaling"])
     report.show_values(console, {key: value for key, value in result.items() if key not in ("seed", "repeats", "cores")})

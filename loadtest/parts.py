@@ -45,7 +45,10 @@ def cells(running: Running, plan: Plan) -> Iterator[Row]:
 
 
 def _cell(sides: Sequence[Side], names: Sequence[str], plan: Plan, shape: Shape, n: int) -> Row:
-    """Mixes are the same in all repeats, and so in the slots, unless the plan asks for new ones."""
+    """Mixes are the same in all repeats, and so in the slots, unless the plan asks for new ones.
+
+    `unmixed` is the mixture's engine asked for the base: two processes of one engine can differ by a quarter, one cannot.
+    """
 
     def mixes(r: int) -> list[Mix]:
         if plan.new_mixes:
@@ -61,7 +64,12 @@ def _cell(sides: Sequence[Side], names: Sequence[str], plan: Plan, shape: Shape,
 
     warm = {side.name: run(side, -1).answers for side in sides}
     _reset_merges(sides)
-    values = interleaved({side.name: partial(rate, side) for side in sides}, plan.repeats)
+    runs = {side.name: partial(rate, side) for side in sides}
+    if "mixture" in runs:
+        ours = next(side for side in sides if isinstance(side, Mixture))
+        runs["unmixed"] = lambda r: ours.run(batch(shape, [Mix()] * n, plan.seed, n, r)).tok_s
+        runs["unmixed"](-1)
+    values = interleaved(runs, plan.repeats)
     row = {"shape": shape.name, "concurrency": n} | _rates(values) | _against_mixture(values)
     return row | {"answers_equal_mixture": _agreement(warm)} | _merge_ms(sides)
 
