@@ -407,13 +407,23 @@ def _print_report(manifest: Manifest) -> None:
 def _print_diff(rows: Sequence[Row]) -> None:
     from adapters.forms import type_of
 
-    columns = ("cosine", "conflict", "conflict_mass", "overlap_in", "overlap_out", "norm_a", "norm_b")
+    titles = {
+        "cosine": "cosine",
+        "conflict": "signs differ",
+        "conflict_mass": "by size",
+        "overlap_in": "inputs",
+        "overlap_out": "outputs",
+        "norm_a": "|a|",
+        "norm_b": "|b|",
+    }
     groups = defaultdict[str, list["Row"]](list)
     for row in rows:
         groups[type_of(row.weight)].append(row)
-    table = Table("type of module", "weights", *columns)
+    table = Table(
+        "type", "", *titles.values(), title="Share of entries whose signs differ; overlap of what they read and write"
+    )
     for kind, group in [*groups.items(), ("all", list(rows))]:
-        values = ([v for row in group if (v := getattr(row, column)) is not None] for column in columns)
+        values = ([v for row in group if (v := getattr(row, column)) is not None] for column in titles)
         table.add_row(kind, str(len(group)), *(f"{mean(v):.3g}" if v else "" for v in values))
     console.print(table)
 

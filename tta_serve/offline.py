@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from adapters.errors import ExpertError
 
 MAX_PROMPTS = 256
 MAX_TOKENS = 512
+_MOST_LOGPROBS = 1 << 27  # held at once: 512 MiB
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,10 @@ class Offline:
         return found
 
     @torch.no_grad()
-    def logprobs(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+    def logprobs(self, tokens: Sequence[Tensor]) -> Iterator[Tensor]:
         """log p(. | x_<t) at every position of each prompt but the last. [tokens - 1, vocabulary] each"""
-        return [self.model(ids).logits[0, :-1].log_softmax(-1) for ids in tokens]
+        for ids in tokens:
+            yield self.model(ids).logits[0, :-1].log_softmax(-1)
 
 
 def change(offline: Offline, before: Deltas, after: Deltas, prompts: Sequence[str]) -> dict[str, float]:
@@ -84,18 +87,29 @@ def change(offline: Offline, before: Deltas, after: Deltas, prompts: Sequence[st
     tokens = offline.tokens(prompts)
     if not tokens:
         return {}
-    with offline.changed(before):
-        wanted = offline.logprobs(tokens)
-    with offline.changed(after):
-        got = offline.logprobs(tokens)
     shift, kl = [], []
-    for ids, p, q in zip(tokens, wanted, got, strict=True):
-        following = ids[0, 1:, None]
-        shift.append((q.gather(1, following) - p.gather(1, following)).abs().flatten())
-        kl.append((p.exp() * (p - q)).sum(1))
+    for group in _groups(tokens, _MOST_LOGPROBS // offline.model.config.get_text_config().vocab_size):
+        with offline.changed(before):
+            wanted = list(offline.logprobs(group))
+        with offline.changed(after):
+            for ids, p, q in zip(group, wanted, offline.logprobs(group), strict=True):
+                following = ids[0, 1:, None]
+                shift.append((q.gather(1, following) - p.gather(1, following)).abs().flatten())
+                kl.append((p.double().exp() * (p.double() - q)).sum(1))
     shifts, divergence = torch.cat(shift), torch.cat(kl)
     found = {"logprob_change_mean": shifts.mean(), "logprob_change_max": shifts.max(), "kl_mean": divergence.mean()}
     return {**{name: float(value) for name, value in found.items()}, "tokens": float(len(shifts))}
+
+
+def _groups(tokens: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
+    """Prompts in order, at most so many tokens together unless one alone has more."""
+    group: list[Tensor] = []
+    for ids in tokens:
+        if group and sum(other.shape[1] for other in group) + ids.shape[1] > most:
+            yield group
+            group = []
+        group.append(ids)
+    yield group
 
 
 def grams(offline: Offline, experts: Sequence[Deltas], prompts: Sequence[Sequence[str]]) -> dict[str, Tensor]:
@@ -109,7 +123,7 @@ def grams(offline: Offline, experts: Sequence[Deltas], prompts: Sequence[Sequenc
     per_expert = []
     for deltas, own in zip(experts, prompts, strict=True):
         with offline.changed(deltas), _grams_of(watched) as found:
-            offline.logprobs(offline.tokens(own))
+            deque(offline.logprobs(offline.tokens(own)), maxlen=0)
         per_expert.append(found)
     together: dict[tuple[int, ...], Tensor] = {}
     result = {}

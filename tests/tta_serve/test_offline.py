@@ -88,6 +88,12 @@ def test_the_change_is_that_of_two_models(made: Path, offline: Offline) -> None:
     assert found["kl_mean"] == pytest.approx(sum(kls) / 6, rel=1e-3)
 
 
+def test_prompts_come_in_groups_when_they_are_many(made: Path, offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = change(offline, expert(made, "sql"), expert(made, "math"), PROMPTS)
+    monkeypatch.setattr("tta_serve.offline._MOST_LOGPROBS", 64 * 4)
+    assert change(offline, expert(made, "sql"), expert(made, "math"), PROMPTS) == pytest.approx(whole)
+
+
 def test_no_prompt_of_two_tokens_measures_nothing(made: Path, offline: Offline) -> None:
     assert change(offline, expert(made, "sql"), expert(made, "math"), ["w1"]) == {}
 
