@@ -151,7 +151,8 @@ class Merged:
 
     def _is_sum(self, weight: str, shape: tuple[int, ...]) -> bool:
         """Whether the merge of this weight is a plain sum of coefficients times deltas."""
-        if self.method.kind == "linear" or (self.method.vectors == "mean" and len(shape) != 2):
+        is_map = len(shape) == 2 and _layer(weight) is not None
+        if self.method.kind == "linear" or (self.method.vectors == "mean" and not is_map):
             return True
         return "grams" in self.method.needs and weight not in self.given["grams"]
 

@@ -100,7 +100,8 @@ class Method:
     weights: what they are. "sum": factors of the deltas, any finite numbers. "mean": shares, none negative, which the driver
         divides by their sum. "none": the method knows none, they must be left out.
     weight: each expert's, where none are given
-    vectors: of weights that are no matrices (norms, biases), "same" is merged as all are, "mean" by their weighted mean
+    vectors: of weights that are no linear maps of a decoder layer (norms, biases; embeddings, whose rows are tokens),
+        "same" is merged as all are, "mean" by their weighted mean
     at_least, at_most: experts
     blocks: whether each entry is merged by itself, so that the rows of a weight may come in blocks
     check: says what is wrong with the number of experts and the options together, if anything

@@ -213,3 +213,12 @@ def test_a_merge_can_be_merged_again() -> None:
     sums = merged("cat", [merged("cat", experts[:2]), experts[2]]).factors(FIRST)
     assert sums is not None
     torch.testing.assert_close(sums.dense(), sum((e.delta(FIRST) for e in experts), torch.zeros(10, 8)))
+
+
+@pytest.mark.parametrize("weight", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_methods_of_linear_maps_take_the_weighted_mean_of_embeddings(weight: str) -> None:
+    deltas = stack(2, 6, 5)
+    for method in ("iso_c", "tsv_m", "knots"):
+        merge = merged(method, held(deltas, weight), [1.0, 3.0]).delta(weight)
+        torch.testing.assert_close(merge, 0.25 * deltas[0] + 0.75 * deltas[1])
+        assert not torch.allclose(merged(method, held(deltas), [1.0, 3.0]).delta(FIRST), merge)
