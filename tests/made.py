@@ -6,10 +6,22 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 ALL_LINEAR = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+LLAMA = LlamaConfig(
+    vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+)
+
+
+def llama(folder: Path, seed: int) -> Path:
+    """A tiny random base."""
+    torch.manual_seed(seed)
+    LlamaForCausalLM(LLAMA).save_pretrained(folder)
+    return folder
 
 
 def linear_shapes(base: Path) -> dict[str, tuple[int, int]]:

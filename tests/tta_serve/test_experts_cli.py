@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from adapters.checkpoint import Checkpoint
@@ -18,7 +18,7 @@ from adapters.merge.table import METHODS
 from adapters.peft_format import load_peft
 from adapters.task_vector import TaskVector
 from adapters.twin import build
-from tests.made import make_expert
+from tests.made import llama, make_expert
 from tta_serve import cli
 from tta_serve.experts_cli import app
 
@@ -30,15 +30,6 @@ class Ended(NamedTuple):
 
 
 Tta = Callable[..., Ended]
-
-
-def llama(folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from adapters.checkpoint import Checkpoint
@@ -13,7 +13,7 @@ from adapters.deltas import LowRankDeltas
 from adapters.errors import ExpertError
 from adapters.library import Library
 from adapters.peft_format import load_peft
-from tests.made import make_expert
+from tests.made import LLAMA, make_expert
 from tta_serve.experts_cli import app
 from tta_serve.offline import Offline, calibration, change, fishers, grams
 
@@ -22,11 +22,9 @@ PROMPTS = ["w1 w2 w3 w4 w5", "w9 w8 w7", "w6"]
 
 
 def llama(folder: Path, seed: int, shift: float = 0.0) -> Path:
+    """With a tokenizer of a word a token."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
-    )
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(LLAMA)
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.model.layers.parameters():

@@ -3,24 +3,13 @@
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from adapters.errors import LibraryError
-from tests.made import make_expert
+from tests.made import llama, make_expert
 from tta_serve.config import load
 from tta_serve.experts_cli import app
 from tta_serve.plan import Plan
-
-
-def llama(folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def test_a_library_of_another_base_stops_the_start(tmp_path: Path) -> None:
