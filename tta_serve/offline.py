@@ -56,13 +56,14 @@ class Offline:
         try:
             for weight in weights:
                 assert deltas is not None
-                self._parameter(weight).data.add_(deltas.delta(weight))
+                self.parameter(weight).data.add_(deltas.delta(weight))
             yield
         finally:
             for weight in weights:
-                self._parameter(weight).data.copy_(self.base.read(weight))
+                self.parameter(weight).data.copy_(self.base.read(weight))
 
-    def _parameter(self, weight: str) -> torch.nn.Parameter:
+    def parameter(self, weight: str) -> torch.nn.Parameter:
+        """A weight of the model. Raises ExpertError if it is not called so there."""
         try:
             found: torch.nn.Parameter = self.model.get_parameter(weight)
         except AttributeError:
@@ -176,7 +177,8 @@ def fishers(offline: Offline, experts: Sequence[Deltas], prompts: Sequence[Seque
                 logits = offline.model(ids).logits[0, :-1]
                 logits.log_softmax(-1).gather(1, ids[0, 1:, None]).sum().backward()
                 for weight in shapes:
-                    gradient = offline.model.get_parameter(weight).grad
+                    gradient = offline.parameter(weight).grad
+                    assert gradient is not None
                     result[weight][k].addcmul_(gradient, gradient, value=1 / len(tokens))
         offline.model.zero_grad()
     return result
@@ -187,7 +189,7 @@ def _gradients(offline: Offline, weights: Mapping[str, Any]) -> Iterator[None]:
     """Only these weights have gradients meanwhile."""
     offline.model.requires_grad_(False)
     for weight in weights:
-        offline.model.get_parameter(weight).requires_grad_(True)
+        offline.parameter(weight).requires_grad_(True)
     try:
         yield
     finally:
@@ -197,13 +199,11 @@ def _gradients(offline: Offline, weights: Mapping[str, Any]) -> Iterator[None]:
 def calibration(
     base: Checkpoint, needs: frozenset[str], experts: Mapping[str, Deltas], prompts: Mapping[str, Sequence[str]]
 ) -> dict[str, Mapping[str, Tensor]]:
-    """What a merge needs of `grams` and `fishers`, measured on each expert's own example prompts.
+    """What a merge needs of `grams` and `fishers`, one of them or both, measured on each expert's own example prompts.
 
     Raises ExpertError for an expert without prompts, or where this would take more than half of the machine's free memory.
     """
     wanted = needs & {"grams", "fishers"}
-    if not wanted:
-        return {}
     for name in experts:
         if not prompts[name]:
             raise ExpertError(f"expert {name!r} has no example prompts to calibrate on; add it again with --examples")

@@ -234,10 +234,9 @@ def call_on_all(typing_context, parallel, run, data, threads):
     """parallel(run, data, threads, 0)"""
 
     def code(context, builder, _, args):
-        unsigned = _INT32
-        function = ir.FunctionType(ir.VoidType(), [_POINTER, _POINTER, unsigned, unsigned]).as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [_POINTER, _POINTER, _INT32, _INT32]).as_pointer()
         run, data = (builder.inttoptr(arg, _POINTER) for arg in args[1:3])
-        builder.call(builder.inttoptr(args[0], function), [run, data, builder.trunc(args[3], unsigned), unsigned(0)])
+        builder.call(builder.inttoptr(args[0], function), [run, data, builder.trunc(args[3], _INT32), _INT32(0)])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.int64), code

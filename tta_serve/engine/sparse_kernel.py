@@ -161,7 +161,7 @@ def _shrink_window(call, kind, width, window, first_tile, last_tile):
 
 @njit(**_options)
 def _expand_window(call, kind, width, window, weight, first, last, pieces):
-    """A window's outputs from `first` to `last` of a weight; -1 for its last."""
+    """A window's outputs from `first` to `last` of a weight, those that it has."""
     begin, end = window * WINDOW, min(window * WINDOW + WINDOW, call.tokens)
     firsts, used = _at(call.firsts, call.tokens + 1, np.int64), _at(call.used, call.uses, np.int64)
     uses = firsts[begin:], used, _at(call.alike, call.tokens, np.bool_)[begin:end]
