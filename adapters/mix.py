@@ -58,15 +58,22 @@ class MixRules:
     def mix(self, coefficients: Mapping[str, Coefficient]) -> Mix:
         """The mix nearest to `coefficients` on the grid.
 
-        Raises MixError for an unknown expert, a coefficient that is no finite number in range or has not one number for
-        each layer, or too many experts.
+        Raises MixError as `entry`, and for too many experts.
         """
-        for name, value in coefficients.items():
-            self._check(name, value)
-        mix = Mix.of({name: each(value, self.rounded) for name, value in coefficients.items()})
+        mix = self.entry(coefficients)
         if len(mix.coefficients) > self.max_experts:
             raise MixError(f"{len(mix.coefficients)} experts in one mix; at most {self.max_experts} may be non-zero")
         return mix
+
+    def entry(self, coefficients: Mapping[str, Coefficient]) -> Mix:
+        """As `mix`, of however many experts: what an operator has fixed ahead of all requests.
+
+        Raises MixError for an unknown expert, a coefficient that is no finite number in range or has not one number for
+        each layer.
+        """
+        for name, value in coefficients.items():
+            self._check(name, value)
+        return Mix.of({name: each(value, self.rounded) for name, value in coefficients.items()})
 
     def rounded(self, value: float) -> float:
         """The nearest multiple of the grid."""

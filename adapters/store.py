@@ -35,7 +35,7 @@ from adapters.peft_format import is_peft_folder
 BASE_FILE = "library.json"
 MANIFEST_FILE = "expert.json"
 REMOVED_FILE = "removed"
-RESERVED_NAMES = frozenset({"base", "auto", BASE_FILE})
+RESERVED_NAMES = frozenset({"base", "auto", "router", BASE_FILE})
 _LOCK_FILE = ".lock"
 _STAGING = ".staging-"
 _VERSION = re.compile(r"v(\d{4}|[1-9]\d{4,8})")

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 FOLDS = 5
 SMOOTHING = 0.002
+TEMPERATURES = torch.logspace(-3, 0, 61)
 
 
 @dataclass(frozen=True)
@@ -65,35 +66,38 @@ def best_threshold(wanted: Tensor, unwanted: Tensor) -> float:
     """The cut with the least sum of the two error rates, in the middle of the widest gap that reaches it."""
     points = torch.cat([wanted, unwanted]).sort().values
     cuts = (points[1:] + points[:-1]) / 2
-    errors = (wanted[None] < cuts[:, None]).double().mean(1) + (unwanted[None] >= cuts[:, None]).double().mean(1)
+    errors = _share_below(cuts, wanted) + 1 - _share_below(cuts, unwanted)
     best = errors <= errors.min() + 1e-12
     gaps = torch.where(best, points[1:] - points[:-1], -1.0)
     return float(cuts[gaps.argmax()])
 
 
-def best_temperature(scores: Tensor, labels: Tensor) -> float:
-    """The temperature of softmax(scores / T) with the least cross-entropy, on a grid of 1/1000 to 1.
+def best_temperature(scores: Tensor, labels: Tensor, grid: Tensor = TEMPERATURES) -> float:
+    """The temperature of softmax(scores / T) with the least cross-entropy, of those on a grid: 1/1000 to 1 suits margins.
 
     Labels are smoothed: without, examples that are told apart perfectly would send T to zero and forbid every blend.
     """
-    grid = torch.logspace(-3, 0, 61)
     losses = torch.stack([torch.nn.functional.cross_entropy(scores / t, labels, label_smoothing=SMOOTHING) for t in grid])
     return float(grid[losses.argmin()])
+
+
+def parted(f: Tensor, fold: int) -> tuple[Tensor, Tensor]:
+    """The rows of f outside a fold, and those in it: every fifth, begun at number `fold`."""
+    held = torch.arange(len(f)) % FOLDS == fold
+    return f[~held], f[held]
+
+
+def _share_below(cuts: Tensor, points: Tensor) -> Tensor:
+    return torch.searchsorted(points.sort().values, cuts).double() / len(points)
 
 
 def _held_out(features: Mapping[str, Tensor], everyday: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     task, labels, none = [], [], []
     for fold in range(FOLDS):
-        model = fit({n: _drop(f, fold) for n, f in features.items()}, _drop(everyday, fold))
-        for k, f in enumerate(features.values()):
-            kept = model.scores(f[fold::FOLDS])
-            task.append(kept)
-            labels += [k] * len(kept)
-        none.append(model.scores(everyday[fold::FOLDS]))
+        parts, (others, held) = {name: parted(f, fold) for name, f in features.items()}, parted(everyday, fold)
+        model = fit({name: kept for name, (kept, _) in parts.items()}, others)
+        for k, (_, left_out) in enumerate(parts.values()):
+            task.append(model.scores(left_out))
+            labels += [k] * len(left_out)
+        none.append(model.scores(held))
     return torch.cat(task), torch.tensor(labels), torch.cat(none)
-
-
-def _drop(f: Tensor, fold: int) -> Tensor:
-    keep = torch.ones(len(f), dtype=torch.bool)
-    keep[fold::FOLDS] = False
-    return f[keep]

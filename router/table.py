@@ -3,35 +3,34 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from router.policy import Context, Policy, RouterError
-from router.retrieval import RetrievalPolicy
-from router.static import StaticPolicy
+from router.compared import DawinPolicy, PromptNllPolicy, T3BatchPolicy, T3Policy
+from router.pareto import ParetoPolicy
+from router.policy import Context, Policy
+from router.random_control import RandomPolicy
+from router.selectors import SELECTORS, checked, find
+from router.static import LearnedStaticPolicy, StaticPolicy
 
 POLICIES: dict[str, type[Policy]] = {
     "static": StaticPolicy,
-    "retrieval": RetrievalPolicy,
+    **SELECTORS,
+    "prompt_nll": PromptNllPolicy,
+    "t3": T3Policy,
+    "t3_batch": T3BatchPolicy,
+    "dawin": DawinPolicy,
+    "learned_static": LearnedStaticPolicy,
+    "pareto": ParetoPolicy,
+    "random_control": RandomPolicy,
 }
 
 
 def policy_class(kind: str) -> type[Policy]:
     """Raises RouterError with the names that exist."""
-    if kind not in POLICIES:
-        raise RouterError(f"unknown policy type {kind!r}; there are: {', '.join(POLICIES)}")
-    return POLICIES[kind]
+    return find(POLICIES, kind, "policy type")
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> Any:
     """The typed options of a policy. Raises RouterError naming the key at fault."""
-    cls = policy_class(kind)
-    try:
-        return cls.Options.model_validate(dict(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        known = ", ".join(cls.Options.model_fields)
-        place = ".".join(map(str, first["loc"]))
-        raise RouterError(f"policy type {kind!r}: {place}: {first['msg']} (known options: {known})") from None
+    return checked(policy_class(kind), kind, options)
 
 
 async def create_policy(kind: str, options: Mapping[str, Any], context: Context) -> Policy:

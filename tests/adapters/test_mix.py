@@ -46,6 +46,13 @@ def test_what_is_no_mix_is_refused_and_says_why(coefficients: dict[str, float], 
     assert says in str(error.value)
 
 
+def test_what_an_operator_fixed_may_hold_more_experts_than_a_request_may() -> None:
+    assert RULES.entry(dict.fromkeys("abcde", 0.21)) == Mix.of(dict.fromkeys("abcde", 0.2))
+    assert RULES.entry({"a": 0.7}) == RULES.mix({"a": 0.7})
+    with pytest.raises(MixError, match="the library holds: a, b, c, d, e"):
+        RULES.entry({"z": 0.5})
+
+
 def test_a_coefficient_may_differ_between_attention_and_mlp_or_from_layer_to_layer() -> None:
     mix = RULES.mix({"a": Pair(0.51, 1.0), "b": (0.0, 0.5, 1.0), "c": Pair(0.0, 0.0), "d": (1.0, 1.0, 1.0)})
     assert mix.as_json() == {"a": {"attention": 0.5, "mlp": 1.0}, "b": [0.0, 0.5, 1.0], "d": 1.0}

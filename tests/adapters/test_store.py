@@ -162,7 +162,7 @@ def test_what_does_not_fit_the_base_is_refused_by_weight(store: Store, base: Che
 BAD_NAMES = ["", ".", "..", "../up", "a/b", "/etc", ".hidden", "-a", "a b", "a\0", "sqｌ", "ѕql", "a\u2215b", "x" * 65]
 
 
-@pytest.mark.parametrize("name", [*BAD_NAMES, "base", "auto", "library.json"])
+@pytest.mark.parametrize("name", [*BAD_NAMES, "base", "auto", "router", "library.json"])
 def test_a_name_that_could_lead_elsewhere_or_look_like_another_is_refused(store: Store, base: Checkpoint, name: str) -> None:
     with pytest.raises(LibraryError, match="expert name"):
         store.add(name, factors(1), LowRankForm(), ABOUT, base)

@@ -1,15 +1,18 @@
 """The arithmetic of retrieval, on features with a known answer."""
 
+import pytest
 import torch
 
 from router.centroids import best_temperature, best_threshold, calibrate, fit
 
 
-def clusters(per_class: int = 20, d: int = 32, spread: float = 0.3) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def clusters(
+    per_class: int = 20, d: int = 32, spread: float = 0.3, names: str = "abc"
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     g = torch.Generator().manual_seed(0)
-    centers = torch.randn(4, d, generator=g)
-    made = [c + spread * torch.randn(per_class, d, generator=g) for c in centers]
-    return dict(zip("abc", made[:3], strict=True)), made[3]
+    centers = torch.randn(len(names) + 1, d, generator=g)
+    *made, everyday = [c + spread * torch.randn(per_class, d, generator=g) for c in centers]
+    return dict(zip(names, made, strict=True)), everyday
 
 
 def test_each_example_scores_highest_with_its_own_expert_and_everyday_below_zero() -> None:
@@ -38,6 +41,17 @@ def test_the_threshold_weighs_both_kinds_of_error_alike() -> None:
     # One everyday prompt of two above the tasks costs more than one task of four below it.
     cut = best_threshold(torch.tensor([0.1, 1.0, 1.1, 1.2]), torch.tensor([0.0, 0.5]))
     assert 0.5 < cut < 1.0
+
+
+def test_the_threshold_has_the_least_errors_of_all_cuts() -> None:
+    g = torch.Generator().manual_seed(1)
+    wanted, unwanted = torch.randn(40, generator=g) + 1, torch.randn(30, generator=g)
+
+    def errors(cut: float) -> float:
+        return sum(x < cut for x in wanted.tolist()) / 40 + sum(x >= cut for x in unwanted.tolist()) / 30
+
+    least = min(errors(cut) for cut in torch.linspace(-4, 5, 5000).tolist())
+    assert errors(best_threshold(wanted, unwanted)) == pytest.approx(least)
 
 
 def test_the_temperature_is_low_but_not_zero_where_the_best_score_is_always_right() -> None:

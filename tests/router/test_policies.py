@@ -1,39 +1,60 @@
 """Policies on features with a known answer: a probe that looks a prompt's features up."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from adapters.mix import Mix, MixRules
-from router.policy import Context, Prompt, RouterError
+from router.policy import Activations, Context, Decision, Outputs, Prompt, RouterError, Window
 from router.retrieval import RetrievalPolicy
 from router.table import POLICIES, check_options, create_policy
 from tests.router.test_centroids import clusters
 
 
 class KnownFeatures:
-    """A prompt is the name of a row of features."""
+    """A prompt is the name of a row of features: a0, a1, ... are prompts of expert a, e0, ... everyday ones."""
 
-    def __init__(self) -> None:
-        features, everyday = clusters()
-        self.by_text = {f"{n}{i}": row for n, f in {**features, "e": everyday}.items() for i, row in enumerate(f)}
+    def __init__(self, names: str = "abc", spread: float = 0.3) -> None:
+        self.clusters, self.everyday = clusters(names=names, spread=spread)
+        rows = {**self.clusters, "e": self.everyday}
+        self.by_text = {f"{n}{i}": row for n, f in rows.items() for i, row in enumerate(f)} | {"Hello": self.everyday[0]}
         self.context = Context(
-            rules=MixRules(frozenset("abc"), layers=2),
-            examples={n: [f"{n}{i}" for i in range(20)] for n in "abc"},
+            rules=MixRules(frozenset(names), layers=2),
+            examples={n: [f"{n}{i}" for i in range(20)] for n in names},
             everyday=[f"e{i}" for i in range(20)],
             probe=self,
+            digests={n: n * 64 for n in names},
         )
 
     async def features(self, text: str) -> torch.Tensor:
         return self.by_text[text]
 
+    async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:
+        raise AssertionError("no policy here compares")
 
-def retrieval(**options: object) -> tuple[RetrievalPolicy, KnownFeatures]:
-    known = KnownFeatures()
+    async def activations(self, text: str) -> Activations:
+        raise AssertionError("no policy here reads activations")
+
+
+def without(context: Context, name: str) -> Context:
+    """The library after an expert is gone."""
+    kept = context.rules.names - {name}
+    return replace(context, rules=replace(context.rules, names=kept), digests={n: context.digests[n] for n in kept})
+
+
+def retrieval(names: str = "abc", **options: object) -> tuple[RetrievalPolicy, KnownFeatures]:
+    known = KnownFeatures(names)
     policy = asyncio.run(create_policy("retrieval", options, known.context))
     assert isinstance(policy, RetrievalPolicy)
     return policy, known
+
+
+def between(known: KnownFeatures) -> torch.Tensor:
+    """What lies between a and b, nearer to a."""
+    return 0.55 * known.by_text["a1"] + 0.45 * known.by_text["b1"]
 
 
 def test_a_clear_prompt_gets_its_expert_alone_and_an_everyday_one_the_base() -> None:
@@ -42,24 +63,47 @@ def test_a_clear_prompt_gets_its_expert_alone_and_an_everyday_one_the_base() -> 
         decision = asyncio.run(policy.route(Prompt(text), known))
         assert decision.mix == Mix.of({text[0]: 1.0})
         assert not decision.abstained
+        assert decision.choice == text[0]
         assert set(decision.scores) == set("abc")
     decision = asyncio.run(policy.route(Prompt("e6"), known))
     assert decision.mix.is_base
     assert decision.abstained
+    assert decision.lead("a") > 0, "the base is ahead of what it was chosen over"
 
 
-def test_between_two_experts_the_mix_holds_both_and_sums_to_one() -> None:
-    policy, known = retrieval(temperature=0.5, threshold=-1)
-    between = (known.by_text["a1"] + known.by_text["b1"]) / 2
-    mix = policy.decide(between).mix.as_dict()
-    assert {"a", "b"} <= set(mix)
-    assert sum(mix.values()) == pytest.approx(1)
-    assert all(c == round(round(c / 0.05) * 0.05, 10) for c in mix.values())
+@pytest.mark.parametrize("mode", ["top1", "top3", "sparse"])
+def test_shares_are_those_of_the_mode(mode: str) -> None:
+    policy, known = retrieval("abcdf", mode=mode, temperature=0.4, threshold=-2, minimum=0.1)
+    selection = policy.selected(between(known))
+    shares = torch.tensor(list(selection.scores.values())).div(0.4).softmax(0)
+    kept = shares > 0.1 if mode == "sparse" else shares >= shares.topk(int(mode[-1])).values.min()
+    assert 0 < kept.sum() < 5, "or nothing is cut here"
+    wanted = torch.where(kept, shares, 0.0) / shares[kept].sum()
+    assert [selection.weights.get(n, 0.0) for n in "abcdf"] == pytest.approx(wanted.tolist(), abs=1e-6)
+    assert next(iter(selection.weights)) == "a"
+    coefficients = policy.decided(selection).mix.as_dict().values()
+    assert sum(coefficients) == pytest.approx(1)
+    assert all(c == round(round(c / 0.05) * 0.05, 10) for c in coefficients)
 
 
-def test_top_bounds_the_experts_of_a_mix() -> None:
-    policy, known = retrieval(top=1, temperature=1, threshold=-1)
-    assert len(policy.decide(known.by_text["a1"]).mix.coefficients) == 1
+def test_renaming_experts_renames_their_shares() -> None:
+    policy, known = retrieval(mode="sparse", temperature=0.5, threshold=-2)
+    new = dict(zip("abc", "bca", strict=True))
+    context = replace(known.context, examples={new[n]: known.context.examples[n] for n in "abc"})
+    renamed = asyncio.run(RetrievalPolicy.create(policy.Options(mode="sparse", temperature=0.5, threshold=-2), context))
+    weights = policy.selected(between(known)).weights
+    assert renamed.selected(between(known)).weights == pytest.approx({new[n]: w for n, w in weights.items()})
+
+
+def test_a_conversation_moves_when_another_margin_is_ahead_by_more_than_keep() -> None:
+    policy, _ = retrieval(keep=0.25)
+    before = Decision(Mix(), {"a": 0.9, "b": 0.1}, floor=0.2)
+    assert not policy.moved(before, replace(before, scores={"a": 0.8, "b": 0.3}))
+    assert not policy.moved(before, replace(before, scores={"a": 0.5, "b": 0.7}))
+    assert policy.moved(before, replace(before, scores={"a": 0.5, "b": 0.8}))
+    assert not policy.moved(before, replace(before, scores={"a": 0.1, "b": 0.0}, abstained=True))
+    assert policy.moved(before, replace(before, scores={"a": -0.1, "b": 0.0}, abstained=True))
+    assert policy.moved(replace(before, abstained=True), before), "from the base to an expert far above the floor"
 
 
 def test_without_user_text_it_abstains() -> None:
@@ -67,17 +111,23 @@ def test_without_user_text_it_abstains() -> None:
     assert asyncio.run(policy.route(Prompt("  "), known)).abstained
 
 
-def test_without_examples_it_says_whose_are_missing() -> None:
-    known = KnownFeatures()
-    context = Context(known.context.rules, {"a": ["a1"], "b": known.context.examples["b"]}, ["e1"], known)
-    with pytest.raises(RouterError, match="too few for: a, c"):
+@pytest.mark.parametrize(
+    ("examples", "everyday", "says"),
+    [({"a": ["a1"]}, 20, "too few for: a, c"), ({}, 4, "at least 5 everyday prompts")],
+)
+def test_without_prompts_to_learn_from_it_says_which_are_missing(
+    examples: dict[str, list[str]], everyday: int, says: str
+) -> None:
+    context = KnownFeatures().context
+    theirs = {"b": context.examples["b"], **examples} if examples else context.examples
+    with pytest.raises(RouterError, match=says):
+        asyncio.run(create_policy("retrieval", {}, replace(context, examples=theirs, everyday=context.everyday[:everyday])))
+
+
+def test_without_experts_it_says_what_to_choose_instead() -> None:
+    context = without(KnownFeatures("a").context, "a")
+    with pytest.raises(RouterError, match="choose the policy 'static'"):
         asyncio.run(create_policy("retrieval", {}, context))
-
-
-def test_static_is_its_mix() -> None:
-    known = KnownFeatures()
-    policy = asyncio.run(create_policy("static", {"experts": {"a": 0.5, "b": 0.25}}, known.context))
-    assert asyncio.run(policy.route(Prompt("anything"), known)).mix == Mix.of({"a": 0.5, "b": 0.25})
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -86,6 +136,8 @@ def test_an_unknown_option_names_the_known_ones(kind: str) -> None:
         check_options(kind, {"tresholt": 1})
 
 
-def test_an_unknown_type_names_the_known_ones() -> None:
-    with pytest.raises(RouterError, match="static, retrieval"):
+def test_an_unknown_type_or_selector_names_the_known_ones() -> None:
+    with pytest.raises(RouterError, match="unknown policy type 'magic'; there are: static, retrieval, gate"):
         check_options("magic", {})
+    with pytest.raises(RouterError, match="unknown selector 'static'; there are: retrieval, gate, activation_norm, subspace"):
+        check_options("random_control", {"like": "static"})

@@ -1,0 +1,113 @@
+"""A trained router: a small head on the features that `retrieval` reads, and its files.
+
+    z = (f - mean) / std        p = softmax(head(z) / T), [K + 1]        head: Linear, or Linear, GELU, Dropout, Linear
+
+The outputs are the K experts in the order of their names and, last, "none of them", learned from everyday prompts.
+Twin-Merging (Lu et al. 2024, arXiv 2406.15479) trains such a router on hidden states of its model. Its own has three layers,
+157 M parameters for 14 B; the few dozen prompts of an expert that a library has cannot teach so many.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from adapters.entries import write_json
+from adapters.errors import AdapterError, LibraryError
+from adapters.files import TensorFile
+from adapters.manifest import read_json
+from adapters.writing import save
+from router.policy import RouterError
+
+
+@dataclass(frozen=True)
+class Record:
+    """The gate's JSON file.
+
+    digests: of the experts it knows   layer: whose input the features are   hidden: width, 0 for a linear head
+    temperature: T   threshold: abstain if 1 - p(none) is below   figures: on the validation prompts
+    tensors: SHA-256 of the safetensors file that belongs to it
+    """
+
+    digests: Mapping[str, str]
+    layer: int
+    hidden: int
+    temperature: float
+    threshold: float
+    figures: Mapping[str, float]
+    tensors: str = ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """mean, std: [d]   head: [..., d] -> [..., K + 1]"""
+
+    about: Record
+    mean: Tensor
+    std: Tensor
+    head: nn.Sequential
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self.about.digests))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """features: [..., d]. Returns head(z) / T, [..., K + 1]."""
+        with torch.no_grad():
+            logits: Tensor = self.head((features - self.mean) / self.std)
+        return logits / self.about.temperature
+
+    def save(self, folder: Path, name: str = "gate") -> None:
+        """Write `<name>.safetensors` and `<name>.json`, in place of what is there. Raises LibraryError if the disk refuses.
+
+        Each is put in its place whole; who reads between the two finds that they do not belong together.
+        """
+        file, record = _files(folder, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".staging-", dir=folder) as staging:
+                part = Path(staging) / file.name
+                save({"mean": self.mean, "std": self.std, **self.head.state_dict()}, part)
+                about = replace(self.about, tensors=_digest(part))
+                part.rename(file)
+        except OSError as error:
+            raise LibraryError(f"{file} could not be written: {error}") from error
+        write_json(record, about, replace=True)
+
+    @classmethod
+    def load(cls, folder: Path, name: str = "gate") -> "Gate":
+        """Raises RouterError if there is none, or if its files are not as `save` wrote them."""
+        tensors, record = _files(folder, name)
+        for file in (tensors, record):
+            if not file.is_file():
+                raise RouterError(f"there is no {file}; make it with: tta router train --library DIR --base FOLDER")
+        try:
+            about, opened = read_json(Record, record), TensorFile.open(tensors)
+            if _digest(tensors) != about.tensors:
+                raise RouterError(f"{tensors} is not the one that {record} is about")
+            found = {key: opened.read(key) for key in opened.entries}
+            mean, std = found.pop("mean"), found.pop("std")
+            head = make_head(len(mean), about.hidden, len(about.digests) + 1)
+            head.load_state_dict(found)
+        except (AdapterError, RouterError, KeyError, RuntimeError) as error:  # the last two: a record of another head
+            raise RouterError(f"{error}; make the gate anew with: tta router train --library DIR --base FOLDER") from None
+        return cls(about, mean, std, head.eval())
+
+
+def make_head(inputs: int, hidden: int, outputs: int, dropout: float = 0.0) -> nn.Sequential:
+    if not hidden:
+        return nn.Sequential(nn.Linear(inputs, outputs))
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, outputs))
+
+
+def _files(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.safetensors", folder / f"{name}.json"
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
