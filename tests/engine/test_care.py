@@ -102,7 +102,7 @@ class Desk:
     def probe(self, prompt: list[int]) -> int:
         from tta_serve.engine.wire import probe_request
 
-        probe = probe_request()
+        probe = probe_request("features")
         self._add(probe.lora_name, prompt, probe, 0, {"max_tokens": 1})
         return int(probe.lora_int_id)
 
@@ -280,14 +280,17 @@ def test_long_prompts_answers_and_probes_are_those_of_the_dense_merge(world: Wor
             desk.ask(prompt, mix, prompt_logprobs=0)
             probes[desk.probe(prompt)] = prompt
         finished = desk.finish()
-        features = engine.llm.collective_rpc("tta_take_features", args=(list(probes),))[0]
+        features = {probe: take_features(engine, probe, prompt) for probe, prompt in probes.items()}
     for name, (mix, [answer]) in zip(desk.asked, finished, strict=True):
         world.assert_right(mix, answer)
         prompt = prompt_as_answer(desk.outputs[name])
         assert distance(prompt, world.logprobs(mix, prompt.prompt, prompt.tokens)) < TOLERANCE
-    assert [(probe, count) for probe, count, _ in features] == [(probe, len(prompt)) for probe, prompt in probes.items()]
-    for probe, _, mean in features:
+    for probe, mean in features.items():
         torch.testing.assert_close(torch.tensor(mean), mean_input(world, probes[probe]), rtol=1e-4, atol=1e-5)
+
+
+def take_features(engine: Engine, probe: int, prompt: list[int]) -> Any:
+    return engine.llm.collective_rpc("tta_take_probes", args=("features", [probe], prompt))[0]
 
 
 def prompt_as_answer(output: Any) -> Answer:

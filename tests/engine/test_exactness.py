@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -140,7 +141,7 @@ def test_a_probe_reads_the_mean_input_of_its_layer(engine: Engine, reference: Re
 
     tokenizer = engine.llm.get_tokenizer()
     prompts = [tokenizer.encode(p, add_special_tokens=False) for p in PROMPTS]
-    probes = [probe_request() for _ in prompts]
+    probes = [probe_request("features") for _ in prompts]
     busy = mix_request(Mix.of({"sql": 1.0}), engine.digests)
     engine.llm.generate(
         [{"prompt_token_ids": p} for p in [*prompts, prompts[0]]],
@@ -148,14 +149,16 @@ def test_a_probe_reads_the_mean_input_of_its_layer(engine: Engine, reference: Re
         lora_request=[*probes, busy],
         use_tqdm=False,
     )
-    taken = engine.llm.collective_rpc("tta_take_features", args=([p.lora_int_id for p in probes],))[0]
-    for tokens, (_, count, features) in zip(prompts, taken, strict=True):
+
+    def take(probe: Any, tokens: list[int]) -> Any:
+        return engine.llm.collective_rpc("tta_take_probes", args=("features", [probe.lora_int_id], tokens))[0]
+
+    for tokens, features in zip(prompts, map(take, probes, prompts), strict=True):
         with torch.no_grad():
             states = reference.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[TAP_LAYER]
             wanted = reference.model.model.layers[TAP_LAYER].input_layernorm(states)[0].mean(0)
-        assert count == len(tokens)
         torch.testing.assert_close(torch.tensor(features), wanted, rtol=1e-3, atol=1e-4)
-    assert engine.llm.collective_rpc("tta_take_features", args=([probes[0].lora_int_id],)) == [[]]
+    assert take(probes[0], prompts[0]) is None, "it was taken"
 
 
 def test_an_expert_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ def test_linear_layers_go_through_their_quant_method() -> None:
         assert layer.forward is linear.ColumnParallelLinear.forward
 
 
+def test_models_are_called_so_that_their_output_passes_our_hook() -> None:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    assert "return self.model(" in inspect.getsource(GPUModelRunner._model_forward)
+    source = inspect.getsource(GPUModelRunner.execute_model)
+    assert "sample_hidden_states = hidden_states[logits_indices]" in source, "they are one for each token, in order"
+    assert "self.model.compute_logits(sample_hidden_states)" in source
+
+
 def test_the_prefix_cache_is_keyed_by_the_adapters_name() -> None:
     from vllm.v1.core import kv_cache_utils
 
@@ -79,7 +88,8 @@ def test_async_llm_is_what_the_client_calls() -> None:
     for name in ("generate", "collective_rpc", "get_tokenizer"):
         assert callable(getattr(AsyncLLM, name))
     assert "if self.gauge_lora_info is not None" in inspect.getsource(PrometheusStatLogger.record)
-    assert "self.logger_manager" in inspect.getsource(AsyncLLM.__init__)
+    for name in ("logger_manager", "model_config"):
+        assert f"self.{name} = " in inspect.getsource(AsyncLLM.__init__)
 
 
 def test_ray_engine_has_the_parts_we_reach_for() -> None:

@@ -14,7 +14,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from adapters.errors import ExpertError
 from adapters.library import Library
 from adapters.mix import Mix
+from router.policy import Prompt, Window
 from tests.engine.conftest import SLOTS, Answer, assert_same, workers_of
+from tests.engine.probing import Front, assert_compared, assert_watched
 from tests.made import make_expert, make_narrow_expert
 from tests.reference import Reference
 from tta_serve.engine.options import BankOptions
@@ -100,6 +102,17 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
 
 def test_a_mix_over_two_ranks_is_the_dense_merge(world: World) -> None:
     world.assert_right([Mix.of({"one": 0.7, "two": -0.4}), Mix.of({"two": 1.0}), Mix()])
+
+
+def test_probes_over_two_ranks_see_the_whole_model(world: World) -> None:
+    library, text, mixes = Library.open(world.root), "How old is the moon?", [Mix.of({"one": 1.0}), Mix.of({"two": -0.5})]
+    client = Front(world.llm).client()
+    compared = asyncio.run(client.compare(Prompt(text), mixes, Window(last=9), library.digests))
+    tokens = client.prompt_tokens(Prompt(text))
+    assert_compared(compared, world.reference, library.experts, tokens, mixes, len(tokens) - 9)
+    experts = {library.digests[name]: expert for name, expert in library.experts.items()}
+    raw = client.prompt_tokens(Prompt(text, chat=False))
+    assert_watched(asyncio.run(client.activations(text)), world.reference, experts, raw)
 
 
 def test_an_expert_comes_and_goes_in_all_ranks_or_in_none(world: World, tiny: Path) -> None:

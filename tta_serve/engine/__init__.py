@@ -10,6 +10,7 @@ manager.py   in the worker: slots, and what each step's tokens use
 residents.py in the worker: experts kept ready within a capacity, read beside the steps
 banks.py     in the worker: banks of the experts in use
 attach.py    in the worker: a bank for every linear layer that an expert touches
+probes.py    in the worker: what is observed of which probe, and where; observer.py, readout.py and watch.py do it
 step.py      in the worker: the coefficient table, and what the tokens of a step use of it
 mixture.py   in the worker: the seam in vLLM's layers, where y += B (c * (A x)) is added
 sparse.py    in the worker, on a CPU: that product without what is zero; its loops are in sparse_kernel.py

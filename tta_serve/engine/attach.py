@@ -1,8 +1,9 @@
 """Where experts go in a model of vLLM: its linear layers, and each tensor-parallel rank's share of an expert's factors."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,6 @@ from vllm.model_executor.layers.linear import (
 from adapters.coefficient import Place
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
-
-# Site name -> an expert's factors of each of the site's weights on this rank, None for those it leaves alone.
-Placed = Mapping[str, tuple[LowRank | None, ...]]
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -40,6 +38,18 @@ class Site:
     local_sizes: tuple[int, ...]
 
 
+class Placed(NamedTuple):
+    """An expert in a model of vLLM.
+
+    shares: site name -> its factors of each of the site's weights on this rank, None for those it leaves alone
+    reads: what it does at each of `first_sites`: factors of the singular values and right singular vectors that its delta of
+        the first weight it touches there has, over all ranks, with another b of [rank, rank]
+    """
+
+    shares: Mapping[str, tuple[LowRank | None, ...]]
+    reads: Mapping[Place, LowRank]
+
+
 def find_sites(model: nn.Module) -> dict[str, Site]:
     """All linear layers within the decoder's layers, by vLLM's name.
 
@@ -56,7 +66,7 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
 
 
 def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], keep: Callable[[Tensor], Tensor]) -> Placed:
-    """This rank's share of an expert. keep: gives a factor the dtype to keep it in
+    """An expert on this rank. keep: gives a factor the dtype to keep it in
 
     Raises ExpertError if the expert touches something that is no linear layer of this base, or does not fit its shape.
     """
@@ -65,11 +75,22 @@ def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], keep: Cal
     for name in factors:
         if name not in known:
             raise ExpertError(f"expert {expert.name!r}: {name} is not a linear layer of this base that can be mixed")
-    return {
+    shares = {
         name: tuple(_share(expert.name, site, i, factors.get(weight), keep) for i, weight in enumerate(site.weights))
         for name, site in sites.items()
         if any(weight in factors for weight in site.weights)
     }
+    first = {where: site for where, site in first_sites(sites).items() if site.name in shares}
+    return Placed(shares, {where: _reads(shares[site.name], site, factors, keep) for where, site in first.items()})
+
+
+def first_sites(sites: Mapping[str, Site]) -> dict[Place, Site]:
+    """The first linear layer of each attention and MLP, where every rank has the whole of its input."""
+    first: dict[Place, Site] = {}
+    for site in sites.values():
+        if not isinstance(site.layer, RowParallelLinear):
+            first.setdefault(site.place, site)
+    return first
 
 
 def tapped_site(sites: Mapping[str, Site], layer: int) -> str:
@@ -117,6 +138,14 @@ def _share(expert: str, site: Site, part: int, factor: LowRank | None, keep: Cal
     a, b = _shard_fused(site.layer, factor) if fused_in_base else _shard(site.layer, part, site.sizes[part], factor)
     # B is kept as the transpose of a contiguous matrix, in the order in which a bank stacks it.
     return LowRank(keep(a).contiguous(), keep(b.t()).contiguous().t())
+
+
+def _reads(
+    share: Sequence[LowRank | None], site: Site, factors: Mapping[str, LowRank], keep: Callable[[Tensor], Tensor]
+) -> LowRank:
+    """b = Q R, and Q changes neither singular values nor right singular vectors. a is the share's, which has all of it."""
+    weight, part = next((weight, part) for weight, part in zip(site.weights, share, strict=True) if part is not None)
+    return LowRank(part.a, torch.linalg.qr(keep(factors[weight].b).double()).R)
 
 
 def _check_shape(expert: str, part: str, factor: LowRank, wanted_in: int, wanted_out: int) -> None:

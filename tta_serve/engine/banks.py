@@ -63,7 +63,7 @@ class Banks:
     def _build(self, columns: Sequence[int]) -> None:
         for name, site in self._sites.items():
             absent = (None,) * len(site.weights)
-            by_expert = [self._experts[k].get(name, absent) for k in columns]
+            by_expert = [self._experts[k].shares.get(name, absent) for k in columns]
             bank = self._bank([*zip(*by_expert, strict=True)], site.local_sizes, columns)
             if bank is None:
                 self.by_site.pop(name, None)

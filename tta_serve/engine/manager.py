@@ -16,18 +16,17 @@ from adapters.coefficient import Coefficient
 from adapters.errors import ExpertError
 from adapters.library import Library
 from tta_serve.engine import wire
-from tta_serve.engine.attach import Placed, find_sites, place, tapped_site
+from tta_serve.engine.attach import Placed, find_sites, place
 from tta_serve.engine.banks import Banks
 from tta_serve.engine.mixture import MixtureMethod
 from tta_serve.engine.options import BankOptions, Capacity
+from tta_serve.engine.probes import Probes
 from tta_serve.engine.residents import Reader, Residents
 from tta_serve.engine.slots import SlotTable
 from tta_serve.engine.sparse import narrowed
-from tta_serve.engine.step import StepState, Tap
+from tta_serve.engine.step import StepState
 
 logger = init_logger(f"vllm.{__name__}")
-
-_UNREAD_PROBES = 1024
 
 
 class MixtureManager:
@@ -55,16 +54,10 @@ class MixtureManager:
         sites = find_sites(model)
         places = sorted({site.place for site in sites.values()})
         traced = not vllm_config.model_config.enforce_eager
-        captured = self._captured = self._device.type != "cpu" and traced
+        captured = self._device.type != "cpu" and traced
         columns = self._options.capacity.experts
         state = StepState(self._slots.capacity, places, columns, self._max_tokens, self._device, captured=captured)
-        tapped = None
-        if self._options.tap_layer is not None:
-            if captured:
-                raise ExpertError(
-                    "features cannot be read from captured CUDA graphs; start with enforce_eager, or without a tap"
-                )
-            state.tap, tapped = Tap(_UNREAD_PROBES), tapped_site(sites, self._options.tap_layer)
+        self._probes = Probes(model, sites, state, vllm_config, self._options.tap_layer)
         dtype = vllm_config.model_config.dtype
         sparse = self._device.type == "cpu" and dtype == torch.float32
         self._banks = Banks(sites, self._device, sparse=sparse, fixed=captured)
@@ -75,7 +68,7 @@ class MixtureManager:
         self._state = state
         self._methods: dict[str, MixtureMethod] = {}
         for name, site in sites.items():
-            method = MixtureMethod(site.layer.quant_method, site.place, state, tapped=name == tapped, traced=traced)
+            method = MixtureMethod(site.layer.quant_method, site.place, state, self._probes.at(name), traced=traced)
             self._methods[name] = site.layer.quant_method = method
         self._use(self._residents.column(digest) for _, digest in self._options.experts)
         logger.info("mixture slots: %s, %d slots, %d bytes of banks", self.used(), self._slots.capacity, self.bank_bytes)
@@ -88,14 +81,15 @@ class MixtureManager:
             raise ExpertError(f"expert {name!r} changed in the library while it was being loaded; load it again")
         return self._place(expert)
 
-    def _add(self, digest: str, placed: Placed) -> None:
-        self._banks.add(self._residents.add(digest, placed), placed)
+    def _add(self, digest: str, expert: Placed) -> None:
+        self._banks.add(self._residents.add(digest, expert), expert)
+        self._probes.watch.add(digest, expert.reads)
 
     # Experts come and go between steps; whoever calls these keeps requests away from experts that are not there.
 
     def prepare(self, name: str, digest: str) -> None:
         """Begin to read an expert of the library, beside the running steps."""
-        if self._captured:
+        if self._state.captured:
             raise ExpertError(
                 "this engine captured its CUDA graphs with the experts it has; start with enforce_eager to load others"
             )
@@ -127,6 +121,7 @@ class MixtureManager:
                 self._slots.remove(request_id)
         self._state.clear(column)
         self._banks.remove(column)
+        self._probes.watch.remove(digest)
         return True
 
     def used(self) -> Capacity:
@@ -160,23 +155,23 @@ class MixtureManager:
         ids, inverse = np.unique(np.asarray(token_ids, dtype=np.int64), return_inverse=True)
         slots = np.array([self._slots.slot(int(i)) for i in ids], dtype=np.int64)
         present = [by_id[int(i)] for i in ids if int(i) in by_id]
-        if self._state.tap is not None:
-            probes = {r.lora_int_id: self._slots.slot(r.lora_int_id) for r in present if wire.is_probe(r)}
-            self._state.tap.begin(probes)
+        self._probes.begin(present, self._slots)
         self._step = token_ids
         self._in_use = frozenset[int]().union(*(self._columns[s] for s in slots.tolist() if s))
-        self._state.begin(slots[inverse], active=any(not wire.is_probe(r) for r in present))
+        self._state.begin(slots[inverse], active=bool(self._in_use) or any(_is_warm_up(r) for r in present))
 
     def _coefficients(self, request: LoRARequest) -> dict[int, Coefficient]:
         if _is_warm_up(request):
             return {}
         return {self._residents.column(digest): c for digest, c in wire.coefficients(request).items()}
 
-    def take_features(self, probes: list[int]) -> list[tuple[int, int, list[float]]]:
-        """(probe id, tokens seen, mean of the tapped input) of each finished probe; unknown ones are left out."""
-        assert self._state.tap is not None, "the engine was started without a tap layer"
-        taken = [(probe, self._state.tap.take(probe)) for probe in probes]
-        return [(probe, found[0], found[1]) for probe, found in taken if found is not None]
+    def probe_kinds(self) -> list[str]:
+        """The kinds of probes that are observed."""
+        return self._probes.kinds
+
+    def take_probes(self, kind: str, probes: list[int], tokens: list[int]) -> Any:
+        """What was observed of probes of the same tokens, None if they did not pass by as they were sent."""
+        return self._probes.take(kind, probes, tokens)
 
     def slots(self) -> tuple[int, int]:
         """Slots in use, and slots."""

@@ -1,5 +1,6 @@
 """The seam in vLLM's layers: a linear layer's own product, then the delta of each token's mix."""
 
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -10,6 +11,7 @@ from vllm.platforms import current_platform
 
 from adapters.bank import Bank
 from adapters.coefficient import Place
+from tta_serve.engine.observer import Observer
 from tta_serve.engine.sparse import SparseBank
 from tta_serve.engine.step import StepState
 
@@ -21,12 +23,14 @@ class MixtureMethod:
     in a row-parallel layer the delta joins the partial sums before they are reduced.
     """
 
-    def __init__(self, inner: Any, place: Place, state: StepState, *, tapped: bool, traced: bool) -> None:
-        """traced: whether the model is compiled"""
+    def __init__(
+        self, inner: Any, place: Place, state: StepState, observers: Sequence[Observer[Any]], *, traced: bool
+    ) -> None:
+        """observers: who sees the layer's inputs   traced: whether the model is compiled"""
         self.inner = inner
         self.place = place
         self.state = state
-        self.tapped = tapped
+        self.observers = observers
         self.traced = traced
         self.bank: Bank | SparseBank | None = None
         self.number = next(_numbers)
@@ -39,7 +43,7 @@ class MixtureMethod:
         y: Tensor = self.inner.apply(layer, x, bias)
         if self.traced:
             torch.ops.tta_serve.add_delta(y, x, self.number)
-        elif self.bank is not None or self.tapped:
+        elif self.bank is not None or self.observers:
             self.add_delta(y, x)
         return y
 
@@ -48,8 +52,9 @@ class MixtureMethod:
         state = self.state
         if x.dim() != 2:
             x = x.view(-1, x.shape[-1])
-        if self.tapped and state.tap is not None and state.tap.probes:
-            state.tap.observe(x, state.token_slots[: x.shape[0]])
+        for observer in self.observers:
+            if observer.probes:
+                observer.observe(x, state.token_slots, self.place)
         bank = self.bank
         if bank is not None and state.active:
             if isinstance(bank, SparseBank):

@@ -26,9 +26,9 @@ class StepState:
         self.coefficients = torch.zeros(len(places), slots + 1, columns, dtype=torch.float32, device=device)
         self.token_slots = torch.zeros(max_tokens, dtype=torch.long, device=device)
         self.active = False
-        self.tap: Tap | None = None
+        self.captured = captured
         self._uneven: set[int] = set()  # slots whose coefficients differ from place to place
-        self._even = self._may_be_even = not captured
+        self._even = not captured
         self._used = 0
         self._columns: dict[tuple[int, ...], Tensor] = {}
         self._rows: dict[tuple[int, tuple[int, ...]], Tensor] = {}
@@ -58,7 +58,7 @@ class StepState:
             self.token_slots[n : self._used] = 0
         self._used = n
         self.active = active
-        self._even = self._may_be_even and (not self._uneven or self._uneven.isdisjoint(token_slots.tolist()))
+        self._even = not self.captured and (not self._uneven or self._uneven.isdisjoint(token_slots.tolist()))
         self._forget()
 
     def clear(self, column: int) -> None:
@@ -99,32 +99,3 @@ class StepState:
     def _forget(self) -> None:
         self._rows.clear()
         self._uses.clear()
-
-
-class Tap:
-    """Sums, per probe, of the input of one early layer over the probe's tokens."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.probes: dict[int, int] = {}
-        self._sums: dict[int, tuple[Tensor, int]] = {}
-
-    def begin(self, probes: dict[int, int]) -> None:
-        """probes: slot by probe id, of this step."""
-        self.probes = probes
-
-    def observe(self, x: Tensor, token_slots: Tensor) -> None:
-        for probe, slot in self.probes.items():
-            mine = x[token_slots == slot].float()
-            total, count = self._sums.pop(probe, (torch.zeros_like(x[0], dtype=torch.float32), 0))
-            self._sums[probe] = (total + mine.sum(0), count + mine.shape[0])
-        while len(self._sums) > self.capacity:  # left behind by requests that were given up before they were read
-            del self._sums[next(iter(self._sums))]
-
-    def take(self, probe: int) -> tuple[int, list[float]] | None:
-        """Tokens seen and their mean, and forget them; None if nothing was seen."""
-        found = self._sums.pop(probe, None)
-        if found is None:
-            return None
-        total, count = found
-        return count, (total / count).tolist()

@@ -11,8 +11,12 @@ class WorkerExtension:
 
     model_runner: Any
 
-    def tta_take_features(self, probes: list[int]) -> list[tuple[int, int, list[float]]]:
-        return list(self.model_runner.lora_manager.take_features(probes))
+    def tta_probe_kinds(self) -> list[str]:
+        return list(self.model_runner.lora_manager.probe_kinds())
+
+    def tta_take_probes(self, kind: str, probes: list[int], tokens: list[int]) -> Any:
+        """What was observed of probes that were sent these tokens, as plain values; None if there is nothing to give."""
+        return self.model_runner.lora_manager.take_probes(kind, probes, tokens)
 
     def tta_slots(self) -> tuple[int, int]:
         """Slots in use, and slots."""

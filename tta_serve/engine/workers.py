@@ -6,6 +6,7 @@ from typing import Any
 
 from adapters.errors import ExpertError
 from tta_serve.engine.options import Capacity
+from tta_serve.engine.wire import Kind
 
 _POLL_S = 0.02
 _TIMEOUT_S = 30.0
@@ -50,10 +51,14 @@ class Workers:
         bank, slot = (await self._all("tta_bytes"))[0]
         return bank, slot
 
-    async def take_features(self, probe: int) -> tuple[int, list[float]] | None:
-        """Tokens seen by a probe and their mean; None if it was not seen."""
-        found = (await self._all("tta_take_features", [probe]))[0]
-        return (found[0][1], found[0][2]) if found else None
+    async def probe_kinds(self) -> list[str]:
+        """The kinds of probes that are observed."""
+        return list((await self._all("tta_probe_kinds"))[0])
+
+    async def take_probes(self, kind: Kind, probes: Sequence[int], tokens: Sequence[int]) -> Any:
+        """What was observed of probes of the same tokens, and forget it; None if they did not pass by as they were sent."""
+        found = await self._all("tta_take_probes", kind, list(probes), list(tokens))
+        return next((one for one in found if one is not None), None)
 
     async def _all(self, method: str, *args: Any) -> list[Any]:
         return await self._rpc(method, timeout=_TIMEOUT_S, args=args)
