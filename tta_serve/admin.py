@@ -1,4 +1,4 @@
-"""Management over HTTP, behind a key of its own: the experts of all replicas."""
+"""Management over HTTP, behind a key of its own: the experts of all replicas, and what the policies do."""
 
 import asyncio
 import secrets
@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from tta_serve.engine.ray_private import broadcast
 from tta_serve.experts import Change
-from tta_serve.protocol import RequestError
+from tta_serve.protocol import ExplainRequest, RequestError
 
 KEY_VARIABLE = "TTA_ADMIN_KEY"
 
@@ -34,6 +34,19 @@ class Admin:
     async def unload_expert(self, request: Request, name: str, digest: str) -> Response:
         return await self._change(request, Change(name, True, digest))
 
+    async def policies(self, request: Request) -> Response:
+        """The policies, as one replica has them."""
+        self._check_key(request)
+        return JSONResponse(await self._one.policies.remote())
+
+    async def explain(self, request: Request, ask: ExplainRequest) -> Response:
+        """What policies would do with a prompt, in one replica, without an answer to it."""
+        self._check_key(request)
+        found = await self._one.explain.remote(ask)
+        if isinstance(found, RequestError):
+            raise found
+        return JSONResponse({"policies": [explained.model_dump() for explained in found]})
+
     async def _change(self, request: Request, change: Change) -> Response:
         self._check_key(request)
         if self._changing.locked():
@@ -54,6 +67,11 @@ class Admin:
         handle = self._default_serve_handles[self._served]
         found: list[Any] = await asyncio.to_thread(broadcast, handle, method, args)
         return found
+
+    @property
+    def _one(self) -> Any:
+        """A handle of which any one replica answers a call."""
+        return self._default_serve_handles[self._served].options(stream=False)
 
     def _check_key(self, request: Request) -> None:
         """Raises RequestError: 403 if management is off, 401 for a wrong key."""

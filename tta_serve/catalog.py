@@ -1,8 +1,11 @@
 """The names a client can use, and what a request's `model` and `merge` mean."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from adapters.coefficient import Coefficient
 from adapters.errors import MixError
 from adapters.mix import Mix, MixRules
 from tta_serve.config import ConfigError, ServeConfig
@@ -11,37 +14,57 @@ from tta_serve.protocol import MergeRequest, RequestError
 
 @dataclass(frozen=True)
 class Ask:
-    """A request's wish: a policy to route by, or a mix already fixed. label: how the answer names what decided."""
+    """A request's wish: a policy to route by, or a mix already fixed.
+
+    label: how the answer names what decided   preference: what the policy is to prefer
+    """
 
     label: str
     policy: str | None = None
     mix: Mix | None = None
+    preference: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """served: the model's name   experts, entries, policies: what exists"""
+    """served: the model's name   experts, entries, policies: what exists   choosers: the policies that heed a preference"""
 
     served: str
     rules: MixRules
     entries: dict[str, Mix]
     policies: tuple[str, ...]
+    choosers: tuple[str, ...]
     default_policy: str
 
     @classmethod
-    def of(cls, config: ServeConfig, experts: tuple[str, ...], layers: int) -> "Catalog":
-        """layers: of the base's decoder. Raises ConfigError for an entry that is no mix, or that has an expert's name."""
+    def of(
+        cls,
+        config: ServeConfig,
+        experts: tuple[str, ...],
+        layers: int,
+        saved: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType({}),
+        *,
+        strict: bool = True,
+    ) -> "Catalog":
+        """layers: of the base's decoder   saved: entries of experts that are all there, besides the config's
+
+        Raises ConfigError for an entry that is no mix, or whose name is taken. If not `strict`, an entry of the config with an
+        expert that is not there is left out.
+        """
         mix = config.mix
         rules = MixRules(frozenset(experts), layers, mix.grid, mix.max_experts, mix.minimum, mix.maximum)
-        entries = {}
-        for name, coefficients in config.library.entries.items():
-            if name in experts or name == "base":
-                raise ConfigError(f"library.entries.{name}: an expert or the base has that name")
+        entries: dict[str, Mix] = {}
+        whole = {name: c for name, c in config.library.entries.items() if strict or c.keys() <= rules.names}
+        placed = [(f"library.entries.{name}", name, c) for name, c in whole.items()]
+        for place, name, coefficients in [*placed, *((f"the library's entry {name!r}", name, c) for name, c in saved.items())]:
+            if name in experts or name == "base" or name in entries:
+                raise ConfigError(f"{place}: an expert, the base or another entry has that name")
             try:
-                entries[name] = rules.mix(coefficients)
+                entries[name] = rules.entry(coefficients)
             except MixError as error:
-                raise ConfigError(f"library.entries.{name}: {error}") from None
-        return cls(config.model.id, rules, entries, tuple(config.policies), config.default_policy)
+                raise ConfigError(f"{place}: {error}") from None
+        choosers = tuple(name for name, policy in config.policies.items() if policy.type == "pareto")
+        return cls(config.model.id, rules, entries, tuple(config.policies), choosers, config.default_policy)
 
     def models(self) -> list[str]:
         """All model names a client may send."""
@@ -59,7 +82,12 @@ class Catalog:
             raise RequestError(f"model {model!r} already fixes the mix; send merge with {self.served!r}", param="merge")
         wish = MergeRequest.parse(merge)
         if wish.policy is not None:
-            return Ask(wish.policy, policy=_known("policy", wish.policy, self.policies))
+            _known("policy", wish.policy, self.policies)
+        if wish.preference is not None:
+            chooser = self._chooser(wish.policy)
+            return Ask(chooser, policy=chooser, preference=wish.preference)
+        if wish.policy is not None:
+            return Ask(wish.policy, policy=wish.policy)
         if wish.entry is not None:
             return Ask("entry", mix=self.entries[_known("entry", wish.entry, tuple(self.entries))])
         if not wish.experts:
@@ -68,6 +96,17 @@ class Catalog:
             return Ask("explicit", mix=self.rules.mix(wish.experts))
         except MixError as error:
             raise RequestError(f"merge.experts: {error}", param="merge.experts") from None
+
+    def _chooser(self, policy: str | None) -> str:
+        """The policy that is to heed a preference: the one named, else the default one, else the first that does."""
+        if not self.choosers:
+            raise RequestError("merge.preference: no policy of type pareto is configured to heed it", param="merge.preference")
+        if policy is not None and policy not in self.choosers:
+            raise RequestError(
+                f"merge.preference: policy {policy!r} heeds none; these do: {', '.join(self.choosers)}",
+                param="merge.preference",
+            )
+        return policy or (self.default_policy if self.default_policy in self.choosers else self.choosers[0])
 
     def _pin(self, model: str | None) -> str | None:
         if model is None or model in (self.served, "auto"):

@@ -14,10 +14,14 @@ import typer
 from rich.console import Console
 
 from tta_serve.config import ConfigError, ServeConfig, StartError, load
+from tta_serve.evaluation.cli import command as evaluate
 from tta_serve.experts_cli import app as experts
+from tta_serve.router_cli import app as router
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(experts, name="experts")
+app.add_typer(router, name="router")
+app.command("eval")(evaluate)
 console = Console(highlight=False, soft_wrap=True)
 
 

@@ -62,7 +62,10 @@ class PolicyConfig(_Section):
 
 
 class ServerConfig(_Section):
-    """slots: requests in one batch, each with its own mix; further ones wait, at most `max_queued` of them"""
+    """slots: requests in one batch, each with its own mix; further ones wait, at most `max_queued` of them
+
+    sessions: turns of conversations whose mix a replica remembers   session_idle_s: until nobody has followed for so long
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
@@ -72,6 +75,8 @@ class ServerConfig(_Section):
     max_probe_tokens: int = Field(512, ge=1)
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     request_timeout_s: float = Field(600, gt=0)
+    sessions: int = Field(4096, ge=0)
+    session_idle_s: float = Field(3600, gt=0)
 
 
 class ServeConfig(_Section):
@@ -92,7 +97,7 @@ class ServeConfig(_Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "ServeConfig":
-        for name in [self.default_policy, *(p.fallback for p in self.policies.values())]:
+        for name in self.needed:
             if name not in self.policies:
                 raise ValueError(f"there is no policy {name!r}; policies has: {', '.join(self.policies)}")
         for name, policy in self.policies.items():
@@ -103,6 +108,11 @@ class ServeConfig(_Section):
         if self.policies["base"] != PolicyConfig(type="static"):
             raise ValueError("policies.base is the base model itself; give yours another name")
         return self
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The policies that answer requests which did not ask for them."""
+        return self.default_policy, *(policy.fallback for policy in self.policies.values())
 
     @property
     def reads_features(self) -> bool:

@@ -5,21 +5,19 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from typing import Any
-
-from torch import Tensor
 
 from adapters.errors import AdapterError
 from adapters.library import Library
-from router.policy import Context, RouterError
+from router.policy import RouterError
 from tta_serve import metrics
-from tta_serve.catalog import Catalog
 from tta_serve.config import ConfigError, ServeConfig
-from tta_serve.engine.client import EngineClient
+from tta_serve.engine.client import EngineClient, ProbeError
 from tta_serve.plan import check_base
+from tta_serve.probes import ProbeCache
 from tta_serve.protocol import RequestError
-from tta_serve.routing import Router
+from tta_serve.sessions import Sessions
+from tta_serve.views import View, Views
 
 logger = logging.getLogger("ray.serve")
 
@@ -39,17 +37,6 @@ class Change:
     replaces: str | None
 
 
-@dataclass
-class View:
-    """What a request sees of the library, from its start to its end. holders: the requests that see it."""
-
-    generation: int
-    digests: dict[str, str]
-    catalog: Catalog
-    router: Router
-    holders: int = 0
-
-
 class Experts:
     """One view is current; a change makes the next beside it, and replaces it in one step.
 
@@ -58,9 +45,9 @@ class Experts:
 
     def __init__(self, config: ServeConfig, layers: int, engine: EngineClient) -> None:
         self._config = config
-        self._layers = layers
         self._engine = engine
-        self._features: dict[str, Tensor] = {}
+        sessions = Sessions(config.server.sessions, config.server.session_idle_s)
+        self._views = Views(config, layers, engine, ProbeCache(), sessions)
         self._changing = asyncio.Lock()
         self._loaded: set[str] = set()
         self._retired: list[View] = []
@@ -70,7 +57,7 @@ class Experts:
     async def open(self, digests: Mapping[str, str]) -> None:
         """Begin with the experts that the engine was started with. Raises ConfigError or RouterError."""
         self._loaded = set(digests.values())
-        self.current = await self._view(1, dict(digests))
+        self.current = await self._views.make(1, dict(digests), self._config.policies.keys())
         metrics.experts_loaded.set(len(digests))
 
     @contextmanager
@@ -88,18 +75,27 @@ class Experts:
     async def stage(self, change: Change) -> None:
         """Do all of a change that can fail: read, check and load the expert, build the policies.
 
-        Raises RequestError: 404 or 409 if the name is not what the change expects, 400 if the expert or a policy refuses.
+        A new expert must suit all policies that work now. To change or remove one may cost those policies and entries that
+        were made for it; not the default policy, and no fallback.
+
+        Raises RequestError: 404 or 409 if the name is not what the change expects, 400 if the expert or a policy refuses,
+        503 if the engine did not find room for a policy's probes.
         """
         async with self._changing:
             self._staged = None  # of a change that was given up half-way
             digests = self._expected(change)
+            new = change.name not in self.current.digests
+            must = self.current.router.policies.keys() if new else self._config.needed
             try:
                 if not change.remove:
                     digests[change.name] = await self._load(change.name)
-                self._staged = await self._view(self.current.generation + 1, digests)
+                self._staged = await self._views.make(self.current.generation + 1, digests, must)
             except (AdapterError, ConfigError, RouterError) as error:
                 self._sweep()
                 raise RequestError(str(error), param="name") from None
+            except ProbeError as error:
+                self._sweep()
+                raise RequestError(f"{error}; try again when the engine has less to do", status=503) from None
 
     async def commit(self) -> None:
         """Make the staged view the current one."""
@@ -115,11 +111,15 @@ class Experts:
         self._sweep()
 
     async def report(self) -> dict[str, Any]:
-        """What is served, how much room is taken, and how much there is."""
+        """What is served, what cannot be since the experts changed, how much room is taken, and how much there is."""
         used, capacity = await self._engine.workers.used(), self._config.library.capacity
+        view = self.current
         return {
-            "generation": self.current.generation,
-            "experts": dict(sorted(self.current.digests.items())),
+            "generation": view.generation,
+            "experts": dict(sorted(view.digests.items())),
+            "entries": sorted(view.catalog.entries),
+            "stale": list(view.stale),
+            "unusable": dict(view.router.unusable),
             "used": asdict(used),
             "capacity": asdict(capacity),
         }
@@ -148,16 +148,6 @@ class Experts:
         check_base(library, self._config.model.source)
         return library.expert(name).digest
 
-    async def _view(self, generation: int, digests: dict[str, str]) -> View:
-        catalog = Catalog.of(self._config, tuple(sorted(digests)), self._layers)
-        library = await asyncio.to_thread(Library.open, self._config.library.path)
-        examples = {name: library.examples(name) for name in digests}
-        remembered = _Remembered(self._engine, self._features)
-        context = Context(catalog.rules, examples, _everyday(self._config), remembered)
-        router = await Router.create(self._config, context, self._engine, digests)
-        self._features = remembered.asked
-        return View(generation, digests, catalog, router)
-
     def _sweep(self) -> None:
         if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.create_task(self._unload_unused())
@@ -179,22 +169,3 @@ class Experts:
         self._retired = [view for view in self._retired if view.holders]
         views = [self.current, *self._retired, *([self._staged] if self._staged else [])]
         return self._loaded - {digest for view in views for digest in view.digests.values()}
-
-
-class _Remembered:
-    """A probe that asks the engine only for what it was not asked when the last view was built."""
-
-    def __init__(self, engine: EngineClient, known: Mapping[str, Tensor]) -> None:
-        self._engine = engine
-        self._known = known
-        self.asked: dict[str, Tensor] = {}
-
-    async def features(self, text: str) -> Tensor:
-        found = self._known.get(text)
-        self.asked[text] = await self._engine.features(text) if found is None else found
-        return self.asked[text]
-
-
-def _everyday(config: ServeConfig) -> list[str]:
-    file = config.library.everyday or files("router").joinpath("everyday.txt")
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]

@@ -30,6 +30,8 @@ ENDPOINTS: dict[str, Callable[[FastAPI], Any]] = {
     "experts": lambda app: app.get("/admin/experts"),
     "load_expert": lambda app: app.put("/admin/experts/{name}"),
     "unload_expert": lambda app: app.delete("/admin/experts/{name}"),
+    "policies": lambda app: app.get("/admin/policies"),
+    "explain": lambda app: app.post("/admin/policies/explain"),
 }
 
 
@@ -61,8 +63,7 @@ class MergingIngress(Admin, OpenAiIngress):  # type: ignore[misc]
         return JSONResponse(self._card(model))
 
     async def _models(self) -> list[str]:
-        handle = self._default_serve_handles[self._served]
-        found: list[str] = await handle.options(stream=False).models.remote()
+        found: list[str] = await self._one.models.remote()
         return found
 
     def _card(self, name: str) -> dict[str, Any]:
@@ -95,10 +96,9 @@ class MergingIngress(Admin, OpenAiIngress):  # type: ignore[misc]
 
     async def readyz(self) -> Response:
         """200 once an engine answers, 503 until then."""
-        handle = self._default_serve_handles[self._served]
         try:
             async with asyncio.timeout(2):
-                await handle.options(stream=False).check_health.remote()
+                await self._one.check_health.remote()
         except Exception as error:
             return PlainTextResponse(f"not ready: {type(error).__name__}\n", 503)
         return PlainTextResponse("ready\n")

@@ -28,6 +28,12 @@ coefficient_mass = Counter(
 )
 abstentions = Counter("tta_abstentions", "Requests that a policy left to the base.", ["policy"])
 fallbacks = Counter("tta_fallbacks", "Requests answered by a policy's fallback.", ["policy"])
+kept_mixes = Counter("tta_kept_mixes", "Requests that kept the mix of an earlier turn of their conversation.", ["policy"])
+probe_cache = Counter(
+    "tta_probe_cache",
+    "What policies asked of the engine: known already (hit), being asked by another (shared), or run for them (miss).",
+    ["kind", "found"],
+)
 distinct_mixes = Gauge("tta_distinct_mixes", f"Distinct mixes among the last {RECENT_REQUESTS} requests.")
 slots_used = Gauge("tta_slots_used", "Slots of the engine's coefficient table that hold a mix.")
 experts_loaded = Gauge("tta_experts_loaded", "Experts that requests can use.")
@@ -65,23 +71,22 @@ def decided(info: MergeInfo, mix: Mix) -> None:
         abstentions.labels(info.policy).inc()
     if info.fallback:
         fallbacks.labels(info.policy).inc()
+    if info.kept:
+        kept_mixes.labels(info.policy).inc()
     distinct_mixes.set(_recent.add(info.mix))
 
 
 @dataclass
 class Outcome:
-    """How a request ended, set as it goes on."""
+    """Who decided a request and how it ended, set as it goes on."""
 
+    policy: str = "none"
     value: str = "ok"
 
 
-def finished(policy: str, outcome: str) -> None:
-    requests.labels(policy, outcome).inc()
-
-
 @contextmanager
-def counted(policy: str) -> Iterator[Outcome]:
-    """Count a request under its outcome when the block ends, however it ends."""
+def counted() -> Iterator[Outcome]:
+    """Count a request under its policy and outcome when the block ends, however it ends."""
     outcome = Outcome()
     try:
         yield outcome
@@ -92,7 +97,7 @@ def counted(policy: str) -> Iterator[Outcome]:
         outcome.value = "aborted"
         raise
     finally:
-        finished(policy, outcome.value)
+        requests.labels(outcome.policy, outcome.value).inc()
 
 
 def exposition() -> str:

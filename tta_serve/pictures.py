@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from adapters.errors import ExpertError
 from adapters.interference import Row
+from router.pareto import Front
 
 _PLACE = re.compile(r"\.layers\.(?P<layer>\d+)\.(?:.+\.)?(?P<module>[^.]+)\.weight")
 
+_LOST = "KL to its expert, nats"
 _MAPS: tuple[tuple[str, str, float, float, Callable[[Row], float | None]], ...] = (
     ("cosine", "RdBu_r", -1, 1, lambda row: row.cosine),
     ("conflicting signs", "magma", 0, 1, lambda row: row.conflict),
@@ -54,3 +58,43 @@ def table(rows: Sequence[Row], value: Callable[[Row], float | None]) -> tuple[li
         known = value(row)
         grid[layer, modules.index(module)] = np.nan if known is None else known
     return modules, grid
+
+
+def front_picture(front: Front, file: Path) -> None:
+    """Write a PNG of a front: what each of its merges loses for each task, measured.
+
+    Two or three tasks: every pair of them as a plane. More: a line for each merge over all tasks, coloured by the task that it
+    was made for most.
+    """
+    from matplotlib.figure import Figure
+
+    lost = -front.measured.numpy()
+    tasks = front.tasks
+    if len(tasks) > 3:
+        figure = Figure(figsize=(1.6 * len(tasks) + 2, 5), layout="constrained")
+        _lines(figure.subplots(), front, lost)
+    else:
+        pairs = list(combinations(range(len(tasks)), 2))
+        figure = Figure(figsize=(5 * len(pairs), 4.5), layout="constrained")
+        for axes, (i, j) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
+            axes.scatter(lost[:, i], lost[:, j])
+            for point, x, y in zip(front.points, lost[:, i], lost[:, j], strict=True):
+                axes.annotate(point.entry.rpartition("-")[2], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            axes.set_xlabel(f"{tasks[i]}: {_LOST}")
+            axes.set_ylabel(f"{tasks[j]}: {_LOST}")
+    figure.savefig(file, format="png", dpi=120)
+
+
+def _lines(axes: Any, front: Front, lost: np.ndarray) -> None:
+    from matplotlib import colormaps
+
+    for point, line in zip(front.points, lost, strict=True):
+        most = max(point.preference, key=lambda task: point.preference[task])
+        mixed = sum(share > 0 for share in point.preference.values()) > 1
+        colour = "black" if len(set(point.preference.values())) == 1 else colormaps["tab10"](front.tasks.index(most) % 10)
+        axes.plot(range(len(line)), line, color=colour, linestyle="-" if mixed else ":", marker=".")
+        axes.annotate(point.entry.rpartition("-")[2], (len(line) - 1, line[-1]), xytext=(5, -3), textcoords="offset points")
+    axes.set_xticks(range(len(front.tasks)), front.tasks)
+    axes.set_yscale("symlog", linthresh=0.1)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(_LOST)

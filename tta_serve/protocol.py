@@ -1,12 +1,13 @@
-"""The `merge` field: what a request may ask, and what every answer says."""
+"""The `merge` field: what a request may ask, and what every answer says. And what an operator may ask of the policies."""
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator
 
 from adapters.coefficient import Coefficient, Json, from_json
 
 CoefficientField = Annotated[Coefficient, PlainValidator(from_json)]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class RequestError(ValueError):
@@ -19,13 +20,24 @@ class RequestError(ValueError):
 
 
 class MergeRequest(BaseModel):
-    """Exactly one of: explicit coefficients, a policy, a named entry of the library."""
+    """Exactly one of: explicit coefficients, a policy, a named entry of the library, a preference.
+
+    preference: how much each task of a front matters, by name, in any unit; a policy may be named with it
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     experts: dict[str, CoefficientField] | None = None
     policy: str | None = None
     entry: str | None = None
+    preference: dict[str, Share] | None = None
+
+    @field_validator("preference")
+    @classmethod
+    def _wants_something(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is not None and not any(value.values()):
+            raise ValueError("at least one share must be more than 0")
+        return value
 
     @classmethod
     def parse(cls, value: Any) -> "MergeRequest":
@@ -39,8 +51,8 @@ class MergeRequest(BaseModel):
             raise RequestError(
                 f"{place}: {first['msg'].removeprefix('Value error, ')}; merge takes one of: {fields}", param=place
             ) from None
-        if sum(v is not None for v in (merge.experts, merge.policy, merge.entry)) != 1:
-            raise RequestError(f"merge takes exactly one of: {fields}", param="merge")
+        if merge.model_fields_set != {"policy", "preference"} and len(merge.model_dump(exclude_none=True)) != 1:
+            raise RequestError(f"merge takes exactly one of: {fields}; or a policy with a preference", param="merge")
         return merge
 
 
@@ -48,7 +60,8 @@ class MergeInfo(BaseModel):
     """What was done with one request.
 
     experts: the coefficients used; none is the base   mix: short hash of the mix, `base` for the base
-    fallback: the policy that answered in place of `policy`, if one had to   router_ms: time until the mix was known
+    kept: the mix is that of an earlier turn   fallback: the policy that answered in place of `policy`, if one had to
+    scores: of the best experts, in the policy's own units   reason: in words   router_ms: time until the mix was known
     """
 
     policy: str
@@ -56,9 +69,35 @@ class MergeInfo(BaseModel):
     experts: dict[str, Json]
     mix: str
     abstained: bool = False
+    kept: bool = False
     fallback: str | None = None
+    scores: dict[str, float] = {}
+    reason: str = ""
     router_ms: float = 0.0
 
     def headers(self) -> dict[str, str]:
         found = {"x-tta-policy": self.policy, "x-tta-arm": self.arm, "x-tta-mix": self.mix}
         return {name: value for name, value in found.items() if value is not None}
+
+
+class ExplainRequest(BaseModel):
+    """What would these policies, or all, do with a prompt."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: str = Field(min_length=1, max_length=1 << 16)
+    policies: list[str] | None = Field(None, min_length=1, max_length=64)
+
+
+class Explained(BaseModel):
+    """What one policy would do. floor: the score that an expert must reach   passes: rows that the engine ran for it"""
+
+    policy: str
+    experts: dict[str, Json]
+    scores: dict[str, float]
+    floor: float | None
+    abstained: bool
+    reason: str
+    fallback: str | None
+    router_ms: float
+    passes: int

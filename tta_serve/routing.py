@@ -1,18 +1,26 @@
 """From a request to a mix, within the policy's deadline."""
 
 import asyncio
+import heapq
+import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from adapters.errors import AdapterError
 from adapters.mix import Mix
-from router.policy import Context, Decision, Policy, Probe, Prompt
-from router.table import create_policy
+from router.policy import Context, Decision, Policy, Prompt, RouterError
+from router.table import check_options, create_policy
 from tta_serve.catalog import Ask
 from tta_serve.config import ServeConfig
 from tta_serve.engine.client import ProbeError
-from tta_serve.protocol import MergeInfo
+from tta_serve.probes import ViewProbe
+from tta_serve.protocol import Explained, MergeInfo, RequestError
+from tta_serve.reading import Turn
+from tta_serve.sessions import Kept, Sessions
+
+_SCORES = 8
 
 
 @dataclass(frozen=True)
@@ -23,66 +31,166 @@ class Routed:
     info: MergeInfo
 
 
-class Router:
-    """The configured policies, ready to decide."""
+@dataclass(frozen=True)
+class _Made:
+    """A decision, and how it came about. fallback: the policy that made it instead   kept: its mix is an earlier turn's"""
 
-    def __init__(self, config: ServeConfig, policies: dict[str, Policy], probe: Probe, digests: Mapping[str, str]) -> None:
-        self._config = config
-        self._policies = policies
-        self._probe = probe
-        self._digests = digests
+    decision: Decision
+    fallback: str | None = None
+    kept: bool = False
+
+
+class _Unusable(Exception):
+    """A policy refuses the experts that are served now."""
+
+
+_NO_DECISION = (TimeoutError, ProbeError, _Unusable)
+
+
+@dataclass(frozen=True)
+class Router:
+    """The configured policies, ready to decide. unusable: those that refuse the experts served now, and why"""
+
+    config: ServeConfig
+    policies: Mapping[str, Policy]
+    unusable: Mapping[str, str]
+    probe: ViewProbe
+    sessions: Sessions
 
     @classmethod
-    async def create(cls, config: ServeConfig, context: Context, probe: Probe, digests: Mapping[str, str]) -> "Router":
-        """Build every policy on the context; `probe` is for the requests. Raises RouterError."""
-        policies = {n: await create_policy(p.type, p.options, context) for n, p in config.policies.items()}
-        return cls(config, policies, probe, digests)
+    async def create(
+        cls, config: ServeConfig, context: Context, probe: ViewProbe, sessions: Sessions, must: Collection[str]
+    ) -> "Router":
+        """Build every policy on the context; `probe` is for the requests.
 
-    async def route(self, ask: Ask, user_turn: str) -> Routed:
-        """Decide; a policy that is late, or whose probe failed, is replaced by its named fallback."""
+        Raises RouterError if one of those that `must` work refuses the library as it is; any other is unusable then.
+        """
+        policies, unusable = {}, {}
+        for name, policy in config.policies.items():
+            try:
+                policies[name] = await create_policy(policy.type, policy.options, context)
+            except (RouterError, AdapterError) as error:
+                if name in must:
+                    raise RouterError(f"policy {name!r}: {error}") from None
+                unusable[name] = str(error)
+        return cls(config, policies, unusable, probe, sessions)
+
+    async def route(self, ask: Ask, prompt: Prompt, turn: Turn) -> Routed:
+        """Decide; a policy that is late, whose probe failed or that is unusable is replaced by its named fallback.
+
+        A turn that follows another keeps its mix, unless the policy says that the topic has changed.
+        Raises RequestError as `_decide`.
+        """
         start = time.perf_counter()
-        fallback = None
         if ask.mix is not None:
-            decision = Decision(ask.mix)
+            made = _Made(Decision(ask.mix))
         else:
             assert ask.policy is not None
-            try:
-                decision = await self._decide(ask.policy, user_turn)
-            except (TimeoutError, ProbeError):
-                fallback = self._config.policies[ask.policy].fallback
-                decision = await self._decide(fallback, user_turn)
+            made = await self._in_turn(ask.policy, prompt, turn)
+        decision = made.decision
         info = MergeInfo(
             policy=ask.label,
             experts=decision.mix.as_json(),
-            mix="base" if decision.mix.is_base else decision.mix.key(self._digests)[:16],
+            mix="base" if decision.mix.is_base else decision.mix.key(self.probe.digests)[:16],
             abstained=decision.abstained,
-            fallback=fallback,
-            router_ms=round((time.perf_counter() - start) * 1000, 3),
+            kept=made.kept,
+            fallback=made.fallback,
+            scores=_best(decision.scores),
+            reason=decision.reason,
+            router_ms=_ms_since(start),
         )
         return Routed(decision.mix, info)
 
-    async def _decide(self, name: str, user_turn: str) -> Decision:
-        policy, limit = self._policies[name], self._config.policies[name].deadline_s
-        return await asyncio.wait_for(policy.route(Prompt(user_turn), self._probe), limit)
+    def listed(self) -> dict[str, Any]:
+        """Every policy with all its options, and which one is the default."""
+        policies = [
+            policy.model_dump() | {"name": name, "options": check_options(policy.type, policy.options).model_dump(mode="json")}
+            for name, policy in self.config.policies.items()
+        ]
+        return {"default": self.config.default_policy, "policies": policies, "unusable": dict(self.unusable)}
+
+    async def explain(self, prompt: Prompt, names: Sequence[str] | None) -> list[Explained]:
+        """What the named policies, or all, would do with a prompt that begins a conversation.
+
+        Raises RequestError for a name without a policy.
+        """
+        known = self.config.policies
+        for name in names or ():
+            if name not in known:
+                raise RequestError(f"there is no policy {name!r}; there are: {', '.join(known)}", param="policies")
+        return [await self._explained(name, prompt) for name in names or known]
+
+    async def _explained(self, name: str, prompt: Prompt) -> Explained:
+        start, probe = time.perf_counter(), self.probe.counting()
+        made = await self._or_fallback(name, prompt, probe)
+        decision = made.decision
+        return Explained(
+            policy=name,
+            experts=decision.mix.as_json(),
+            scores=_rounded(decision.scores),
+            floor=decision.floor if math.isfinite(decision.floor) else None,
+            abstained=decision.abstained,
+            reason=decision.reason,
+            fallback=made.fallback,
+            router_ms=_ms_since(start),
+            passes=probe.passes,
+        )
+
+    async def _in_turn(self, name: str, prompt: Prompt, turn: Turn) -> _Made:
+        before = turn.before and self.sessions.find((name, turn.before))
+        if before and before.holds(self.probe.digests):
+            made, kept = await self._follow_up(name, prompt, before)
+        else:
+            made = await self._or_fallback(name, prompt, self.probe)
+            kept = Kept.of(made.decision, self.probe.digests)
+        if turn.here and made.fallback is None:
+            self.sessions.keep((name, turn.here), kept)
+        return made
+
+    async def _follow_up(self, name: str, prompt: Prompt, before: Kept) -> tuple[_Made, Kept]:
+        """The decision for a turn after another, and what the turn after it must know."""
+        then = before.decision
+        try:
+            now = await self._decide(name, prompt, self.probe)
+        except _NO_DECISION as error:
+            same = replace(then, scores={}, reason=f"the mix of an earlier turn, since {_why(error)}")
+            return _Made(same, kept=True), before
+        if self.policies[name].moved(then, now):
+            return _Made(now), Kept.of(now, self.probe.digests)
+        same = replace(then, scores=now.scores, reason=f"the mix of an earlier turn; of this one alone: {now.reason}")
+        return _Made(same, kept=True), before
+
+    async def _or_fallback(self, name: str, prompt: Prompt, probe: ViewProbe) -> _Made:
+        try:
+            return _Made(await self._decide(name, prompt, probe))
+        except _NO_DECISION as error:
+            fallback = self.config.policies[name].fallback
+            found = await self._decide(fallback, prompt, probe)
+            return _Made(replace(found, reason=f"{found.reason}; by {fallback}, since {_why(error)}"), fallback)
+
+    async def _decide(self, name: str, prompt: Prompt, probe: ViewProbe) -> Decision:
+        """Raises one of _NO_DECISION, or RequestError if the policy cannot do what this request wants of it."""
+        if name in self.unusable:
+            raise _Unusable(f"{name} cannot work with the experts served now: {self.unusable[name]}")
+        try:
+            return await asyncio.wait_for(self.policies[name].route(prompt, probe), self.config.policies[name].deadline_s)
+        except RouterError as error:
+            raise RequestError(f"policy {name!r}: {error}", param="merge") from None
 
 
-def user_turn(request: Any, detokenize: Any) -> str:
-    """What a policy reads: the text of a chat's last user turn, or a completion's prompt.
-
-    A completion with several prompts is one request with one mix, so all of them count.
-    """
-    if hasattr(request, "messages"):
-        turns = [m for m in request.messages if m.get("role") == "user"]
-        return _content(turns[-1].get("content")) if turns else ""
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        return prompt
-    if prompt and isinstance(prompt[0], int):
-        return str(detokenize(prompt))
-    return "\n".join(p if isinstance(p, str) else detokenize(p) for p in prompt or ())
+def _why(error: Exception) -> str:
+    return "the policy was late" if isinstance(error, TimeoutError) else str(error)
 
 
-def _content(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.get("text", "") for part in content or () if part.get("type") == "text")
+def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    """Those that JSON can say."""
+    return {name: round(score, 4) for name, score in scores.items() if math.isfinite(score)}
+
+
+def _best(scores: Mapping[str, float]) -> dict[str, float]:
+    rounded = _rounded(scores)
+    return {name: rounded[name] for name in heapq.nlargest(_SCORES, rounded, key=lambda name: rounded[name])}
+
+
+def _ms_since(start: float) -> float:
+    return round((time.perf_counter() - start) * 1000, 3)

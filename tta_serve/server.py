@@ -7,14 +7,15 @@ from typing import Any
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
+from router.policy import Prompt
 from tta_serve import metrics
 from tta_serve.answer import annotated, outcome
 from tta_serve.engine.client import EngineClient
 from tta_serve.errors import error_response
 from tta_serve.experts import Change, Experts
 from tta_serve.plan import Plan
-from tta_serve.protocol import RequestError
-from tta_serve.routing import user_turn
+from tta_serve.protocol import Explained, ExplainRequest, RequestError
+from tta_serve.reading import prompt_of, turn_of
 
 Handler = Callable[..., Awaitable[AsyncGenerator[Any, None]]]
 
@@ -43,22 +44,24 @@ class MergingServer(LLMServer):  # type: ignore[misc]
 
     async def _merged(self, handler: Handler, request: Any, raw_request_info: Any) -> AsyncGenerator[Any, None]:
         """The life of a request: what is asked, which mix, bind it, let vLLM answer, say what was done."""
-        with self._experts.hold() as view:
+        headers = {} if raw_request_info is None else raw_request_info.headers
+        with self._experts.hold() as view, metrics.counted() as count:
             try:
                 ask = view.catalog.ask(request.model, getattr(request, "merge", None))
+                count.policy = ask.label
+                prompt = prompt_of(request, headers, ask.preference, self._engine.text)
+                routed = await view.router.route(ask, prompt, turn_of(request, headers, prompt.tenant))
             except RequestError as error:
-                metrics.finished("none", "client_error")
+                count.value = "client_error"
                 yield error_response(error)
                 return
-            with metrics.counted(ask.label) as count:
-                routed = await view.router.route(ask, user_turn(request, self._engine.text))
-                metrics.decided(routed.info, routed.mix)
-                self._engine.bind(request, routed.mix, view.digests)
-                answer = await handler(request, raw_request_info)
-                async with aclosing(annotated(answer, routed.info, stream=bool(request.stream))) as items:
-                    async for item in items:
-                        count.value = outcome(item)
-                        yield item
+            metrics.decided(routed.info, routed.mix)
+            self._engine.bind(request, routed.mix, view.digests)
+            answer = await handler(request, raw_request_info)
+            async with aclosing(annotated(answer, routed.info, stream=bool(request.stream))) as items:
+                async for item in items:
+                    count.value = outcome(item)
+                    yield item
 
     async def models(self) -> list[str]:
         """All model names a client may send."""
@@ -66,6 +69,17 @@ class MergingServer(LLMServer):  # type: ignore[misc]
 
     async def experts(self) -> dict[str, Any]:
         return await self._experts.report()
+
+    async def policies(self) -> dict[str, Any]:
+        return self._experts.current.router.listed()
+
+    async def explain(self, ask: ExplainRequest) -> list[Explained] | RequestError:
+        """What policies would do with a prompt. Returns the refusal, as `stage` does."""
+        with self._experts.hold() as view:
+            try:
+                return await view.router.explain(Prompt(ask.prompt), ask.policies)
+            except RequestError as error:
+                return error
 
     async def stage(self, change: Change) -> RequestError | None:
         """Do what can fail of a change. Returns the refusal, which Ray would wrap if it were raised."""

@@ -26,7 +26,8 @@ def text(answer: Any) -> str:
 def test_chat_is_routed_and_says_what_it_did(client: openai.OpenAI) -> None:
     answer = chat(client)
     assert answer.model == MODEL
-    assert set(answer.merge) == {"policy", "arm", "experts", "mix", "abstained", "fallback", "router_ms"}
+    fields = {"policy", "arm", "experts", "mix", "abstained", "kept", "fallback", "scores", "reason", "router_ms"}
+    assert set(answer.merge) == fields
     assert answer.merge["policy"] == "retrieval"
     assert max(answer.merge["experts"], key=answer.merge["experts"].get) == "sql"
     assert answer.merge["router_ms"] > 0

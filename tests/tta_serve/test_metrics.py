@@ -15,7 +15,8 @@ def test_distinct_mixes_are_counted_over_a_bounded_window() -> None:
 
 
 def test_replicas_are_told_apart_and_nothing_else_changes() -> None:
-    metrics.finished("retrieval", "ok")
+    with metrics.counted() as count:
+        count.policy = "retrieval"
     text = metrics.exposition()
     merged = metrics.merged([("0", text), ("1", text)]).decode()
     before = [f for f in text_string_to_metric_families(text) if not f.name.endswith("_created")]

@@ -7,7 +7,8 @@ import pytest
 
 from adapters.errors import ExpertError
 from adapters.interference import Row
-from tta_serve.pictures import picture, table
+from router.pareto import Front, Point
+from tta_serve.pictures import front_picture, picture, table
 
 
 def row(weight: str, cosine: float, overlap: float | None = 0.5) -> Row:
@@ -48,3 +49,15 @@ def test_nothing_to_draw_is_an_error(tmp_path: Path, rows: list[Row]) -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(ExpertError, match="nothing to draw"):
         picture(rows, tmp_path / "diff.png")
+
+
+@pytest.mark.parametrize("tasks", [("a", "b"), ("a", "b", "c"), ("a", "b", "c", "d", "e")])
+def test_a_front_of_any_number_of_tasks_is_a_png(tmp_path: Path, tasks: tuple[str, ...]) -> None:
+    def point(n: int, *values: float) -> Point:
+        by_task = dict(zip(tasks, values, strict=True))
+        return Point(f"demo-{n:02}", by_task, by_task, by_task, {task: -1.0 - value for task, value in by_task.items()})
+
+    rows = np.vstack([np.eye(len(tasks)), np.full(len(tasks), 1 / len(tasks))])
+    front = Front(tasks, tuple(point(n, *row) for n, row in enumerate(rows, 1)), dict.fromkeys(tasks, "x"), {})
+    front_picture(front, tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

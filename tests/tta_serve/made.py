@@ -1,0 +1,45 @@
+"""An engine made by hand: known numbers, and a count of what it was asked."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from adapters.mix import Mix
+from router.policy import Activations, Outputs, Prompt, Window
+
+NAN = float("nan")
+
+
+class CountingEngine:
+    """gate: passes end only while it is set   failures: how many of the next passes fail   ended: how many ended"""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.ended = 0
+        self.failures = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.found = Activations(("d1", "d2", "d3"), ("s1", "s2"), *(torch.ones(3, 2) for _ in range(4)), torch.ones(2))
+
+    async def _ask(self, *what: object) -> None:
+        self.asked.append(what)
+        await self.gate.wait()
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("no pass")
+        self.ended += 1
+
+    async def features(self, text: str) -> Tensor:
+        await self._ask("features", text)
+        return torch.full((2,), float(len(text)))
+
+    async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window, digests: Mapping[str, str]) -> Outputs:
+        await self._ask("compare", prompt.user_turn)
+        rows = torch.zeros(1 + len(candidates))
+        return Outputs(rows[1:], rows, rows, window.last)
+
+    async def activations(self, text: str) -> Activations:
+        await self._ask("activations", text)
+        return self.found

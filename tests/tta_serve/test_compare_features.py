@@ -1,0 +1,56 @@
+"""How feature choices are judged."""
+
+import pytest
+import torch
+
+from adapters.checkpoint import Checkpoint
+from router.centroids import fit
+from tests.tta_serve.test_offline import ids
+from tests.tta_serve.tiny_library import EVERYDAY, EXAMPLES, make
+from tta_serve.compare_features import Quality, auroc, compare, encoders, judge, raw_centroids
+from tta_serve.early import EarlyFeatures
+from tta_serve.offline import Offline
+from tta_serve.prompts import Prompts
+
+LABELLED = [("a", "a"), ("b", "b"), ("c", "b"), ("d", None)]
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Offline:
+    return Offline.load(Checkpoint.open(make(tmp_path_factory.mktemp("features")).parent / "base"))
+
+
+def test_a_prompt_is_right_if_its_expert_scores_highest_and_the_base_if_none_does() -> None:
+    margins = torch.tensor([[0.5, 0.1], [-0.2, -0.1], [0.3, 0.2], [-0.15, -0.3]])
+    assert judge(margins, ("a", "b"), LABELLED) == Quality(pytest.approx(2 / 3), 0.5, pytest.approx(1.0))
+
+
+def test_auroc_counts_pairs_and_ties_half() -> None:
+    assert auroc(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0])) == pytest.approx((3 + 0.5) / 4)
+
+
+def test_raw_centroids_are_those_of_features_that_need_no_standardising() -> None:
+    g = torch.Generator().manual_seed(0)
+    features = {name: torch.randn(8, 5, generator=g) + k for k, name in enumerate("ab")}
+    everyday = torch.randn(8, 5, generator=g)
+    everything = torch.cat([*features.values(), everyday])
+    mean, std = everything.mean(0), everything.std(0)
+    plain = raw_centroids({n: (f - mean) / std for n, f in features.items()}, (everyday - mean) / std)
+    x = torch.randn(4, 5, generator=g)
+    torch.testing.assert_close(plain.scores((x - mean) / std), fit(features, everyday).scores(x))
+
+
+def test_all_choices_are_compared_on_the_features_they_name(offline: Offline) -> None:
+    (way,) = encoders(offline, [0, 1])
+    pooled = way.pooled(EXAMPLES["sql"][0])
+    torch.testing.assert_close(pooled["layer 1", "mean"], EarlyFeatures(offline, 1)(EXAMPLES["sql"])[0])
+    embedding = offline.model.get_input_embeddings()(ids(EXAMPLES["sql"][0]))[0].mean(0)
+    torch.testing.assert_close(pooled["token embeddings", "mean"], embedding)
+    labelled = [(text, name) for name, texts in EXAMPLES.items() for text in texts] + [(text, None) for text in EVERYDAY]
+    rows = compare([way], Prompts(EXAMPLES, EVERYDAY), labelled, lambda texts: texts)
+    assert {(r.source, r.pooling, r.standardised) for r in rows} == {
+        *((f"layer {n}", pooling, scale) for n in (0, 1) for pooling in ("mean", "last") for scale in (True, False)),
+        *(("token embeddings", "mean", scale) for scale in (True, False)),
+    }
+    assert rows[0].quality.with_base == max(row.quality.with_base for row in rows) > 0.9
+    assert all(row.ms > 0 for row in rows)

@@ -1,0 +1,75 @@
+"""Means, ratios and differences over questions, with bootstrap intervals of 95 %.
+
+The interval is the percentile one (Efron 1979) of 2000 resamples of the questions, seeded. It says how much a figure would
+move with other questions of the same kind, not with other experts, other training or another judge; and where all questions
+of a slice had the same score it has no width, which does not mean that there is no doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap
+
+RESAMPLES = 2000
+LEVEL = 0.95
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Estimate(NamedTuple):
+    """A figure and its interval; NaN where there is nothing to compute it from, and bounds NaN for a single question."""
+
+    value: float
+    low: float
+    high: float
+
+
+NONE = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+def mean(values: Sequence[float], seed: int) -> Estimate:
+    return _estimate([np.asarray(values, float)], lambda x, axis=-1: x.mean(axis), seed, paired=False)
+
+
+def ratio(values: Sequence[float], reference: Sequence[float], seed: int) -> Estimate:
+    """sum values / sum reference, of the same questions, which are resampled together."""
+    pair = [np.asarray(values, float), np.asarray(reference, float)]
+    assert len(values) == len(reference)
+    if not pair[1].sum():
+        return NONE
+    return _estimate(pair, lambda x, y, axis=-1: _divided(x.sum(axis), y.sum(axis)), seed, paired=True)
+
+
+def difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int) -> Estimate:
+    """The mean over slices of mean(values - reference). pairs: values and reference of the same questions, by slice
+
+    Questions are resampled within their slice, values and reference together.
+    """
+    gaps = [np.asarray(a, float) - np.asarray(b, float) for a, b in pairs if len(a)]
+    return _estimate(gaps, lambda *slices, axis=-1: sum(s.mean(axis) for s in slices) / len(slices), seed, paired=False)
+
+
+def _divided(a: Array, b: Array) -> Array:
+    """a / b, and no number where b is 0."""
+    return np.asarray(np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) != 0))
+
+
+def _estimate(samples: Sequence[Array], statistic: Callable[..., Any], seed: int, *, paired: bool) -> Estimate:
+    if not samples or not all(map(len, samples)):
+        return NONE
+    value = float(statistic(*samples))
+    if min(map(len, samples)) < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    found = bootstrap(
+        samples,
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        paired=paired,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return Estimate(value, float(found.confidence_interval.low), float(found.confidence_interval.high))

@@ -1,0 +1,92 @@
+"""The report, the terminal's tables, the line of JSON, all from `figures`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tta_serve.evaluation.figures import Row
+from tta_serve.evaluation.intervals import Estimate
+from tta_serve.evaluation.results import Results
+from tta_serve.evaluation.tables import Sheet, sheets
+
+PICTURES = {
+    "scores.png": "Exact match on every slice; of two skills the graded score, of everyday prompts the share left to the base",
+    "quality.png": "Quality against the time of a decision",
+    "confusion.png": "What the default policy chose",
+}
+_HOW = """\
+- Answers are greedy, a matter of prompt and mix alone: each is asked for once, whichever arms share it. The arms under
+  *Traffic* are scored on mixed prompts by what they answered there, sixteen at a time, in random order.
+- Decisions are those of `POST /admin/policies/explain`, four prompts at a time; a policy that is late is asked once more,
+  alone. Their time is that of one at a time, on mixed prompts that no policy has seen, as a tag is added to each; passes are
+  the rows of the engine that it took.
+- `oracle` is the right expert pinned, half of each of two, and the base where no expert is wanted. Ratios to it are of sums
+  over the same questions.
+- The slice `removed` is decided while the right expert is unloaded, by what chooses by the prompt; right is the base.
+- KL to the base: the mean of log p_base - log p_arm over the tokens of an answer that the base gives at temperature 1, of at
+  most 24 tokens, one for each everyday prompt. Its expectation is KL(p_base || p_arm) of the next token; a prompt that is left
+  to the base has exactly 0.
+- Intervals are percentile bootstrap intervals of 95 % over questions. They do not say how much another training of the experts
+  would change, and where every answer is right they have no width.
+- A policy is *worth its time* if it is better in quality than every faster one, by an interval of the paired difference that
+  lies above 0; of two as fast, the better one is.
+"""
+
+
+def markdown(figures: Row) -> str:
+    """The report; its pictures lie beside it."""
+    about = [f"- {key}: {value}" for key, value in figures["about"].items()]
+    tables = [_markdown(sheet) for sheet in sheets(figures) if sheet.rows]
+    pictures = [f"![{title}]({file})\n\n{title}." for file, title in PICTURES.items()]
+    return "\n\n".join(["# Evaluation", "\n".join(about), *tables[:2], *pictures, *tables[2:], "## How", _HOW])
+
+
+def show(console: Console, figures: Row) -> None:
+    """The headlines and the summary; the rest is in the report."""
+    for sheet in sheets(figures)[:2]:
+        table = Table(*sheet.columns, title=sheet.title)
+        for row in sheet.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def answers(results: Results) -> Iterator[Row]:
+    """Every answer of every arm, with the mix and the score."""
+    for name, record in results.records.items():
+        for number, cell in sorted(record.cells.items()):
+            question = results.suite.questions[number]
+            asked = {"slice": question.group, "prompt": question.prompt, "task": question.task, "want": question.want}
+            score = cell.score and {"exact": cell.score.exact, "graded": cell.score.graded}
+            yield {"arm": name, **asked, "experts": dict(cell.experts), "answer": cell.answer, "score": score}
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: numbers of four significant digits, null for what has no value, an interval as [value, low, high]."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def last_line(figures: Row) -> Row:
+    """The fields of the headlines as single numbers, their intervals beside them, and everything else."""
+    single = {key: value.value if isinstance(value, Estimate) else value for key, value in figures.items()}
+    spreads = {key: list(value) for key, value in figures.items() if isinstance(value, Estimate)}
+    line: Row = plain({**single, "intervals": spreads})
+    return line
+
+
+def _markdown(sheet: Sheet) -> str:
+    lines = [f"## {sheet.title}", "", _line(sheet.columns), _line(["---"] * len(sheet.columns))]
+    lines += [_line(row) for row in sheet.rows]
+    return "\n".join([*lines, *(["", sheet.notes] if sheet.notes else [])])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

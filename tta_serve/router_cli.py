@@ -1,0 +1,155 @@
+"""`tta router`: what routing learns and measures with no server running, and what a running one would decide."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from tta_serve.entries_cli import Seed, bar, learn, offline, pareto
+from tta_serve.experts_cli import LIBRARY, BaseFolder, Root, console
+
+if TYPE_CHECKING:
+    from router.gate_model import Gate
+    from tta_serve.compare_features import Row
+
+app = typer.Typer(no_args_is_help=True, help="Routing: train a gate, learn entries and fronts, compare features, explain.")
+app.command()(learn)
+app.command()(pareto)
+
+
+@app.command()
+def train(  # noqa: PLR0913 - one option each
+    library: Root = LIBRARY,
+    base: BaseFolder = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A folder of <expert>.txt and everyday.txt.  [default: examples]")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option(help="Such a folder, held out.  [default: a fifth]")] = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="Whose input is read.  [default: the one servers read]")] = None,
+    hidden: Annotated[int, typer.Option(min=0, help="Width of a hidden layer; 0 is a linear gate.")] = 0,
+    seed: Seed = 0,
+    name: Annotated[str, typer.Option(help="The gate's files are NAME.safetensors and NAME.json.")] = "gate",
+) -> None:
+    """Train the gate: a small head on the features that retrieval reads, with "none of them" as a class."""
+    from adapters.library import Library
+    from adapters.store import check_name
+    from router import gate_training
+    from router.probing import feature_layer
+    from tta_serve.early import EarlyFeatures, depth
+    from tta_serve.prompts import Prompts
+
+    start, opened, folder = time.perf_counter(), Library.open(library), library / "router"
+    check_name(folder, name)
+    learned = Prompts.read(prompts, opened.names) if prompts else Prompts.of(opened)
+    held_out = Prompts.read(validation, opened.names, held_out=True) if validation else None
+    model = offline(library, base)
+    features = EarlyFeatures(model, feature_layer(depth(model.model)) if layer is None else layer)
+    with _watched(len(learned) + (len(held_out) if held_out else 0)) as watch:
+        samples = learned.samples(features, watch)
+        held = held_out.samples(features, watch) if held_out else None
+    with console.status("Training ..."):
+        settings = gate_training.Settings(hidden=hidden, seed=seed)
+        gate = gate_training.train(opened.digests, features.layer, samples, held, settings)
+        gate.save(folder, name)
+    _print_gate(gate, time.perf_counter() - start)
+    console.print(f"The gate is {folder / name}.safetensors", soft_wrap=True)
+
+
+@app.command()
+def features(
+    prompts: Annotated[Path, typer.Option(help='JSON lines {"prompt": ..., "task": an expert or null}.')],
+    library: Root = LIBRARY,
+    base: BaseFolder = None,
+    layers: Annotated[str, typer.Option(help="Decoder layers to compare, with commas between.")] = "2,4,6,8,10",
+    split: Annotated[str | None, typer.Option(help='Take only the lines whose "split" this is.')] = None,
+) -> None:
+    """Compare features for retrieval on labelled prompts, by quality and cost. The last line is JSON."""
+    from adapters.library import Library
+    from tta_serve.compare_features import compare, encoders
+    from tta_serve.prompts import Prompts, read_labelled
+
+    opened, chosen = Library.open(library), _layers(layers)
+    labelled = read_labelled(prompts, opened.names, split)
+    ways, examples = encoders(offline(library, base), chosen), Prompts.of(opened)
+    with _watched(len(ways) * (len(examples) + len(labelled))) as watch:
+        rows = compare(ways, examples, labelled, watch)
+    _print_features(rows)
+    typer.echo(json.dumps({"prompts": len(labelled), "features": [{**asdict(r), "per_ms": r.per_ms} for r in rows]}))
+
+
+@app.command()
+def explain(
+    prompt: Annotated[str, typer.Argument(help="What a user might ask.")],
+    url: Annotated[str, typer.Option(help="Of a running server.")] = "http://127.0.0.1:8000",
+    policy: Annotated[list[str] | None, typer.Option(help="All if left out; once for each.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the server's answer.")] = False,
+) -> None:
+    """What each policy of a running server would do with a prompt, and why. Takes the admin key from TTA_ADMIN_KEY."""
+    from tta_serve.explain import ask
+
+    rows = ask(url, prompt, policy or [])
+    if as_json:
+        typer.echo(json.dumps({"policies": rows}))
+    else:
+        _print_decisions(rows)
+
+
+@contextmanager
+def _watched(total: int) -> Iterator[Callable[[list[str]], Iterable[str]]]:
+    with bar("Reading prompts", total) as tell:
+
+        def watch(texts: list[str]) -> Iterator[str]:
+            for text in texts:
+                yield text
+                tell()
+
+        yield watch
+
+
+def _layers(text: str) -> list[int]:
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise typer.BadParameter(f"--layers are whole numbers with commas between, got {text!r}") from None
+
+
+def _print_gate(gate: Gate, seconds: float) -> None:
+    table = Table("on validation prompts", "")
+    for key, value in {**gate.about.figures, "threshold": gate.about.threshold, "seconds": seconds}.items():
+        table.add_row(key.replace("_", " "), f"{value:.4g}")
+    console.print(table)
+
+
+def _print_features(rows: list[Row]) -> None:
+    table = Table("features", "template", "pooling", "scale", "experts", "with base", "AUROC", "ms", "per ms")
+    for row in rows:
+        scale, quality = "standardised" if row.standardised else "raw", row.quality
+        shares = (f"{value:.3f}" for value in (quality.experts, quality.with_base, quality.auroc))
+        table.add_row(row.source, row.template, row.pooling, scale, *shares, f"{row.ms:.2f}", f"{row.per_ms:.2f}")
+    console.print(table)
+
+
+def _print_decisions(rows: list[dict[str, Any]]) -> None:
+    table = Table("policy", "mix", "scores", "floor", "why", "ms", "passes")
+    for row in rows:
+        best = sorted(row["scores"].items(), key=lambda item: -item[1])
+        mix = "\n".join(f"{name} {_short(c)}" for name, c in row["experts"].items()) or "base"
+        scores = "\n".join(f"{name} {score:.3f}" for name, score in best)
+        floor = "" if row["floor"] is None else f"{row['floor']:.3f}"
+        why = f"{row['reason']} (answered by {row['fallback']})" if row["fallback"] else row["reason"]
+        table.add_row(row["policy"], mix, scores, floor, why, f"{row['router_ms']:.1f}", str(row["passes"]))
+    console.print(table)
+
+
+def _short(coefficient: Any) -> str:
+    """A coefficient as one number, or the range of its numbers."""
+    values = list(coefficient.values()) if isinstance(coefficient, dict) else coefficient
+    return f"{min(values):.2f} to {max(values):.2f}" if isinstance(values, list) else f"{values:.2f}"

@@ -1,0 +1,64 @@
+"""What a request sees of the library, and how that is made of what is on disk and in the engine."""
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib.resources import files
+
+from adapters.entries import ENTRIES, read_entries
+from adapters.library import Library
+from router.policy import Context
+from tta_serve.catalog import Catalog
+from tta_serve.config import ServeConfig
+from tta_serve.probes import Engine, ProbeCache, ViewProbe
+from tta_serve.routing import Router
+from tta_serve.sessions import Sessions
+
+
+@dataclass
+class View:
+    """What a request sees of the library, from its start to its end.
+
+    stale: entries whose experts have changed since   holders: the requests that see it
+    """
+
+    generation: int
+    digests: dict[str, str]
+    catalog: Catalog
+    router: Router
+    stale: tuple[str, ...] = ()
+    holders: int = 0
+
+
+@dataclass(frozen=True)
+class Views:
+    """What all views of a replica share. layers: of the base's decoder"""
+
+    config: ServeConfig
+    layers: int
+    engine: Engine
+    probes: ProbeCache
+    sessions: Sessions
+
+    async def make(self, generation: int, digests: dict[str, str], must: Collection[str]) -> View:
+        """A view of the experts with these digests, which the engine holds.
+
+        must: the policies that have to work with them   generation: the first has all entries that the config names
+        Raises AdapterError, ConfigError or RouterError.
+        """
+        library = await asyncio.to_thread(Library.open, self.config.library.path)
+        saved = await asyncio.to_thread(read_entries, library.root / ENTRIES)
+        valid = {name: entry.coefficients for name, entry in saved.items() if entry.digests.items() <= digests.items()}
+        catalog = Catalog.of(self.config, tuple(sorted(digests)), self.layers, valid, strict=generation == 1)
+        stale = (saved.keys() | self.config.library.entries.keys()) - catalog.entries.keys()
+        probe = ViewProbe(self.engine, digests, self.probes)
+        examples = {name: library.examples(name) for name in digests}
+        artifacts = (library.root / ENTRIES).parent
+        context = Context(catalog.rules, examples, _everyday(self.config), probe, digests, catalog.entries, artifacts)
+        router = await Router.create(self.config, context, probe, self.sessions, must)
+        return View(generation, digests, catalog, router, tuple(sorted(stale)))
+
+
+def _everyday(config: ServeConfig) -> list[str]:
+    file = config.library.everyday or files("router").joinpath("everyday.txt")
+    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
