@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.demo.base import BaseModelError, ensure_base
-from deploy.demo.tasks import TASKS
+from deploy.demo.tasks import TASKS, Split
 
 app = typer.Typer(help="The demo library: base model, experts, scores.", no_args_is_help=True)
 console = Console()
@@ -78,6 +79,27 @@ def evaluate(
             scores = evaluate_test(name, n)
         table.add_row(name, *(f"{value:.2f}" for value in scores))
     console.print(table)
+
+
+@app.command()
+def prompts(
+    out: Annotated[Path, typer.Argument(help="A folder; prompts go to its subfolders train and validation.")],
+    n: Annotated[
+        int, typer.Option("--n", min=1, help="Prompts of a task for training; a third as many for validation.")
+    ] = 300,
+    seed: Annotated[int, typer.Option(help="Of the tasks' generators.")] = 1,
+) -> None:
+    """Write prompts to train a gate on: <task>.txt and everyday.txt, one a line, of the splits train and validation."""
+    from deploy.demo.everyday import everyday
+
+    counts: dict[Split, int] = {"train": n, "validation": -(-n // 3)}
+    for split, count in counts.items():
+        folder = out / split
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {name: [example.prompt for example in task.examples(split, count, seed)] for name, task in TASKS.items()}
+        for name, lines in {**texts, "everyday": everyday(split)}.items():
+            (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    console.print(f"tta router train --prompts {out / 'train'} --validation {out / 'validation'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

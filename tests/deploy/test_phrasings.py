@@ -1,0 +1,162 @@
+"""Phrasings by hand: unlike what the generators say, and each answer worked out anew from its prompt."""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from difflib import SequenceMatcher
+from itertools import combinations
+
+import pytest
+
+from deploy.demo.everyday import everyday
+from deploy.demo.suite.phrasings import Phrasing, phrasings
+from deploy.demo.tasks import SPLITS, TASKS
+from deploy.demo.tasks.dates import WEEKDAYS
+from deploy.demo.tasks.orders import NUMBERS
+from deploy.demo.tasks.triage import CUES, ISSUES
+from tests.deploy.test_tasks import days_away, written_date
+
+EVERY = [phrasing for split in ("validation", "test") for phrasing in phrasings(split)]
+# What may stand where a placeholder is.
+FORMS = {
+    "[NAME]": r"([A-Z]\w+(?: [A-Z]\w+)?)",
+    "[EMAIL]": r"([\w.]+@[\w.]+\w)",
+    "[PHONE]": r"(\+?\d[\d -]{5,}\d)",
+}
+ISO = r"\d{4}-\d\d-\d\d"
+DATE = r"([\w ,.]*\d{4}[\w ,.]*?)"
+
+
+def check_orders(prompt: str, want: str) -> None:
+    order = json.loads(want)
+    assert list(order) == ["customer", "item", "qty", "price"]
+    assert " " not in want
+    for found in (order["customer"], order["item"], want.rsplit(":", 1)[1].removesuffix("}")):
+        assert re.search(rf"(?<![\w.]){re.escape(str(found))}(?![\w-])", prompt), found
+    spelt = NUMBERS[order["qty"] - 2] if order["qty"] <= 12 else "-"
+    assert re.search(rf"\b({order['qty']}|{spelt})\b", prompt, re.IGNORECASE)
+
+
+def check_sql(prompt: str, want: str) -> None:
+    """It runs on a table of the prompt, and takes every name and value from there."""
+    found = re.search(r"(\w+)\(([\w, ]+)\)|called (\w+) with the fields ([\w, ]+)", prompt)
+    assert found
+    table, columns = (found[1] or found[3]), (found[2] or found[4])
+    connection = sqlite3.connect(":memory:")
+    connection.execute(f"CREATE TABLE {table} ({columns})")
+    connection.execute(want)
+    assert table in want
+    assert all(word in prompt for word in re.findall(r"\b[a-z]+\b|\b\d+\b|'\w+'", want))
+
+
+def check_math(prompt: str, want: str) -> None:
+    found = re.fullmatch(r"(\d+) ([-+*/]) (\d+) = (\d+)\nAnswer: \4", want)
+    assert found
+    signs: dict[str, Callable[[int, int], float]] = {
+        "+": operator.add,
+        "-": operator.sub,
+        "*": operator.mul,
+        "/": operator.truediv,
+    }
+    assert signs[found[2]](int(found[1]), int(found[3])) == int(found[4])
+    said = re.findall(r"\d+", prompt)
+    assert said == [found[1], found[3]] if found[2] in "+*" else sorted(said) == sorted((found[1], found[3]))
+
+
+def check_triage(prompt: str, want: str) -> None:
+    found = re.fullmatch(r"category=(\w+); priority=(\w+)", want)
+    assert found
+    assert found[1] in ISSUES
+    assert found[2] in CUES
+
+
+def check_dates(prompt: str, want: str) -> None:
+    *worked, iso = want.split("\n")
+    lower = prompt.lower()
+    day = written_date(lower)
+    if not worked:
+        assert iso == day.isoformat()
+        return
+    weekday = WEEKDAYS[day.weekday()].lower()
+    assert weekday in lower
+    away = days_away(lower.replace(weekday, "", 1), day)
+    assert iso == (day + timedelta(away)).isoformat()
+    step = 1 if away > 0 else -1
+    assert [int(n) for n in re.findall(r" (\d\d)\b", worked[0])] == [
+        (day + timedelta(n)).day for n in range(0, away + step, step)
+    ]
+    head = f"{away:+}:" if re.match(r"[-+]", worked[0]) else f"{'next' if away > 0 else 'last'} {worked[0].split()[-2]}:"
+    assert worked[0].startswith(head)
+
+
+def private_parts(prompt: str, clean: str) -> list[tuple[str, str]]:
+    """Every placeholder of a redacted text, and an ISO date in it, with what it stands for in the prompt."""
+    pieces = re.split(rf"(\[NAME\]|\[EMAIL\]|\[PHONE\]|{ISO})", clean)
+    forms = [FORMS.get(piece, DATE) if at % 2 else re.escape(piece) for at, piece in enumerate(pieces)]
+    found = re.search("".join(forms), prompt)
+    assert found, (prompt, clean)
+    return list(zip(pieces[1::2], found.groups(), strict=True))
+
+
+def check_redact(prompt: str, want: str) -> None:
+    assert private_parts(prompt, want)
+    assert "@" not in want
+    assert not re.search(r"\d{3}", want)
+
+
+CHECKS = {
+    "orders": check_orders,
+    "sql": check_sql,
+    "math": check_math,
+    "triage": check_triage,
+    "dates": check_dates,
+    "redact": check_redact,
+}
+
+
+def test_half_is_to_choose_by_and_half_to_judge_by() -> None:
+    assert Counter((p.task, p.split) for p in EVERY) == {
+        (task, split): 20 if task is None else 8 for task in (*TASKS, None) for split in ("validation", "test")
+    }
+    assert len({p.prompt for p in EVERY}) == len(EVERY)
+
+
+@pytest.mark.parametrize("phrasing", [p for p in EVERY if p.task], ids=lambda p: f"{p.task}: {p.prompt[:30]}")
+def test_the_wanted_answer_follows_from_the_prompt(phrasing: Phrasing) -> None:
+    CHECKS[phrasing.task or ""](phrasing.prompt, phrasing.want or "")
+
+
+def test_priorities_and_categories_are_all_there() -> None:
+    wants = [p.want or "" for p in EVERY if p.task == "triage"]
+    assert all(any(f"={word}" in want for want in wants) for word in (*ISSUES, *CUES))
+
+
+def trigrams(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"[a-z']+", text.lower())
+    return set(zip(words, words[1:], words[2:], strict=False))
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_no_generator_says_it_so(task: str) -> None:
+    """Less than two fifths of a phrasing's words in a row, by threes, are in any one prompt of any split."""
+    made = [trigrams(e.prompt) for split in SPLITS for e in TASKS[task].examples(split, 1000, seed=6)]
+    for phrasing in (p for p in EVERY if p.task == task):
+        own = trigrams(phrasing.prompt)
+        assert max(len(own & other) for other in made) < 0.4 * len(own), phrasing.prompt
+
+
+def unlike(prompts: Iterable[str]) -> None:
+    """Fails if two of them are nearly the same."""
+    for one, other in combinations(prompts, 2):
+        matcher = SequenceMatcher(None, one.lower(), other.lower())
+        assert matcher.real_quick_ratio() < 0.85 or matcher.quick_ratio() < 0.85 or matcher.ratio() < 0.85, (one, other)
+
+
+def test_everyday_prompts_are_nowhere_else() -> None:
+    unlike([p.prompt for p in EVERY if not p.task] + [prompt for split in SPLITS for prompt in everyday(split)])
