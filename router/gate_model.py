@@ -41,6 +41,10 @@ class Record:
     figures: Mapping[str, float]
     tensors: str = ""
 
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and 0 < self.threshold < 1):
+            raise ValueError("temperature must be above 0, threshold between 0 and 1")
+
 
 @dataclass(frozen=True)
 class Gate:

@@ -97,8 +97,11 @@ def compare(
 
 
 def worth_it(rows: Sequence[Row]) -> list[bool]:
-    """For each choice whether it is better than every other that is as fast, by `with_base`."""
-    return [all(r.quality.with_base > o.quality.with_base or o.ms > r.ms or o is r for o in rows) for r in rows]
+    """Of each choice whether it is better, by `with_base`, than all that are faster, and the best of those as fast.
+
+    rows: as `compare` sorts them
+    """
+    return [all(row.ms < better.ms for better in rows[:n]) for n, row in enumerate(rows)]
 
 
 def raw_centroids(features: Mapping[str, Tensor], everyday: Tensor) -> Centroids:

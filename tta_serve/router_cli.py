@@ -73,7 +73,7 @@ def features(
 ) -> None:
     """Compare features for retrieval on labelled prompts, by quality and cost. The last line is JSON."""
     from adapters.library import Library
-    from tta_serve.compare_features import compare, encoders
+    from tta_serve.compare_features import compare, encoders, worth_it
     from tta_serve.prompts import Prompts, read_labelled
 
     opened, chosen = Library.open(library), _layers(layers)
@@ -81,8 +81,10 @@ def features(
     ways, examples = encoders(offline(library, base), chosen), Prompts.of(opened)
     with _watched(len(ways) * (len(examples) + len(labelled))) as watch:
         rows = compare(ways, examples, labelled, watch)
-    _print_features(rows)
-    typer.echo(json.dumps({"prompts": len(labelled), "features": [{**asdict(r), "per_ms": r.per_ms} for r in rows]}))
+    worth = worth_it(rows)
+    _print_features(rows, worth)
+    found = [{**asdict(row), "per_ms": row.per_ms, "worth_it": best} for row, best in zip(rows, worth, strict=True)]
+    typer.echo(json.dumps({"prompts": len(labelled), "features": found}))
 
 
 @app.command()
@@ -128,12 +130,13 @@ def _print_gate(gate: Gate, seconds: float) -> None:
     console.print(table)
 
 
-def _print_features(rows: list[Row]) -> None:
-    table = Table("features", "template", "pooling", "scale", "experts", "with base", "AUROC", "ms", "per ms")
-    for row in rows:
+def _print_features(rows: list[Row], worth: list[bool]) -> None:
+    title = "* no faster choice is as good"
+    table = Table("features", "template", "pooling", "scale", "experts", "with base", "AUROC", "ms", "per ms", "", title=title)
+    for row, best in zip(rows, worth, strict=True):
         scale, quality = "standardised" if row.standardised else "raw", row.quality
         shares = (f"{value:.3f}" for value in (quality.experts, quality.with_base, quality.auroc))
-        table.add_row(row.source, row.template, row.pooling, scale, *shares, f"{row.ms:.2f}", f"{row.per_ms:.2f}")
+        table.add_row(row.source, row.template, row.pooling, scale, *shares, f"{row.ms:.2f}", f"{row.per_ms:.2f}", "*" * best)
     console.print(table)
 
 

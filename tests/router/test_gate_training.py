@@ -1,5 +1,6 @@
 """A gate on features with a known answer: what it learns, when it stops, and that a file keeps it."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,7 +94,11 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         Gate.load(tmp_path, "one")
     with pytest.raises(RouterError, match=r"there is no .*two.safetensors; make it with: tta router train"):
         Gate.load(tmp_path, "two")
-    (tmp_path / "one.json").write_text("{}")
+    record = tmp_path / "one.json"
+    record.write_text(re.sub(r'"threshold": [^,\n]*', '"threshold": 1', record.read_text()))
+    with pytest.raises(RouterError, match="threshold between 0 and 1; make the gate anew"):
+        Gate.load(tmp_path, "one")
+    record.write_text("{}")
     with pytest.raises(RouterError, match=r"one.json cannot be used: key .* is missing"):
         Gate.load(tmp_path, "one")
 

@@ -7,7 +7,7 @@ from adapters.checkpoint import Checkpoint
 from router.centroids import fit
 from tests.tta_serve.test_offline import ids
 from tests.tta_serve.tiny_library import EVERYDAY, EXAMPLES, make
-from tta_serve.compare_features import Quality, auroc, compare, encoders, judge, raw_centroids
+from tta_serve.compare_features import Quality, Row, auroc, compare, encoders, judge, raw_centroids, worth_it
 from tta_serve.early import EarlyFeatures
 from tta_serve.offline import Offline
 from tta_serve.prompts import Prompts
@@ -27,6 +27,14 @@ def test_a_prompt_is_right_if_its_expert_scores_highest_and_the_base_if_none_doe
 
 def test_auroc_counts_pairs_and_ties_half() -> None:
     assert auroc(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0])) == pytest.approx((3 + 0.5) / 4)
+
+
+def test_a_choice_is_worth_it_if_no_faster_one_is_as_good() -> None:
+    def row(with_base: float, ms: float) -> Row:
+        return Row("layer 1", "raw", "mean", True, Quality(1.0, with_base, 1.0), ms)
+
+    rows = [row(0.9, 8.0), row(0.9, 9.0), row(0.8, 8.0), row(0.7, 2.0), row(0.6, 3.0), row(0.5, 1.0)]
+    assert worth_it(rows) == [True, False, False, True, False, True]
 
 
 def test_raw_centroids_are_those_of_features_that_need_no_standardising() -> None:

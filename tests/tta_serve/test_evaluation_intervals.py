@@ -28,6 +28,12 @@ def test_pairs_are_resampled_together() -> None:
     assert apart.low < -0.01 < 0.01 < apart.high
 
 
+@pytest.mark.filterwarnings("error")
+def test_resamples_without_a_ratio_are_left_out() -> None:
+    value, low, high = ratio([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], 0)
+    assert (value, low, high) == (0.5, 0.0, 1.0)
+
+
 def test_every_slice_counts_alike() -> None:
     large, small = ([1.0] * 90, [0.0] * 90), ([0.0] * 10, [0.0] * 10)
     assert difference([large, small], 0) == (0.5, 0.5, 0.5)

@@ -7,11 +7,12 @@ of a slice had the same score it has no width, which does not mean that there is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -34,7 +35,10 @@ def mean(values: Sequence[float], seed: int) -> Estimate:
 
 
 def ratio(values: Sequence[float], reference: Sequence[float], seed: int) -> Estimate:
-    """sum values / sum reference, of the same questions, which are resampled together."""
+    """sum values / sum reference, of the same questions, which are resampled together.
+
+    A resample whose reference is 0 has no ratio, and is left out.
+    """
     pair = [np.asarray(values, float), np.asarray(reference, float)]
     assert len(values) == len(reference)
     if not pair[1].sum():
@@ -62,14 +66,16 @@ def _estimate(samples: Sequence[Array], statistic: Callable[..., Any], seed: int
     value = float(statistic(*samples))
     if min(map(len, samples)) < 2:
         return Estimate(value, float("nan"), float("nan"))
-    found = bootstrap(
-        samples,
-        statistic,
-        n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
-        method="percentile",
-        paired=paired,
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    )
-    return Estimate(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # of resamples without a ratio
+        found = bootstrap(
+            samples,
+            statistic,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            paired=paired,
+            vectorized=True,
+            rng=np.random.default_rng(seed),
+        )
+    low, high = np.nanpercentile(found.bootstrap_distribution, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return Estimate(value, float(low), float(high))

@@ -101,7 +101,8 @@ class Results:
         """
         found: dict[int, Score] = {}
         for tasks, own in _pairs(self.suite).items():
-            alone: list[Mapping[int, Score]] = [self.records[f"expert {name}"].scores(own) for name in tasks if f"expert {name}" in self.records]
+            records = [self.records[f"expert {name}"] for name in tasks if f"expert {name}" in self.records]
+            alone: list[Mapping[int, Score]] = [record.scores(own) for record in records]
             if alone:
                 better = max(alone, key=_graded)
                 found |= better
