@@ -8,6 +8,7 @@ from typing import Any
 from adapters.checkpoint import Checkpoint
 from adapters.library import Library
 from adapters.store import Store
+from router.probing import feature_layer
 from tta_serve.catalog import Catalog
 from tta_serve.config import ConfigError, ServeConfig
 from tta_serve.engine.options import BankOptions
@@ -33,8 +34,8 @@ class Plan:
 
     @property
     def tap_layer(self) -> int | None:
-        """The layer whose input routes: a fifth of the way up."""
-        return self.layers // 5 if self.config.reads_features else None
+        """The layer whose input routes, None if no policy reads it."""
+        return feature_layer(self.layers) if self.config.reads_features else None
 
     def engine_args(self) -> dict[str, Any]:
         """What vLLM's engine is told of the experts."""
