@@ -22,7 +22,7 @@ from tta_serve.views import View, Views
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     """Two experts, and an entry of both that claims to be learned."""
     library = Library.open(tiny_library.make(tmp_path_factory.mktemp("views")))
-    entry = Entry("both", {"math": 0.5, "sql": (1.0, 0.25)}, library.digests, {"method": "learn"})
+    entry = Entry("both", {"math": 0.5, "sql": (1.0, 0.25)}, library.digests, {"method": "learned"})
     write_entry(library.root / ENTRIES, entry)
     return library
 
