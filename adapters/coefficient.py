@@ -1,11 +1,14 @@
 """How much of one expert a mix holds: one number, one for attention and one for MLPs, or one for each layer."""
 
+import re
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Kind = Literal["attention", "mlp"]
+
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 class Place(NamedTuple):
@@ -25,6 +28,12 @@ class Pair:
 
 Coefficient = float | Pair | tuple[float, ...]
 Json = float | dict[str, float] | list[float]
+
+
+def layer_of(module: str) -> int | None:
+    """The index of the decoder layer that a module lies in, from its name."""
+    found = _LAYER.search(f".{module}.")
+    return int(found[1]) if found else None
 
 
 def numbers(coefficient: Coefficient) -> tuple[float, ...]:

@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from adapters import manifest
 from adapters.coefficient import Coefficient, from_json, numbers, to_json
 from adapters.errors import LibraryError
 from adapters.files import NAME, confined
-from adapters.store import RESERVED_NAMES, _sync
+from adapters.store import RESERVED_NAMES
+from adapters.writing import put
 
 ENTRIES = Path("router") / "entries"
 
@@ -60,31 +60,9 @@ def write_entry(folder: Path, entry: Entry, *, replace: bool = False) -> None:
     write_json(folder / f"{entry.name}.json", _Content(coefficients, entry.digests, entry.source), replace=replace)
 
 
-def check_free(file: Path, *, replace: bool) -> None:
-    """Raises LibraryError if a file is there and may not be replaced."""
-    if not replace and file.exists():
-        raise LibraryError(f"{file} is there already: choose another name, or replace it with --replace")
-
-
 def write_json(file: Path, value: Any, *, replace: bool) -> None:
-    """Write a dataclass, all of it or nothing; it is in its place, on the disk, when this returns.
-
-    Raises LibraryError as `check_free`, or if the disk refuses.
-    """
-    check_free(file, replace=replace)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".staging-", dir=file.parent) as staging:
-            part = Path(staging) / file.name
-            part.write_text(manifest.to_json(value))
-            _sync(part)
-            if replace:
-                part.rename(file)
-            else:
-                file.hardlink_to(part)  # unlike a rename it fails if another process was faster
-        _sync(file.parent)
-    except OSError as error:
-        raise LibraryError(f"{file} could not be written: {error}") from error
+    """Write a dataclass, as `adapters.writing.put` does."""
+    put(file, lambda part: part.write_text(manifest.to_json(value)), replace=replace)
 
 
 def _read(file: Path) -> Entry:

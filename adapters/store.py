@@ -12,7 +12,6 @@ rename: whenever a process is killed, the versions are those from before or one 
 """
 
 import fcntl
-import os
 import re
 import shutil
 import tempfile
@@ -31,6 +30,7 @@ from adapters.files import NAME, TensorFile, by_name
 from adapters.forms import Form
 from adapters.manifest import About, Base, Manifest, Record, read_json, to_json
 from adapters.peft_format import is_peft_folder
+from adapters.writing import sync
 
 BASE_FILE = "library.json"
 MANIFEST_FILE = "expert.json"
@@ -147,7 +147,7 @@ class Store:
             digest = _digest(folder, form.name, name)
             about = replace(about, scores={**about.scores, **score(forms.read(folder, form.name))})
             for file in folder.iterdir():
-                _sync(file)
+                sync(file)
             with self._locked():
                 if base is not None:
                     self._bind(base, folder.parent)
@@ -245,16 +245,16 @@ class Store:
         if self.base is None:
             _write(staging / BASE_FILE, to_json(Record(Base(base.digest, str(base.folder.resolve())))))
             (staging / BASE_FILE).rename(self.root / BASE_FILE)
-            _sync(self.root)
+            sync(self.root)
 
     def _place(self, folder: Path, name: str, number: int) -> None:
         """Put a staged version, all of it on the disk, in its place. Called with the lock held."""
         target = self._folder(name, number)
         target.parent.mkdir(exist_ok=True)
-        _sync(folder)
+        sync(folder)
         folder.rename(target)
-        _sync(target.parent)
-        _sync(self.root)
+        sync(target.parent)
+        sync(self.root)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -316,12 +316,4 @@ def _delete_if_dead(staging: Path) -> None:
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text)
-    _sync(file)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(file)

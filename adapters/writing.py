@@ -1,14 +1,17 @@
-"""Writing safetensors files one tensor at a time, so that memory holds that tensor and no copy of it."""
+"""Writing files whole or not at all; safetensors one tensor at a time, so that memory holds that tensor and no copy of it."""
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
+from adapters.errors import LibraryError
 from adapters.files import DTYPES
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -62,3 +65,39 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> None:
     with TensorWriter(path, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}) as writer:
         for name in writer.names:
             writer.add(name, tensors[name])
+
+
+def check_free(file: Path, *, replace: bool) -> None:
+    """Raises LibraryError if a file is there and may not be replaced."""
+    if not replace and file.exists():
+        raise LibraryError(f"{file} is there already: choose another name, or replace it with --replace")
+
+
+def put(file: Path, write: Callable[[Path], object], *, replace: bool) -> None:
+    """Make a file, all of it or nothing; it is in its place, on the disk, when this returns. write: makes it at another place
+
+    Raises LibraryError as `check_free`, or if the disk refuses.
+    """
+    check_free(file, replace=replace)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".staging-", dir=file.parent) as staging:
+            part = Path(staging) / file.name
+            write(part)
+            sync(part)
+            if replace:
+                part.rename(file)
+            else:
+                file.hardlink_to(part)  # unlike a rename it fails if another process was faster
+        sync(file.parent)
+    except OSError as error:
+        raise LibraryError(f"{file} could not be written: {error}") from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or which files a folder has, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -36,10 +36,12 @@ class Centroids:
         return z @ self.experts.T - (z @ self.none).unsqueeze(-1)
 
 
-def fit(features: Mapping[str, Tensor], everyday: Tensor) -> Centroids:
-    """features: by expert, [n_k, d]   everyday: [n, d]"""
+def fit(features: Mapping[str, Tensor], everyday: Tensor, *, standardise: bool = True) -> Centroids:
+    """features: by expert, [n_k, d]   everyday: [n, d]   standardise: else mean 0 and deviation 1 are taken for granted"""
     everything = torch.cat([*features.values(), everyday])
     mean, std = everything.mean(0), everything.std(0).clamp_min(1e-6)
+    if not standardise:
+        mean, std = torch.zeros_like(mean), torch.ones_like(std)
 
     def centroid(f: Tensor) -> Tensor:
         return normalize(normalize((f - mean) / std, dim=-1).mean(0), dim=0)

@@ -11,16 +11,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
 from adapters.entries import write_json
-from adapters.errors import AdapterError, LibraryError
+from adapters.errors import AdapterError
 from adapters.files import TensorFile
 from adapters.manifest import read_json
-from adapters.writing import save
+from adapters.writing import put, save
 from router.policy import RouterError
 
 
@@ -71,16 +70,9 @@ class Gate:
         Each is put in its place whole; who reads between the two finds that they do not belong together.
         """
         file, record = _files(folder, name)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=".staging-", dir=folder) as staging:
-                part = Path(staging) / file.name
-                save({"mean": self.mean, "std": self.std, **self.head.state_dict()}, part)
-                about = replace(self.about, tensors=_digest(part))
-                part.rename(file)
-        except OSError as error:
-            raise LibraryError(f"{file} could not be written: {error}") from error
-        write_json(record, about, replace=True)
+        tensors = {"mean": self.mean, "std": self.std, **self.head.state_dict()}
+        put(file, lambda part: save(tensors, part), replace=True)
+        write_json(record, replace(self.about, tensors=_digest(file)), replace=True)
 
     @classmethod
     def load(cls, folder: Path, name: str = "gate") -> "Gate":

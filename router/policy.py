@@ -3,14 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainValidator
 from torch import Tensor
 
+from adapters.coefficient import Coefficient, from_json
 from adapters.mix import Mix, MixRules
 from router.blend import blend
+
+CoefficientField = Annotated[Coefficient, PlainValidator(from_json)]
+EVERYDAY = Path(str(files("router") / "everyday.txt"))  # prompts that no expert should answer, where a library has none
 
 
 class RouterError(ValueError):
@@ -148,7 +153,7 @@ class Policy(ABC):
 
     Options: ClassVar[type[Options]]
     reads_features: ClassVar[bool] = False  # whether it asks for features, so that the engine must have a tap
-    keep: ClassVar[float] = 0.0  # what another choice must be ahead by, in units of scores, to end a conversation's mix
+    keep: float = 0.0  # what another choice must be ahead by, in units of scores, to end a conversation's mix
 
     @classmethod
     @abstractmethod

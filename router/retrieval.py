@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adapters.mix import MixRules
 from router.centroids import FOLDS, Calibration, Centroids, calibrate, fit
-from router.policy import Context, Decision, Options, Probe, Prompt, RouterError, Selection, Selector
+from router.policy import Context, Options, Probe, Prompt, RouterError, Selection, Selector
 from router.probing import all_features
 from router.shares import best, softmax
 
@@ -44,6 +44,7 @@ class RetrievalPolicy(Selector):
     def __init__(self, options: RetrievalOptions, rules: MixRules, centroids: Centroids, calibration: Calibration) -> None:
         super().__init__(rules)
         self._options = options
+        self.keep = options.keep
         self._centroids = centroids
         self.threshold = calibration.threshold if options.threshold is None else options.threshold
         self.temperature = options.temperature or calibration.temperature
@@ -70,9 +71,6 @@ class RetrievalPolicy(Selector):
         above = self._options.minimum if self._options.mode == "sparse" else 0.0
         weights = best(shares, _MOST.get(self._options.mode), above)
         return Selection(weights, scores, self.threshold, f"best margin {max(margins):.3f}")
-
-    def moved(self, before: Decision, now: Decision) -> bool:
-        return super().moved(before, now) and now.lead(before.choice) > self._options.keep
 
 
 def _check(names: list[str], context: Context) -> None:

@@ -2,16 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, model_validator
 
-from adapters.coefficient import Coefficient, from_json
-from adapters.entries import read_entries
+from adapters.entries import ENTRIES, read_entries
 from adapters.mix import Mix, MixRules
-from router.policy import Context, Decision, Options, Policy, Probe, Prompt, RouterError
-
-CoefficientField = Annotated[Coefficient, PlainValidator(from_json)]
+from router.policy import CoefficientField, Context, Decision, Options, Policy, Probe, Prompt, RouterError
 
 
 class StaticOptions(Options):
@@ -82,7 +79,7 @@ class LearnedStaticPolicy(Fixed):
 
     @classmethod
     async def create(cls, options: LearnedStaticOptions, context: Context) -> Self:
-        folder = context.artifacts / "entries" if context.artifacts else None
+        folder = context.artifacts / ENTRIES.name if context.artifacts else None
         made = await asyncio.to_thread(read_entries, folder) if folder else {}
         learned = [name for name, entry in made.items() if entry.source.get("method") == "learned"]
         if options.entry not in learned:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from router.compared import DawinPolicy, PromptNllPolicy, T3BatchPolicy, T3Policy
+from router.dawin import DawinPolicy
 from router.pareto import ParetoPolicy
 from router.policy import Context, Policy
+from router.prompt_nll import PromptNllPolicy
 from router.random_control import RandomPolicy
 from router.selectors import SELECTORS, checked, find
 from router.static import LearnedStaticPolicy, StaticPolicy
+from router.t3 import T3Policy
+from router.t3_batch import T3BatchPolicy
 
 POLICIES: dict[str, type[Policy]] = {
     "static": StaticPolicy,

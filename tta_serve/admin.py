@@ -7,11 +7,10 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
+from tta_serve.config import KEY_VARIABLE
 from tta_serve.engine.ray_private import broadcast
 from tta_serve.experts import Change
 from tta_serve.protocol import ExplainRequest, RequestError
-
-KEY_VARIABLE = "TTA_ADMIN_KEY"
 
 
 class Admin:

@@ -8,8 +8,7 @@ from ray import serve
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.ingress import make_fastapi_ingress
 
-from tta_serve.admin import KEY_VARIABLE
-from tta_serve.config import ServeConfig
+from tta_serve.config import KEY_VARIABLE, ServeConfig
 from tta_serve.http import make_app
 from tta_serve.ingress import ENDPOINTS, MergingIngress
 from tta_serve.plan import Plan, source_of

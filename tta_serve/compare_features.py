@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from scipy.stats import mannwhitneyu
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from router.centroids import Centroids, fit
+from router.centroids import fit
 from tta_serve.early import states, tokens
 from tta_serve.offline import Offline
 from tta_serve.prompts import Prompts
@@ -89,8 +89,8 @@ def compare(
         ms = {source: _ms(part, asked[:_TIMED]) for source, part in way.parts.items()}
         for key in found:
             experts = {name: features[key] for name, features in examples.items()}
-            for standardised, fitted in ((True, fit), (False, raw_centroids)):
-                model = fitted(experts, everyday[key])
+            for standardised in (True, False):
+                model = fit(experts, everyday[key], standardise=standardised)
                 quality = judge(model.scores(found[key]), model.names, labelled)
                 rows.append(Row(key[0], way.template, key[1], standardised, quality, ms[key[0]]))
     return sorted(rows, key=lambda row: (-row.quality.with_base, -row.quality.auroc, row.ms))
@@ -102,17 +102,6 @@ def worth_it(rows: Sequence[Row]) -> list[bool]:
     rows: as `compare` sorts them
     """
     return [all(row.ms < better.ms for better in rows[:n]) for n, row in enumerate(rows)]
-
-
-def raw_centroids(features: Mapping[str, Tensor], everyday: Tensor) -> Centroids:
-    """As `router.centroids.fit`, without standardising."""
-
-    def centroid(f: Tensor) -> Tensor:
-        return normalize(normalize(f, dim=-1).mean(0), dim=0)
-
-    width = everyday.shape[1]
-    experts = torch.stack([centroid(f) for f in features.values()])
-    return Centroids(tuple(features), torch.zeros(width), torch.ones(width), experts, centroid(everyday))
 
 
 def judge(scores: Tensor, names: Sequence[str], labelled: Labelled) -> Quality:
@@ -129,8 +118,7 @@ def judge(scores: Tensor, names: Sequence[str], labelled: Labelled) -> Quality:
 
 def auroc(positive: Tensor, negative: Tensor) -> float:
     """P(a positive is above a negative), ties count half."""
-    above = positive[:, None] - negative[None]
-    return float((above > 0).double().mean() + (above == 0).double().mean() / 2)
+    return float(mannwhitneyu(positive, negative).statistic) / (len(positive) * len(negative))
 
 
 def _base(offline: Offline, layers: Sequence[int], *, chat: bool) -> Encoder:

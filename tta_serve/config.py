@@ -6,10 +6,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from router.policy import RouterError
+from router.policy import CoefficientField, RouterError
 from router.table import check_options, policy_class
 from tta_serve.engine.options import Capacity
-from tta_serve.protocol import CoefficientField
+
+KEY_VARIABLE = "TTA_ADMIN_KEY"  # of the environment: the key of management
 
 
 class ConfigError(ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adapters.coefficient import layer_of
 from router.policy import RouterError
 from tta_serve.offline import MAX_TOKENS, Offline
-
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,6 @@ def first_linear(model: Any, layer: int) -> nn.Module:
         if isinstance(module, nn.Linear) and layer_of(name) == layer:
             return module
     raise RouterError(f"the base has no decoder layer {layer}; it has 0 to {depth(model) - 1}")
-
-
-def layer_of(module: str) -> int | None:
-    """The index of the decoder layer that a module lies in, from its name."""
-    found = _LAYER.search(f".{module}.")
-    return int(found[1]) if found else None
 
 
 def depth(model: Any) -> int:

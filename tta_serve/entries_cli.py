@@ -43,7 +43,8 @@ def learn(  # noqa: PLR0913 - one option each
     replace: Replace = False,
 ) -> None:
     """Learn an entry: coefficients with which the base answers every expert's prompts as that expert does, without labels."""
-    from adapters.entries import ENTRIES, Entry, check_free, write_entry
+    from adapters.entries import ENTRIES, Entry, write_entry
+    from adapters.writing import check_free
     from tta_serve.learn import Settings
     from tta_serve.learn import learn as optimise
 

@@ -10,9 +10,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-from tta_serve.config import ConfigError
+from tta_serve.config import KEY_VARIABLE, ConfigError
 
-KEY_VARIABLE = "TTA_ADMIN_KEY"
 _TIMEOUT_S = 120
 _MOST_BYTES = 4 * 1024 * 1024
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adapters.entries import ENTRIES, Entry, check_free, read_entries, write_entry, write_json
+from adapters.entries import ENTRIES, Entry, read_entries, write_entry, write_json
 from adapters.mix import MixRules
+from adapters.writing import check_free
 from router.pareto import FRONTS, Front, Point
 from router.policy import RouterError
 from tta_serve.mixed import Mixed, Sample

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from adapters.coefficient import layer_of
 from adapters.deltas import LowRankDeltas
 from adapters.errors import ExpertError
 from adapters.expert import Expert
 from adapters.store import check_fit
-from tta_serve.early import depth, layer_of, tokens
+from tta_serve.early import depth, tokens
 from tta_serve.offline import Offline
 
 

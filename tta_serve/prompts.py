@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from adapters.library import Library, read_examples
 from router.gate_training import Samples
+from router.policy import EVERYDAY as PACKAGED
 from router.policy import RouterError
 from tta_serve.early import EarlyFeatures
 
@@ -26,7 +26,7 @@ class Prompts:
     @classmethod
     def of(cls, library: Library) -> Prompts:
         """Every expert's own examples, and the packaged everyday prompts."""
-        return cls({name: library.examples(name) for name in library.names}, everyday())
+        return cls({name: library.examples(name) for name in library.names}, read_examples(PACKAGED))
 
     @classmethod
     def read(cls, folder: Path, names: Iterable[str], *, held_out: bool = False) -> Prompts:
@@ -40,7 +40,9 @@ class Prompts:
         if unknown := sorted(there - experts - {EVERYDAY}):
             raise RouterError(f"{folder} has {unknown[0]}.txt, but the library serves: {', '.join(sorted(experts))}")
         found = {name: read_examples(folder / f"{name}.txt") for name in sorted(there)}
-        return cls({name: found[name] for name in sorted(experts)}, found[EVERYDAY] if EVERYDAY in there else everyday())
+        return cls(
+            {name: found[name] for name in sorted(experts)}, found[EVERYDAY] if EVERYDAY in there else read_examples(PACKAGED)
+        )
 
     def __len__(self) -> int:
         return sum(map(len, self.experts.values())) + len(self.everyday)
@@ -50,11 +52,6 @@ class Prompts:
         if empty := [name for name, own in self.experts.items() if not own]:
             raise RouterError(f"there are no prompts of {', '.join(empty)}: add the expert again with --examples")
         return Samples({n: features(watch(own)) for n, own in self.experts.items()}, features(watch(self.everyday)))
-
-
-def everyday() -> list[str]:
-    """The packaged prompts that no expert should answer."""
-    return read_examples(Path(str(files("router") / "everyday.txt")))
 
 
 def read_labelled(file: Path, names: Iterable[str], split: str | None = None) -> list[tuple[str, str | None]]:

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from adapters.coefficient import Coefficient, Json, from_json
+from adapters.coefficient import Json
+from router.policy import CoefficientField
 
-CoefficientField = Annotated[Coefficient, PlainValidator(from_json)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
-from importlib.resources import files
 
 from adapters.entries import ENTRIES, read_entries
-from adapters.library import Library
-from router.policy import Context
+from adapters.library import Library, read_examples
+from router.policy import EVERYDAY, Context
 from tta_serve.catalog import Catalog
 from tta_serve.config import ServeConfig
 from tta_serve.probes import Engine, ProbeCache, ViewProbe
@@ -53,12 +52,8 @@ class Views:
         stale = (saved.keys() | self.config.library.entries.keys()) - catalog.entries.keys()
         probe = ViewProbe(self.engine, digests, self.probes)
         examples = {name: library.examples(name) for name in digests}
+        everyday = read_examples(self.config.library.everyday or EVERYDAY)
         artifacts = (library.root / ENTRIES).parent
-        context = Context(catalog.rules, examples, _everyday(self.config), probe, digests, catalog.entries, artifacts)
+        context = Context(catalog.rules, examples, everyday, probe, digests, catalog.entries, artifacts)
         router = await Router.create(self.config, context, probe, self.sessions, must)
         return View(generation, digests, catalog, router, tuple(sorted(stale)))
-
-
-def _everyday(config: ServeConfig) -> list[str]:
-    file = config.library.everyday or files("router").joinpath("everyday.txt")
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]

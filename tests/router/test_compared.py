@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from adapters.mix import Mix, MixRules
-from router.compared import DawinPolicy, PromptNllPolicy, T3BatchPolicy, T3Policy
 from router.comparison import Unselected
-from router.dawin import Habit
+from router.dawin import DawinPolicy, Habit
 from router.policy import (
     Activations,
     Context,
@@ -25,7 +24,9 @@ from router.policy import (
     Selector,
     Window,
 )
-from router.t3 import Edge
+from router.prompt_nll import PromptNllPolicy
+from router.t3 import Edge, T3Policy
+from router.t3_batch import T3BatchPolicy
 from router.table import check_options, create_policy
 from tests.router.test_centroids import clusters
 

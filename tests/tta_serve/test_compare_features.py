@@ -7,7 +7,7 @@ from adapters.checkpoint import Checkpoint
 from router.centroids import fit
 from tests.tta_serve.test_offline import ids
 from tests.tta_serve.tiny_library import EVERYDAY, EXAMPLES, make
-from tta_serve.compare_features import Quality, Row, auroc, compare, encoders, judge, raw_centroids, worth_it
+from tta_serve.compare_features import Quality, Row, auroc, compare, encoders, judge, worth_it
 from tta_serve.early import EarlyFeatures
 from tta_serve.offline import Offline
 from tta_serve.prompts import Prompts
@@ -43,7 +43,7 @@ def test_raw_centroids_are_those_of_features_that_need_no_standardising() -> Non
     everyday = torch.randn(8, 5, generator=g)
     everything = torch.cat([*features.values(), everyday])
     mean, std = everything.mean(0), everything.std(0)
-    plain = raw_centroids({n: (f - mean) / std for n, f in features.items()}, (everyday - mean) / std)
+    plain = fit({n: (f - mean) / std for n, f in features.items()}, (everyday - mean) / std, standardise=False)
     x = torch.randn(4, 5, generator=g)
     torch.testing.assert_close(plain.scores((x - mean) / std), fit(features, everyday).scores(x))
 

@@ -12,19 +12,9 @@ from adapters.mix import MixRules
 from router.pareto import Front, read_front
 from router.policy import RouterError
 from tests.reference import Reference
-from tests.tta_serve.tiny_library import NAMES, answers, make, mixed
+from tests.tta_serve.tiny_library import NAMES, answers
 from tta_serve.fronts import Size, check_front, make_front, store_front, values
 from tta_serve.mixed import Mixed, Sample
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("fronts"))
-
-
-@pytest.fixture(scope="module")
-def both(library: Path) -> Mixed:
-    return mixed(library, *NAMES)
 
 
 @pytest.fixture(scope="module")

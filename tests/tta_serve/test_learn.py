@@ -7,14 +7,9 @@ import torch
 
 from adapters.coefficient import numbers
 from adapters.mix import MixRules
-from tests.tta_serve.tiny_library import NAMES, answers, make, mixed
+from tests.tta_serve.tiny_library import NAMES, answers, mixed
 from tta_serve.learn import Learned, Settings, alignment, entropy, learn
 from tta_serve.mixed import Outputs
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("learn"))
 
 
 def learned(library: Path, settings: Settings, *names: str) -> Learned:

@@ -9,18 +9,8 @@ from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
 from adapters.library import Library
 from tests.reference import Reference
-from tests.tta_serve.tiny_library import EXAMPLES, NAMES, make, mixed
+from tests.tta_serve.tiny_library import EXAMPLES, NAMES, mixed
 from tta_serve.mixed import Mixed, Sample
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("mixed"))
-
-
-@pytest.fixture(scope="module")
-def both(library: Path) -> Mixed:
-    return mixed(library, *NAMES)
 
 
 def test_predictions_are_those_of_merged_weights_layer_by_layer(library: Path, both: Mixed) -> None:

@@ -1,6 +1,5 @@
 """Where experts go in a model of vLLM: its linear layers, and each tensor-parallel rank's share of an expert's factors."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,11 +14,9 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
 )
 
-from adapters.coefficient import Place
+from adapters.coefficient import Place, layer_of
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
-
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
     return {
         name: _site(name, module, packed)
         for name, module in modules.items()
-        if isinstance(module, LinearBase) and _LAYER.search(f".{name}") and name.rpartition(".")[0] not in routed
+        if isinstance(module, LinearBase) and layer_of(name) is not None and name.rpartition(".")[0] not in routed
     }
 
 
@@ -107,9 +104,9 @@ def _site(name: str, layer: LinearBase, packed: Mapping[str, list[str]]) -> Site
     local = _local_sizes(layer, sizes)
     if len(parts) != len(sizes):  # the base itself stores the fused weight, so experts speak of it as one
         parts, sizes, local = [leaf], (sum(sizes),), (sum(local),)
-    found = _LAYER.search(f".{name}")
-    assert found is not None
-    where = Place(int(found[1]), "attention" if "att" in parent.rpartition(".")[2] else "mlp")
+    index = layer_of(name)
+    assert index is not None
+    where = Place(index, "attention" if "att" in parent.rpartition(".")[2] else "mlp")
     return Site(name, layer, where, tuple(f"{parent}.{part}" for part in parts), sizes, local)
 
 

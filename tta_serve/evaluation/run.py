@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import socket
@@ -16,11 +15,9 @@ from pathlib import Path
 from rich.progress import Progress
 
 from adapters.checkpoint import Checkpoint
-from adapters.entries import ENTRIES
+from adapters.entries import ENTRIES, read_entries
 from adapters.library import Library
-from router.pareto import FRONTS
-from tta_serve.admin import KEY_VARIABLE
-from tta_serve.config import ServeConfig
+from tta_serve.config import KEY_VARIABLE, ServeConfig
 from tta_serve.evaluation import arms as roster
 from tta_serve.evaluation.arms import Arm
 from tta_serve.evaluation.ask import Memo, Server
@@ -111,13 +108,9 @@ class Evaluation:
 
 def _entries(library: Path, config: ServeConfig, *, fronts: bool) -> list[str]:
     """The entries that `tta router` made for a library, but those that a policy stands for; the points of fronts if wanted."""
-    folder = library / ENTRIES
-    names = {file.stem for file in folder.glob("*.json")}
-    names -= {policy.options.get("entry") for policy in config.policies.values() if policy.type == "learned_static"}
-    if not fronts:
-        for file in (folder.parent / FRONTS).glob("*.json"):
-            names -= {point["entry"] for point in json.loads(file.read_text())["points"]}
-    return sorted(names)
+    stood_for = {policy.options.get("entry") for policy in config.policies.values() if policy.type == "learned_static"}
+    made = read_entries(library / ENTRIES)
+    return [name for name, entry in made.items() if name not in stood_for and (fronts or "front" not in entry.source)]
 
 
 def _tokens_of(config: ServeConfig) -> Callable[[str], int]:
