@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from adapters.mix import MixRules
 from router.gate_model import Gate
-from router.policy import Context, Options, Probe, Prompt, RouterError, Selection, Selector
+from router.inline import Head
+from router.policy import Context, InlineSelector, Options, Probe, Prompt, RouterError, Selection
 from router.probing import feature_layer
 from router.retrieval import RetrievalOptions, RetrievalPolicy
 from router.shares import best, softmax
@@ -29,7 +32,7 @@ class GateOptions(Options):
     retrieval: RetrievalOptions = RetrievalOptions()
 
 
-class GatePolicy(Selector):
+class GatePolicy(InlineSelector):
     """Scores are p = softmax(head(z) / T) of `router.gate_model`, the odds of "none of them" multiplied by t / (1 - t).
 
     t is the threshold on 1 - p(none): with its odds so moved, none of them answers from 1/2 on, and its p, the floor, compares
@@ -45,8 +48,15 @@ class GatePolicy(Selector):
     reads_features = True
     keep = 0.5
 
-    def __init__(
-        self, options: GateOptions, rules: MixRules, gate: Gate, known: frozenset[str], retrieval: RetrievalPolicy | None
+    def __init__(  # noqa: PLR0913 - one part each
+        self,
+        options: GateOptions,
+        rules: MixRules,
+        gate: Gate,
+        known: frozenset[str],
+        retrieval: RetrievalPolicy | None,
+        *,
+        inline: bool,
     ) -> None:
         super().__init__(rules)
         self._top = options.top
@@ -54,6 +64,7 @@ class GatePolicy(Selector):
         self._known = sorted(known)
         self._outputs = [*(gate.names.index(name) for name in self._known), len(gate.names)]
         self._retrieval = retrieval
+        self._inline = inline
         self.threshold = gate.about.threshold if options.threshold is None else options.threshold
 
     @classmethod
@@ -65,23 +76,42 @@ class GatePolicy(Selector):
         same = (name for name, digest in gate.about.digests.items() if context.digests.get(name) == digest)
         known = context.rules.names.intersection(same)
         retrieval = await RetrievalPolicy.create(options.retrieval, context) if context.rules.names - known else None
-        return cls(options, context.rules, gate, known, retrieval)
+        return cls(options, context.rules, gate, known, retrieval, inline=context.inline)
 
     async def select(self, prompt: Prompt, probe: Probe) -> Selection:
-        features = await probe.features(prompt.user_turn)
+        features = await probe.features(prompt.user_turn, chat=self._inline and prompt.chat)
         if self._retrieval:
             found = self._retrieval.selected(features)
             if found.weights and next(iter(found.weights)) not in self._known:
                 return _in_shares(found, self._retrieval.temperature)
-        return self._gated(features)
+        *logits, none = (self._gate.logits(features)[self._outputs].double() + self._offset).tolist()
+        return self._gated(dict(zip(self._known, logits, strict=True)), none)
 
-    def _gated(self, features: Tensor) -> Selection:
-        logits = self._gate.logits(features)[self._outputs].double()
-        logits[-1] += math.log(self.threshold / (1 - self.threshold))
-        *shares, none = torch.softmax(logits, 0).tolist()
-        scores = dict(zip(self._known, shares, strict=True))
-        weights = {} if none > 0.5 else best(scores, self._top)
-        return Selection(weights, scores, none, f"p(none of them) {none:.3f}")
+    def heads(self) -> tuple[Head, ...]:
+        """Those of `retrieval`, for experts that the gate does not know, before the gate's own."""
+        weight, bias = (part[self._outputs] for part in self._gate.linear())
+        bias = bias + self._offset.float()
+        own = Head(tuple(self._known), self._gate.mean, self._gate.std, weight, bias, odds=True, top=self._top)
+        if not self._retrieval:
+            return (own,)
+        unknown = self.rules.names.difference(self._known)
+        return *(replace(head, only=unknown) for head in self._retrieval.heads()), own
+
+    def judged(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
+        if self._retrieval and head == 0:
+            return _in_shares(self._retrieval.judged(head, scores, floor), self._retrieval.temperature)
+        return self._gated(scores, floor)
+
+    @property
+    def _offset(self) -> Tensor:
+        """What moves the odds of none. [outputs]"""
+        return torch.tensor([0.0] * len(self._known) + [math.log(self.threshold / (1 - self.threshold))]).double()
+
+    def _gated(self, logits: Mapping[str, float], none: float) -> Selection:
+        scores = softmax({"": none, **logits})
+        floor = scores.pop("")
+        weights = {} if floor > 0.5 else best(scores, self._top)
+        return Selection(weights, scores, floor, f"p(none of them) {floor:.3f}")
 
 
 async def _check(gate: Gate, context: Context) -> None:

@@ -64,6 +64,16 @@ class Gate:
             logits: Tensor = self.head((features - self.mean) / self.std)
         return logits / self.about.temperature
 
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """Weight [K + 1, d] and bias [K + 1] of z -> head(z) / T. Raises RouterError for a gate with a hidden layer."""
+        if self.about.hidden:
+            raise RouterError(
+                "a gate with a hidden layer cannot decide inline; make it anew with: tta router train --hidden 0"
+            )
+        (layer,) = self.head
+        assert isinstance(layer, nn.Linear)
+        return layer.weight.detach() / self.about.temperature, layer.bias.detach() / self.about.temperature
+
     def save(self, folder: Path, name: str = "gate") -> None:
         """Write `<name>.safetensors` and `<name>.json`, in place of what is there. Raises LibraryError if the disk refuses.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from adapters.coefficient import Coefficient, from_json
 from adapters.mix import Mix, MixRules
 from router.blend import blend
+from router.inline import Head
 
 CoefficientField = Annotated[Coefficient, PlainValidator(from_json)]
 EVERYDAY = Path(str(files("router") / "everyday.txt"))  # prompts that no expert should answer, where a library has none
@@ -28,12 +29,14 @@ class Prompt:
 
     user_turn: the text of the last user turn, or the prompt of a completion   chat: whether the base's chat template goes
     around it   tenant: whose request it is, None where that is not known   preference: what a request wants of `pareto`
+    single: whether it is not one of several prompts of a request, which have one mix
     """
 
     user_turn: str
     chat: bool = True
     tenant: str | None = None
     preference: Mapping[str, float] | None = None
+    single: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class Decision:
 
     def _score(self, name: str | None) -> float:
         return self.floor if name is None else self.scores.get(name, float("-inf"))
+
+
+NO_TEXT = Decision(Mix(), abstained=True, reason="no user text to route by")
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,11 @@ class Activations:
 class Probe(Protocol):
     """What a policy may ask of the engine. Each raises an error of the engine's if the pass fails."""
 
-    async def features(self, text: str) -> Tensor:
-        """The mean over the text's tokens of the input of the base's tapped early layer. Returns [hidden], float32."""
+    async def features(self, text: str, *, chat: bool = False) -> Tensor:
+        """The mean over the text's tokens of the input of the base's tapped early layer. Returns [hidden], float32.
+
+        chat: with the base's chat template around the text, as a user turn is read that routes itself
+        """
         ...
 
     async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:
@@ -131,6 +140,7 @@ class Context:
 
     examples: prompts by expert   everyday: prompts that no expert should answer   digests: of the experts
     entries: named mixes   artifacts: the folder of what `tta router` trained for this library
+    inline: whether the policy is to decide inside the pass that answers
     """
 
     rules: MixRules
@@ -140,6 +150,7 @@ class Context:
     digests: Mapping[str, str] = field(default_factory=dict)
     entries: Mapping[str, Mix] = field(default_factory=dict)
     artifacts: Path | None = None
+    inline: bool = False
 
 
 class Options(BaseModel):
@@ -191,10 +202,22 @@ class Selector(Policy):
 
     async def route(self, prompt: Prompt, probe: Probe) -> Decision:
         if not prompt.user_turn.strip():
-            return Decision(Mix(), abstained=True, reason="no user text to route by")
+            return NO_TEXT
         return self.decided(await self.select(prompt, probe))
 
     def decided(self, selection: Selection) -> Decision:
         """The selection as it stands, as a decision."""
         mix = blend(selection.weights, self.rules)
         return Decision(mix, selection.scores, not selection.weights, selection.reason, selection.floor)
+
+
+class InlineSelector(Selector):
+    """A selector whose decision is a function of linear heads' scores, so that the engine can make it inside a pass."""
+
+    @abstractmethod
+    def heads(self) -> tuple[Head, ...]:
+        """The heads, in the order of `router.inline.choose`. Raises RouterError if what was trained is not linear."""
+
+    @abstractmethod
+    def judged(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
+        """The selection that scores of one of the heads mean. scores: by expert"""

@@ -37,6 +37,8 @@ async def gathered(function: Callable[[Item], Awaitable[Answer]], items: Iterabl
             task.cancel()
 
 
-async def all_features(prompts: Sequence[str], probe: Probe) -> Tensor:
-    """Returns [prompts, hidden]."""
-    return torch.stack(await gathered(probe.features, prompts))
+async def all_features(prompts: Sequence[str], probe: Probe, *, chat: bool = False) -> Tensor:
+    """Of bare prompts; if `chat` also of each in the base's chat template, after them. Returns [prompts, hidden]."""
+    bare = await gathered(probe.features, prompts)
+    turns = await gathered(lambda prompt: probe.features(prompt, chat=True), prompts) if chat else []
+    return torch.stack([*bare, *turns])

@@ -1,14 +1,18 @@
 """Retrieval: the experts whose example prompts look most like this one to the base's own early layers."""
 
 import asyncio
+from collections.abc import Mapping
+from functools import partial
 from typing import Literal, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from adapters.mix import MixRules
 from router.centroids import FOLDS, Calibration, Centroids, calibrate, fit
-from router.policy import Context, Options, Probe, Prompt, RouterError, Selection, Selector
+from router.inline import Head
+from router.policy import Context, InlineSelector, Options, Probe, Prompt, RouterError, Selection
 from router.probing import all_features
 from router.shares import best, softmax
 
@@ -27,7 +31,7 @@ class RetrievalOptions(Options):
     keep: float = Field(0.1, ge=0)
 
 
-class RetrievalPolicy(Selector):
+class RetrievalPolicy(InlineSelector):
     """Scores are margins s of `router.centroids` on the mean early-layer state of the last user turn.
 
     Abstains if the best margin is below the threshold. Otherwise shares are softmax(s / T), of which count, divided by their
@@ -41,9 +45,12 @@ class RetrievalPolicy(Selector):
     Options = RetrievalOptions
     reads_features = True
 
-    def __init__(self, options: RetrievalOptions, rules: MixRules, centroids: Centroids, calibration: Calibration) -> None:
+    def __init__(
+        self, options: RetrievalOptions, rules: MixRules, centroids: Centroids, calibration: Calibration, *, inline: bool
+    ) -> None:
         super().__init__(rules)
         self._options = options
+        self._inline = inline
         self.keep = options.keep
         self._centroids = centroids
         self.threshold = calibration.threshold if options.threshold is None else options.threshold
@@ -53,24 +60,40 @@ class RetrievalPolicy(Selector):
     async def create(cls, options: RetrievalOptions, context: Context) -> Self:
         names = sorted(context.rules.names)
         _check(names, context)
-        features = {name: await all_features(context.examples[name], context.probe) for name in names}
-        everyday = await all_features(context.everyday, context.probe)
+        read = partial(all_features, probe=context.probe, chat=context.inline)
+        features = {name: await read(context.examples[name]) for name in names}
+        everyday = await read(context.everyday)
         fitted = await asyncio.to_thread(lambda: (fit(features, everyday), calibrate(features, everyday)))
-        return cls(options, context.rules, *fitted)
+        return cls(options, context.rules, *fitted, inline=context.inline)
 
     async def select(self, prompt: Prompt, probe: Probe) -> Selection:
-        return self.selected(await probe.features(prompt.user_turn))
+        return self.selected(await probe.features(prompt.user_turn, chat=self._inline and prompt.chat))
 
     def selected(self, features: Tensor) -> Selection:
         """The selection for one prompt's features, [d]."""
         margins = self._centroids.scores(features).tolist()
-        scores = dict(zip(self._centroids.names, margins, strict=True))
-        if max(margins) < self.threshold:
-            return Selection({}, scores, self.threshold, f"best margin {max(margins):.3f} below {self.threshold:.3f}")
+        return self.judged(0, dict(zip(self._centroids.names, margins, strict=True)), self.threshold)
+
+    def heads(self) -> tuple[Head, ...]:
+        """Margins are linear in z: s_k = <z, c_k - c_none>."""
+        known, most = self._centroids, _MOST.get(self._options.mode)
+        weight = torch.cat([known.experts - known.none, torch.zeros_like(known.none).unsqueeze(0)])
+        bias = torch.tensor([0.0] * len(known.names) + [self.threshold])
+        top, rest = most or len(known.names), self._minimum
+        head = Head(known.names, known.mean, known.std, weight, bias, True, False, self.temperature, top, rest)
+        return (head,)
+
+    def judged(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
+        margin = max(scores.values())
+        if margin < floor:
+            return Selection({}, scores, floor, f"best margin {margin:.3f} below {floor:.3f}")
         shares = softmax(scores, self.temperature)
-        above = self._options.minimum if self._options.mode == "sparse" else 0.0
-        weights = best(shares, _MOST.get(self._options.mode), above)
-        return Selection(weights, scores, self.threshold, f"best margin {max(margins):.3f}")
+        weights = best(shares, _MOST.get(self._options.mode), self._minimum)
+        return Selection(weights, scores, floor, f"best margin {margin:.3f}")
+
+    @property
+    def _minimum(self) -> float:
+        return self._options.minimum if self._options.mode == "sparse" else 0.0
 
 
 def _check(names: list[str], context: Context) -> None:

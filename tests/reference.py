@@ -1,6 +1,6 @@
 """The slow, obvious maths: plain transformers, float32, dense merged weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,42 @@ class Reference:
         finally:
             for module, original in changed.items():
                 self.model.get_submodule(module).weight.data.copy_(original)
+
+    @contextmanager
+    def per_token(
+        self, experts: Mapping[str, Expert], coefficients: Callable[[str, str, torch.Tensor], torch.Tensor]
+    ) -> Iterator[None]:
+        """Adds sum_k c_k(t) B_k A_k x_t to each module's output meanwhile.
+
+        coefficients: of an expert at a module, from the module's inputs [tokens, in]: [tokens]
+        """
+
+        def add(module: str) -> Callable[..., torch.Tensor]:
+            def hook(_: object, inputs: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor:
+                x = inputs[0][0]
+                for name, expert in experts.items():
+                    if module in expert.factors:
+                        delta = x @ expert.factors[module].dense().t()
+                        y = y + coefficients(name, module, x)[:, None] * delta
+                return y
+
+            return hook
+
+        modules = {module for expert in experts.values() for module in expert.factors}
+        hooks = [self.model.get_submodule(m).register_forward_hook(add(m)) for m in modules]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def inputs(self, module: str, tokens: list[int]) -> torch.Tensor:
+        """What the base gives a module for a prompt. [tokens, in]"""
+        seen: list[torch.Tensor] = []
+        hook = self.model.get_submodule(module).register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+        self.logprobs(tokens, tokens[:1])
+        hook.remove()
+        return seen[0][: len(tokens)]
 
     def logprobs(self, prompt: list[int], answer: list[int]) -> torch.Tensor:
         """Log-probabilities of every token at each position of the answer. Returns [answer, vocabulary]."""

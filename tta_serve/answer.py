@@ -2,35 +2,43 @@
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
+from tta_serve.decided import Routed
 from tta_serve.protocol import MergeInfo
 
 _DONE = "data: [DONE]"
 
 
-async def annotated(answer: AsyncGenerator[Any, None], info: MergeInfo, *, stream: bool) -> AsyncGenerator[Any, None]:
+async def annotated(answer: AsyncGenerator[Any, None], routed: Routed, *, stream: bool) -> AsyncGenerator[Any, None]:
     """vLLM's answer with `merge` in it.
 
-    A stream begins with `info` itself, so that the ingress can set headers before the first token.
+    A stream begins with what `merge` will say, so that the ingress can set headers: before the first token, or with it if the
+    mix is decided in the pass that makes it.
     """
     async with aclosing(answer):
         if stream:
-            yield info
-            async for item in _streamed(answer, info):
+            first = [] if routed.info else [item async for item in _first(answer)]
+            yield routed.told()
+            async for item in _streamed(first, answer, routed.told()):
                 yield item
             return
         async for item in answer:
             if outcome(item) == "ok":
-                item.merge = info.model_dump()
+                item.merge = routed.told().model_dump()
             yield item
 
 
-async def _streamed(answer: AsyncGenerator[Any, None], info: MergeInfo) -> AsyncIterator[Any]:
+async def _first(answer: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    with suppress(StopAsyncIteration):
+        yield await anext(answer)
+
+
+async def _streamed(first: list[Any], answer: AsyncGenerator[Any, None], info: MergeInfo) -> AsyncIterator[Any]:
     """Chunks as they come; only one that may be the last is held back, until the next shows whether it was."""
     held: str | None = None
-    async for batch in answer:
+    async for batch in _chained(first, answer):
         if not isinstance(batch, list):  # an error in place of a stream
             yield batch
             continue
@@ -50,6 +58,13 @@ async def _streamed(answer: AsyncGenerator[Any, None], info: MergeInfo) -> Async
             yield out
     if held is not None:
         yield [_with_merge(held, info)]
+
+
+async def _chained(first: list[Any], rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    for item in first:
+        yield item
+    async for item in rest:
+        yield item
 
 
 def _may_be_last(chunk: str) -> bool:

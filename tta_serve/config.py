@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from router.policy import CoefficientField, RouterError
-from router.table import check_options, policy_class
+from router.policy import CoefficientField, InlineSelector, RouterError
+from router.table import POLICIES, check_options, policy_class
 from tta_serve.engine.options import Capacity
 
 KEY_VARIABLE = "TTA_ADMIN_KEY"  # of the environment: the key of management
@@ -54,11 +54,15 @@ class MixConfig(_Section):
 
 
 class PolicyConfig(_Section):
-    """type: a policy of router.table   deadline_s: time it may take   fallback: the policy that answers when it is late"""
+    """type: a policy of router.table   deadline_s: time it may take   fallback: the policy that answers when it is late
+
+    inline: decide inside the pass that answers, with no pass before it
+    """
 
     type: str
     deadline_s: float = Field(5.0, gt=0)
     fallback: str = "base"
+    inline: bool = False
     options: dict[str, Any] = {}
 
 
@@ -106,6 +110,11 @@ class ServeConfig(_Section):
                 check_options(policy.type, policy.options)
             except RouterError as error:
                 raise ValueError(f"policies.{name}: {error}") from None
+            if policy.inline and not issubclass(policy_class(policy.type), InlineSelector):
+                able = ", ".join(kind for kind, known in POLICIES.items() if issubclass(known, InlineSelector))
+                raise ValueError(
+                    f"policies.{name}: inline: type {policy.type!r} cannot decide inside a pass; these can: {able}"
+                )
         if self.policies["base"] != PolicyConfig(type="static"):
             raise ValueError("policies.base is the base model itself; give yours another name")
         return self

@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from adapters.mix import Mix
+from adapters.mix import Mix, MixRules
+from router.inline import Head
 from router.policy import Activations, Outputs, Prompt, Window
 from tta_serve import metrics
 
@@ -22,13 +23,15 @@ MOST_RESULTS = 4096
 class Engine(Protocol):
     """What policies need of `tta_serve.engine.client.EngineClient`."""
 
-    async def features(self, text: str) -> Tensor: ...
+    async def features(self, text: str, *, chat: bool = False) -> Tensor: ...
 
     async def compare(
         self, prompt: Prompt, candidates: Sequence[Mix], window: Window, digests: Mapping[str, str]
     ) -> Outputs: ...
 
     async def activations(self, text: str) -> Activations: ...
+
+    async def install(self, heads: Sequence[Head], digests: Mapping[str, str], rules: MixRules) -> str: ...
 
 
 @dataclass
@@ -97,8 +100,9 @@ class ViewProbe:
         """The same probe with a count of its own."""
         return ViewProbe(self._engine, self.digests, self._cache)
 
-    async def features(self, text: str) -> Tensor:
-        return await self._cache.get("features", [text], self._pass(1, lambda: self._engine.features(text)))
+    async def features(self, text: str, *, chat: bool = False) -> Tensor:
+        ask = self._pass(1, lambda: self._engine.features(text, chat=chat))
+        return await self._cache.get("features", [text, chat], ask)
 
     async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:
         key = [
@@ -116,6 +120,10 @@ class ViewProbe:
         key = [text, sorted(set(self.digests.values()))]
         found = await self._cache.get("activations", key, self._pass(1, lambda: self._engine.activations(text)))
         return named(found, self.digests)
+
+    async def install(self, heads: Sequence[Head], rules: MixRules) -> str:
+        """Let the engine decide by these heads inside the pass. Returns its name for them."""
+        return await self._engine.install(heads, self.digests, rules)
 
     def _pass(self, rows: int, ask: Callable[[], Awaitable[_T]]) -> Callable[[], Awaitable[_T]]:
         def counted() -> Awaitable[_T]:

@@ -13,7 +13,7 @@ def prompt_of(request: Any, headers: Mapping[str, str], preference: Mapping[str,
     """What a policy may read of a request. headers: by lower-case name"""
     key = headers.get("authorization", "").removeprefix("Bearer ").strip()
     tenant = hashlib.sha256(key.encode()).hexdigest() if key else None
-    return Prompt(user_turn(request, detokenize), hasattr(request, "messages"), tenant, preference)
+    return Prompt(user_turn(request, detokenize), hasattr(request, "messages"), tenant, preference, _single(request))
 
 
 def user_turn(request: Any, detokenize: Any) -> str:
@@ -30,6 +30,12 @@ def user_turn(request: Any, detokenize: Any) -> str:
     if prompt and isinstance(prompt[0], int):
         return str(detokenize(prompt))
     return "\n".join(p if isinstance(p, str) else detokenize(p) for p in prompt or ())
+
+
+def _single(request: Any) -> bool:
+    """Whether it is one prompt."""
+    prompt = getattr(request, "prompt", None)
+    return not isinstance(prompt, list) or len(prompt) == 1 or any(isinstance(part, int) for part in prompt[:1])
 
 
 def _content(content: Any) -> str:

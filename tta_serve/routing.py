@@ -1,43 +1,25 @@
 """From a request to a mix, within the policy's deadline."""
 
 import asyncio
-import heapq
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adapters.errors import AdapterError
-from adapters.mix import Mix
 from router.policy import Context, Decision, Policy, Prompt, RouterError
 from router.table import check_options, create_policy
 from tta_serve.catalog import Ask
 from tta_serve.config import ServeConfig
+from tta_serve.decided import Made, Routed, rounded
 from tta_serve.engine.client import ProbeError
+from tta_serve.engine.wire import mix_request
+from tta_serve.inline import InlineTurn, Installed
 from tta_serve.probes import ViewProbe
-from tta_serve.protocol import Explained, MergeInfo, RequestError
+from tta_serve.protocol import Explained, RequestError
 from tta_serve.reading import Turn
 from tta_serve.sessions import Kept, Sessions
-
-_SCORES = 8
-
-
-@dataclass(frozen=True)
-class Routed:
-    """A request's mix and what its answer says about it."""
-
-    mix: Mix
-    info: MergeInfo
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A decision, and how it came about. fallback: the policy that made it instead   kept: its mix is an earlier turn's"""
-
-    decision: Decision
-    fallback: str | None = None
-    kept: bool = False
 
 
 class _Unusable(Exception):
@@ -49,13 +31,17 @@ _NO_DECISION = (TimeoutError, ProbeError, _Unusable)
 
 @dataclass(frozen=True)
 class Router:
-    """The configured policies, ready to decide. unusable: those that refuse the experts served now, and why"""
+    """The configured policies, ready to decide.
+
+    unusable: those that refuse the experts served now, and why   inline: those that the engine decides by, inside the pass
+    """
 
     config: ServeConfig
     policies: Mapping[str, Policy]
     unusable: Mapping[str, str]
     probe: ViewProbe
     sessions: Sessions
+    inline: Mapping[str, Installed] = field(default_factory=dict)
 
     @classmethod
     async def create(
@@ -65,41 +51,55 @@ class Router:
 
         Raises RouterError if one of those that `must` work refuses the library as it is; any other is unusable then.
         """
-        policies, unusable = {}, {}
+        policies: dict[str, Policy] = {}
+        unusable, inline = {}, {}
         for name, policy in config.policies.items():
             try:
-                policies[name] = await create_policy(policy.type, policy.options, context)
+                made = await create_policy(policy.type, policy.options, replace(context, inline=policy.inline))
+                if policy.inline:
+                    inline[name] = await Installed.into(probe, made, context.rules)
+                policies[name] = made
             except (RouterError, AdapterError) as error:
                 if name in must:
                     raise RouterError(f"policy {name!r}: {error}") from None
                 unusable[name] = str(error)
-        return cls(config, policies, unusable, probe, sessions)
+        return cls(config, policies, unusable, probe, sessions, inline)
 
     async def route(self, ask: Ask, prompt: Prompt, turn: Turn) -> Routed:
-        """Decide; a policy that is late, whose probe failed or that is unusable is replaced by its named fallback.
+        """Decide, or have the engine decide; a policy that is late, whose probe failed or that is unusable is replaced by its
+        named fallback.
 
         A turn that follows another keeps its mix, unless the policy says that the topic has changed.
         Raises RequestError as `_decide`.
         """
-        start = time.perf_counter()
+        start, routed = time.perf_counter(), Routed(ask.label)
+        if ask.policy in self.inline and prompt.single and prompt.user_turn.strip():
+            return self._undecided(routed, ask.policy, prompt, turn, start)
         if ask.mix is not None:
-            made = _Made(Decision(ask.mix))
+            made = Made(Decision(ask.mix))
         else:
             assert ask.policy is not None
-            made = await self._in_turn(ask.policy, prompt, turn)
-        decision = made.decision
-        info = MergeInfo(
-            policy=ask.label,
-            experts=decision.mix.as_json(),
-            mix="base" if decision.mix.is_base else decision.mix.key(self.probe.digests)[:16],
-            abstained=decision.abstained,
-            kept=made.kept,
-            fallback=made.fallback,
-            scores=_best(decision.scores),
-            reason=decision.reason,
-            router_ms=_ms_since(start),
-        )
-        return Routed(decision.mix, info)
+            name = ask.policy
+            if name in self.inline and prompt.single and prompt.user_turn.strip():
+                return self._undecided(routed, name, prompt, turn, start)
+            made = await self._in_turn(name, prompt, turn)
+        routed.adapter = mix_request(made.decision.mix, self.probe.digests)
+        routed.decide(made, self.probe.digests, _ms_since(start))
+        return routed
+
+    def _undecided(self, routed: Routed, name: str, prompt: Prompt, turn: Turn, start: float) -> Routed:
+        """Leave the decision to the pass."""
+        before = self._before(name, turn)
+        if before is not None and before.conversation is None:
+            before = None
+        turn_ = InlineTurn(routed, self.inline[name], name, turn, before, self.probe.digests, self.sessions, _ms_since(start))
+        routed.adapter = turn_.undecided(prompt)
+        return routed
+
+    def _before(self, name: str, turn: Turn) -> Kept | None:
+        """What was decided for the turn before, if its experts are still what they were."""
+        before = self.sessions.find((name, turn.before)) if turn.before else None
+        return before if before and before.holds(self.probe.digests) else None
 
     def listed(self) -> dict[str, Any]:
         """Every policy with all its options, and which one is the default."""
@@ -127,7 +127,7 @@ class Router:
         return Explained(
             policy=name,
             experts=decision.mix.as_json(),
-            scores=_rounded(decision.scores),
+            scores=rounded(decision.scores),
             floor=decision.floor if math.isfinite(decision.floor) else None,
             abstained=decision.abstained,
             reason=decision.reason,
@@ -136,9 +136,9 @@ class Router:
             passes=probe.passes,
         )
 
-    async def _in_turn(self, name: str, prompt: Prompt, turn: Turn) -> _Made:
-        before = turn.before and self.sessions.find((name, turn.before))
-        if before and before.holds(self.probe.digests):
+    async def _in_turn(self, name: str, prompt: Prompt, turn: Turn) -> Made:
+        before = self._before(name, turn)
+        if before is not None:
             made, kept = await self._follow_up(name, prompt, before)
         else:
             made = await self._or_fallback(name, prompt, self.probe)
@@ -147,26 +147,26 @@ class Router:
             self.sessions.keep((name, turn.here), kept)
         return made
 
-    async def _follow_up(self, name: str, prompt: Prompt, before: Kept) -> tuple[_Made, Kept]:
+    async def _follow_up(self, name: str, prompt: Prompt, before: Kept) -> tuple[Made, Kept]:
         """The decision for a turn after another, and what the turn after it must know."""
         then = before.decision
         try:
             now = await self._decide(name, prompt, self.probe)
         except _NO_DECISION as error:
             same = replace(then, scores={}, reason=f"the mix of an earlier turn, since {_why(error)}")
-            return _Made(same, kept=True), before
+            return Made(same, kept=True), before
         if self.policies[name].moved(then, now):
-            return _Made(now), Kept.of(now, self.probe.digests)
+            return Made(now), Kept.of(now, self.probe.digests)
         same = replace(then, scores=now.scores, reason=f"the mix of an earlier turn; of this one alone: {now.reason}")
-        return _Made(same, kept=True), before
+        return Made(same, kept=True), before
 
-    async def _or_fallback(self, name: str, prompt: Prompt, probe: ViewProbe) -> _Made:
+    async def _or_fallback(self, name: str, prompt: Prompt, probe: ViewProbe) -> Made:
         try:
-            return _Made(await self._decide(name, prompt, probe))
+            return Made(await self._decide(name, prompt, probe))
         except _NO_DECISION as error:
             fallback = self.config.policies[name].fallback
             found = await self._decide(fallback, prompt, probe)
-            return _Made(replace(found, reason=f"{found.reason}; by {fallback}, since {_why(error)}"), fallback)
+            return Made(replace(found, reason=f"{found.reason}; by {fallback}, since {_why(error)}"), fallback)
 
     async def _decide(self, name: str, prompt: Prompt, probe: ViewProbe) -> Decision:
         """Raises one of _NO_DECISION, or RequestError if the policy cannot do what this request wants of it."""
@@ -180,16 +180,6 @@ class Router:
 
 def _why(error: Exception) -> str:
     return "the policy was late" if isinstance(error, TimeoutError) else str(error)
-
-
-def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
-    """Those that JSON can say."""
-    return {name: round(score, 4) for name, score in scores.items() if math.isfinite(score)}
-
-
-def _best(scores: Mapping[str, float]) -> dict[str, float]:
-    rounded = _rounded(scores)
-    return {name: rounded[name] for name in heapq.nlargest(_SCORES, rounded, key=lambda name: rounded[name])}
 
 
 def _ms_since(start: float) -> float:

@@ -55,10 +55,9 @@ class MergingServer(LLMServer):  # type: ignore[misc]
                 count.value = "client_error"
                 yield error_response(error)
                 return
-            metrics.decided(routed.info, routed.mix)
-            self._engine.bind(request, routed.mix, view.digests)
+            self._engine.bind(request, routed.adapter)
             answer = await handler(request, raw_request_info)
-            async with aclosing(annotated(answer, routed.info, stream=bool(request.stream))) as items:
+            async with aclosing(annotated(answer, routed, stream=bool(request.stream))) as items:
                 async for item in items:
                     count.value = outcome(item)
                     yield item

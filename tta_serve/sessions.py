@@ -4,8 +4,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.policy import Decision
+
+
+class Conversation(NamedTuple):
+    """Whose keys and values are its own, since its mix was decided inside a pass. since: the token from which it is used"""
+
+    name: str
+    since: int = 0
 
 
 @dataclass(frozen=True)
@@ -14,10 +22,11 @@ class Kept:
 
     decision: Decision
     digests: Mapping[str, str]
+    conversation: Conversation | None = None
 
     @classmethod
-    def of(cls, decision: Decision, digests: Mapping[str, str]) -> "Kept":
-        return cls(decision, {name: digests[name] for name, _ in decision.mix.coefficients})
+    def of(cls, decision: Decision, digests: Mapping[str, str], conversation: Conversation | None = None) -> "Kept":
+        return cls(decision, {name: digests[name] for name, _ in decision.mix.coefficients}, conversation)
 
     def holds(self, digests: Mapping[str, str]) -> bool:
         """Whether every expert of the mix is still what it was."""

@@ -45,6 +45,7 @@ class Engine:
             "max_num_seqs": SLOTS,
             "dtype": "float32",
             "enforce_eager": True,
+            "gpu_memory_utilization": 0.5,  # of the memory, on a CPU: what must be free at the start
             "disable_log_stats": True,
         }
         if library:

@@ -39,7 +39,7 @@ class Front:
         self.llm = llm
         self.model_config = llm.model_config
         self._tokenizer = tokenizer
-        self._outputs: dict[str, Any] = {}
+        self._outputs: dict[str, list[Any]] = {}
         self._numbers = count()
 
     def get_tokenizer(self) -> Any:
@@ -52,17 +52,28 @@ class Front:
     async def generate(self, prompt: Any, params: Any, name: str, lora_request: Any = None) -> AsyncIterator[Any]:
         engine = self.llm.llm_engine
         engine.add_request(name, prompt, params, lora_request=lora_request)
+        self._outputs[name] = []
         await asyncio.sleep(0)  # so that all who ask at once have asked before the first step
-        while name not in self._outputs:
-            self._outputs |= {output.request_id: output for output in engine.step() if output.finished}
-            await asyncio.sleep(0)
-        yield self._outputs.pop(name)
+        try:
+            while True:
+                while not self._outputs[name]:
+                    for output in engine.step():
+                        self._outputs.get(output.request_id, []).append(output)
+                    await asyncio.sleep(0)
+                output = self._outputs[name].pop(0)
+                yield output
+                if output.finished:
+                    return
+        finally:
+            del self._outputs[name]
+            engine.abort_request([name])
 
     async def ask(self, tokens: list[int], mix: Mix, digests: Mapping[str, str], most: int = 12) -> tuple[list[int], float]:
         """An ordinary request: the tokens of its greedy answer, and their log-probability."""
         params = SamplingParams(temperature=0, max_tokens=most, ignore_eos=True, logprobs=0, detokenize=False)
         name = f"request-{next(self._numbers)}"
-        [output] = [o async for o in self.generate({"prompt_token_ids": tokens}, params, name, mix_request(mix, digests))]
+        outputs = self.generate({"prompt_token_ids": tokens}, params, name, lora_request=mix_request(mix, digests))
+        *_, output = [output async for output in outputs]
         return list(output.outputs[0].token_ids), output.outputs[0].cumulative_logprob
 
     def client(self, most: int = 512) -> EngineClient:

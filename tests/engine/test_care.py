@@ -99,12 +99,12 @@ class Desk:
         self._add(name, prompt, mix_request(mix, self.engine.digests), priority, params)
         return name
 
-    def probe(self, prompt: list[int]) -> int:
+    def probe(self, prompt: list[int]) -> str:
         from tta_serve.engine.wire import probe_request
 
         probe = probe_request("features")
-        self._add(probe.lora_name, prompt, probe, 0, {"max_tokens": 1})
-        return int(probe.lora_int_id)
+        self._add(probe.lora_name, prompt, probe, 0, {"max_tokens": 1, "extra_args": {"tta_turn": [0, len(prompt)]}})
+        return str(probe.lora_name)
 
     def _add(self, name: str, prompt: list[int], lora: Any, priority: int, params: dict[str, Any]) -> None:
         from vllm import SamplingParams
@@ -280,17 +280,13 @@ def test_long_prompts_answers_and_probes_are_those_of_the_dense_merge(world: Wor
             desk.ask(prompt, mix, prompt_logprobs=0)
             probes[desk.probe(prompt)] = prompt
         finished = desk.finish()
-        features = {probe: take_features(engine, probe, prompt) for probe, prompt in probes.items()}
+        features = {probe: desk.outputs[probe].kv_transfer_params["tta_said"]["features"] for probe in probes}
     for name, (mix, [answer]) in zip(desk.asked, finished, strict=True):
         world.assert_right(mix, answer)
         prompt = prompt_as_answer(desk.outputs[name])
         assert distance(prompt, world.logprobs(mix, prompt.prompt, prompt.tokens)) < TOLERANCE
     for probe, mean in features.items():
         torch.testing.assert_close(torch.tensor(mean), mean_input(world, probes[probe]), rtol=1e-4, atol=1e-5)
-
-
-def take_features(engine: Engine, probe: int, prompt: list[int]) -> Any:
-    return engine.llm.collective_rpc("tta_take_probes", args=("features", [probe], prompt))[0]
 
 
 def prompt_as_answer(output: Any) -> Answer:

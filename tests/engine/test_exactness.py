@@ -2,7 +2,6 @@
 
 import random
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +13,7 @@ from adapters.errors import ExpertError
 from adapters.library import Library
 from adapters.mix import Mix
 from tests.engine.conftest import SLOTS, TAP_LAYER, TOLERANCE, Answer, Engine, assert_same, random_mix
+from tests.engine.inlined import Asked, ask
 from tests.engine.tiny import BASES, tiny_engine, write_base
 from tests.made import make_narrow_expert
 from tests.reference import Reference, answer_logprobs
@@ -135,30 +135,21 @@ def _memory() -> int:
 
 
 def test_a_probe_reads_the_mean_input_of_its_layer(engine: Engine, reference: Reference) -> None:
-    from vllm import SamplingParams
-
     from tta_serve.engine.wire import mix_request, probe_request
 
     tokenizer = engine.llm.get_tokenizer()
-    prompts = [tokenizer.encode(p, add_special_tokens=False) for p in PROMPTS]
-    probes = [probe_request("features") for _ in prompts]
-    busy = mix_request(Mix.of({"sql": 1.0}), engine.digests)
-    engine.llm.generate(
-        [{"prompt_token_ids": p} for p in [*prompts, prompts[0]]],
-        SamplingParams(max_tokens=1),
-        lora_request=[*probes, busy],
-        use_tqdm=False,
-    )
-
-    def take(probe: Any, tokens: list[int]) -> Any:
-        return engine.llm.collective_rpc("tta_take_probes", args=("features", [probe.lora_int_id], tokens))[0]
-
-    for tokens, features in zip(prompts, map(take, probes, prompts), strict=True):
+    texts = [tokenizer.encode(p, add_special_tokens=False) for p in PROMPTS]
+    turns = [(i, len(tokens) - i) for i, tokens in enumerate(texts)]
+    busy = Asked(texts[0], mix_request(Mix.of({"sql": 1.0}), engine.digests))
+    probes = [Asked(tokens, probe_request("features"), turn) for tokens, turn in zip(texts, turns, strict=True)]
+    *found, other = ask(engine, [*probes, busy], tokens=1)
+    assert other.said is None
+    for (tokens, _, _), (start, end), got in zip(probes, turns, found, strict=True):
         with torch.no_grad():
             states = reference.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[TAP_LAYER]
-            wanted = reference.model.model.layers[TAP_LAYER].input_layernorm(states)[0].mean(0)
-        torch.testing.assert_close(torch.tensor(features), wanted, rtol=1e-3, atol=1e-4)
-    assert take(probes[0], prompts[0]) is None, "it was taken"
+            wanted = reference.model.model.layers[TAP_LAYER].input_layernorm(states)[0, start:end].mean(0)
+        assert got.said is not None
+        torch.testing.assert_close(torch.tensor(got.said["features"]), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_an_expert_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every private thing of vLLM and Ray that we rely on, at the pinned versions: an upgrade that moves one fails here first."""
 
 import inspect
+import re
 from importlib.metadata import version
 
 
@@ -55,6 +56,44 @@ def test_models_are_called_so_that_their_output_passes_our_hook() -> None:
     source = inspect.getsource(GPUModelRunner.execute_model)
     assert "sample_hidden_states = hidden_states[logits_indices]" in source, "they are one for each token, in order"
     assert "self.model.compute_logits(sample_hidden_states)" in source
+
+
+def test_the_model_runner_says_where_requests_stand_and_hands_on_what_was_decided() -> None:
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine import output_processor
+    from vllm.v1.outputs import AsyncModelRunnerOutput
+    from vllm.v1.worker import gpu_input_batch
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
+
+    from tta_serve.engine.plugin import register
+
+    register()
+    source = inspect.getsource(GPUModelRunner)
+    assert re.search(r"self.set_active_loras\(\s+self.input_batch, num_scheduled_tokens, num_sampled_tokens", source)
+    for name in ("req_ids", "num_computed_tokens_cpu"):
+        assert f"{name}" in inspect.getsource(gpu_input_batch.InputBatch)
+    for name in ("lora_request", "sampling_params"):
+        assert f"{name}: " in inspect.getsource(gpu_input_batch.CachedRequestState)
+    wrapped = (LoRAModelRunnerMixin.set_active_loras, GPUModelRunner.sample_tokens, Scheduler.update_from_output)
+    files = [(m.__code__.co_filename, m.__wrapped__.__code__.co_filename) for m in wrapped]
+    for ours, theirs in files:
+        assert "tta_serve" in ours
+        assert "tta_serve" not in theirs, "wrapped once, however often we register"
+    assert CPUModelRunner.sample_tokens is GPUModelRunner.sample_tokens
+    assert AsyncScheduler.update_from_output is Scheduler.update_from_output
+    assert AsyncModelRunnerOutput.__abstractmethods__ == {"get_output"}
+    assert "kv_transfer_params = engine_core_output.kv_transfer_params" in inspect.getsource(output_processor.OutputProcessor)
+
+
+def test_which_model_runner_is_used_is_a_property_of_the_configuration() -> None:
+    from vllm.config import VllmConfig
+    from vllm.v1.worker import gpu_worker
+
+    assert isinstance(VllmConfig.__dict__["use_v2_model_runner"], property)
+    assert "vllm_config.use_v2_model_runner" in inspect.getsource(gpu_worker)
 
 
 def test_the_prefix_cache_is_keyed_by_the_adapters_name() -> None:

@@ -20,7 +20,7 @@ from tests.engine.probing import Front, Numbers, assert_compared, assert_watched
 from tests.engine.tiny import BASES, compiling_with_lora, prompts, tiny_engine, write_base, write_library
 from tests.reference import Reference
 from tta_serve.engine.client import EngineClient, ProbeError
-from tta_serve.engine.observer import Running, Tap
+from tta_serve.engine.observer import Running
 from tta_serve.engine.readout import Readout
 
 TURNS = {
@@ -194,18 +194,6 @@ def test_a_text_of_one_token_cannot_be_compared(world: World) -> None:
         with pytest.raises(ProbeError, match="two tokens"):
             asyncio.run(client.compare(Prompt("5"), UNEVEN, Window(), world.library.digests))
         assert asyncio.run(client.compare(Prompt("5"), UNEVEN, Window(draft=1), world.library.digests)).positions == 2
-
-
-def test_what_nobody_asks_for_goes_the_oldest_first() -> None:
-    tap, slots = Tap(), torch.tensor([1, 1, 2])
-    tap.capacity = 3
-    for probe in range(6):
-        tap.begin({probe: Running(1)})
-        tap.observe(torch.full((3, 2), float(probe)), slots, None)
-    tap.begin({6: Running(2)})
-    tap.observe(torch.ones(3, 2), slots, None)
-    assert [tap.take([probe], [0, 0]) for probe in range(6)] == [None, None, None, [3.0, 3.0], [4.0, 4.0], [5.0, 5.0]]
-    assert tap.take([6], [0]) == [1.0, 1.0]
 
 
 def test_kept_states_are_counted_one_by_one() -> None:

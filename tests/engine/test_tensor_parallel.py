@@ -1,6 +1,7 @@
 """Two tensor-parallel ranks on CPU: each holds its shard of the bank, and together they give the dense merge."""
 
 import asyncio
+import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from adapters.errors import ExpertError
 from adapters.library import Library
 from adapters.mix import Mix
 from router.policy import Prompt, Window
+from tests.engine import inlined as inline
 from tests.engine.conftest import SLOTS, Answer, assert_same, workers_of
 from tests.engine.probing import Front, assert_compared, assert_watched
 from tests.made import make_expert, make_narrow_expert
 from tests.reference import Reference
 from tta_serve.engine.options import BankOptions
+from tta_serve.engine.wire import undecided_request
 from tta_serve.engine.workers import Workers
 
 
@@ -92,7 +95,7 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
             enforce_eager=True,
             tensor_parallel_size=2,
             disable_log_stats=True,
-            **BankOptions(str(root), digests).engine_args(SLOTS),
+            **BankOptions(str(root), digests, tap_layer=1).engine_args(SLOTS),
         )
         try:
             yield World(llm, root, Reference(tiny))
@@ -113,6 +116,18 @@ def test_probes_over_two_ranks_see_the_whole_model(world: World) -> None:
     experts = {library.digests[name]: expert for name, expert in library.experts.items()}
     raw = client.prompt_tokens(Prompt(text, chat=False))
     assert_watched(asyncio.run(client.activations(text)), world.reference, experts, raw)
+
+
+def test_both_ranks_use_what_the_pass_decides(world: World, tiny: Path) -> None:
+    inlined = inline.World.of(tiny, Library.open(world.root))
+    policy = asyncio.run(world.workers.install([inlined.head], inlined.library.digests, inlined.rules))
+    rng = random.Random(0)
+    prompts = [rng.sample(range(40_000), 3) for _ in range(8)]
+    asked = [inline.Asked(prompt, undecided_request(policy), (1, 3)) for prompt in prompts]
+    found = inline.ask(world, asked)
+    for one, got in zip(asked, found, strict=True):
+        inlined.assert_decided(one, got)
+    assert len({inlined.mix(got.said) for got in found if got.said}) > 1
 
 
 def test_an_expert_comes_and_goes_in_all_ranks_or_in_none(world: World, tiny: Path) -> None:

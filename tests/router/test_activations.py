@@ -64,7 +64,7 @@ class Watched:
         norm, residual = (along[-1] * singular).norm(), (x - along @ v).norm(dim=1).mean()
         return torch.stack([along[:, 0].abs().mean(), along.norm(dim=1).mean(), norm, residual])
 
-    async def features(self, text: str) -> Tensor:
+    async def features(self, text: str, *, chat: bool = False) -> Tensor:
         raise AssertionError("no features are needed")
 
     async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:

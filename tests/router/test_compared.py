@@ -52,7 +52,7 @@ class Known:
         js, rows, text = self.of("js", prompt.user_turn, names) * LN2, ["base", *names], prompt.user_turn
         return Outputs(js, self.of("entropy", text, rows), self.of("nll", text, rows), window.last)
 
-    async def features(self, text: str) -> torch.Tensor:
+    async def features(self, text: str, *, chat: bool = False) -> torch.Tensor:
         features, everyday = clusters()
         return {**features, "e": everyday}[text[0]][int(text[1:])]
 

@@ -29,7 +29,7 @@ class KnownFeatures:
             digests={n: n * 64 for n in names},
         )
 
-    async def features(self, text: str) -> torch.Tensor:
+    async def features(self, text: str, *, chat: bool = False) -> torch.Tensor:
         return self.by_text[text]
 
     async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from adapters.mix import Mix
+from adapters.mix import Mix, MixRules
+from router.inline import Head
 from router.policy import Activations, Outputs, Prompt, Window
 
 NAN = float("nan")
@@ -31,7 +32,7 @@ class CountingEngine:
             raise RuntimeError("no pass")
         self.ended += 1
 
-    async def features(self, text: str) -> Tensor:
+    async def features(self, text: str, *, chat: bool = False) -> Tensor:
         await self._ask("features", text)
         return torch.full((2,), float(len(text)))
 
@@ -39,6 +40,10 @@ class CountingEngine:
         await self._ask("compare", prompt.user_turn)
         rows = torch.zeros(1 + len(candidates))
         return Outputs(rows[1:], rows, rows, window.last)
+
+    async def install(self, heads: Sequence[Head], digests: Mapping[str, str], rules: MixRules) -> str:
+        await self._ask("install", *(head.names for head in heads))
+        return "policy"
 
     async def activations(self, text: str) -> Activations:
         await self._ask("activations", text)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from tta_serve.answer import annotated, outcome
+from tta_serve.decided import Routed
 from tta_serve.protocol import MergeInfo
 
 INFO = MergeInfo(policy="retrieval", experts={"sql": 1.0}, mix="abc")
+ROUTED = Routed("retrieval", info=INFO)
 DONE = "data: [DONE]\n\n"
 
 
@@ -28,7 +30,7 @@ def stream(batches: list[Any]) -> list[Any]:
             yield batch
 
     async def read() -> list[Any]:
-        return [item async for item in annotated(given(), INFO, stream=True)]
+        return [item async for item in annotated(given(), ROUTED, stream=True)]
 
     first, *rest = asyncio.run(read())
     assert first is INFO
@@ -70,7 +72,7 @@ def test_chunks_that_cannot_be_the_last_are_not_held_back() -> None:
             yield [chunk("a")]
             await asyncio.sleep(3600)
 
-        answer = annotated(endless(), INFO, stream=True)
+        answer = annotated(endless(), ROUTED, stream=True)
         return [await anext(answer), await asyncio.wait_for(anext(answer), 1)]
 
     assert asyncio.run(read_two()) == [INFO, [chunk("a")]]

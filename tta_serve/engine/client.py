@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +12,12 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
-from adapters.mix import Mix
+from adapters.mix import Mix, MixRules
+from router.inline import Head
 from router.policy import Activations, Outputs, Prompt, Window
+from router.turns import span
 from tta_serve.engine import wire
+from tta_serve.engine.wire import Said, said_of
 from tta_serve.engine.workers import Workers
 
 _BOUND = "tta_lora_request"
@@ -23,11 +27,28 @@ class ProbeError(RuntimeError):
     """The engine did not observe a probe as it was sent, or cannot observe its kind."""
 
 
+class Undecided(NamedTuple):
+    """A request whose turn is read in the pass that answers it.
+
+    adapter: how it starts   text: of the turn, None if it is the whole prompt
+    settle: called with what the pass said, None if the turn could not be read   follows: an earlier turn, whose mix it has;
+    then settle may return another adapter, with which the request starts anew before anything of its answer is seen
+    """
+
+    adapter: LoRARequest
+    text: str | None
+    settle: Callable[[Said | None], LoRARequest | None]
+    follows: bool = False
+
+
 class EngineClient:
     """Around Ray's started `VLLMEngine`. served: the model name that answers carry, whatever the mix."""
 
     def __init__(self, engine: Any, served: str, max_probe_tokens: int) -> None:
+        """max_probe_tokens: that routing reads of a prompt"""
         self._llm = engine._engine_client
+        self._generate = self._llm.generate
+        self._llm.generate = self._generating
         self.workers = Workers(self._llm.collective_rpc)
         self._served = served
         self._max_probe_tokens = min(max_probe_tokens, self._llm.model_config.max_model_len - 1)
@@ -37,17 +58,64 @@ class EngineClient:
         engine._oai_models.model_name = lambda lora_request=None: served
         _drop_lora_gauge(self._llm)
 
-    def bind(self, request: Any, mix: Mix, digests: Mapping[str, str]) -> None:
-        """Make vLLM answer this OpenAI request with `mix`, under the served name. digests: of the experts it names."""
+    def bind(self, request: Any, adapter: LoRARequest | Undecided | None) -> None:
+        """Make vLLM answer this OpenAI request with a mix, decided or not, under the served name."""
         request.model = self._served
-        setattr(request, _BOUND, wire.mix_request(mix, digests))
+        setattr(request, _BOUND, _carrier(adapter) if isinstance(adapter, Undecided) else adapter)
 
-    async def features(self, text: str) -> Tensor:
-        """Run `text` through the base and return the mean of the tapped layer's input over its last tokens. [hidden]
+    def _generating(self, prompt: Any, params: Any, name: str, *, lora_request: Any = None, **named: Any) -> Any:
+        """In place of vLLM's `generate`."""
+        if not isinstance(lora_request, _Carrier):
+            return self._generate(prompt, params, name, lora_request=lora_request, **named)
+        return self._deciding(prompt, params, name, lora_request.undecided, named)
 
-        Raises ProbeError if the worker saw other tokens than were sent (a preempted probe).
+    async def _deciding(
+        self, prompt: Any, params: SamplingParams, name: str, undecided: Undecided, named: Mapping[str, Any]
+    ) -> AsyncIterator[Any]:
+        asked = params.clone()
+        wire.say_turn(asked, self._turn(prompt["prompt_token_ids"], undecided.text))
+        whole = undecided.follows and asked.n == 1 and asked.output_kind == RequestOutputKind.FINAL_ONLY
+        if whole:  # its first token tells whether the topic has changed
+            asked.output_kind = RequestOutputKind.CUMULATIVE
+        other, settled = None, False
+        outputs = self._generate(prompt, asked, name, lora_request=undecided.adapter, **named)
+        async with aclosing(outputs):
+            async for output in outputs:
+                said = said_of(output)
+                if not settled:
+                    other, settled = undecided.settle(said), True
+                if other is not None:
+                    break
+                if output.finished or not whole:
+                    yield output
+        if other is not None:
+            async for output in self._generate(prompt, params, f"{name}-moved", lora_request=other, **named):
+                yield output
+
+    def _turn(self, tokens: Sequence[int], text: str | None) -> tuple[int, int]:
+        """Which tokens of a prompt are the user's turn, the first of them as far as routing reads; all if it is not found."""
+        found = None
+        if text is not None:
+            found = span(tokens, self._llm.get_tokenizer().encode(text.strip(), add_special_tokens=False))
+        start, end = found or (0, len(tokens))
+        return start, min(end, start + self._max_probe_tokens)
+
+    async def features(self, text: str, *, chat: bool = False) -> Tensor:
+        """Run a text through the base; the mean over its last tokens of the tapped layer's input. [hidden]
+
+        chat: as a user turn in the base's chat template, the mean over the first tokens of the turn. Raises ProbeError if the
+        engine reads no features, or if the worker did not see the tokens as they were sent (a preempted probe).
         """
-        return torch.tensor(await self._probed("features", self._tokens(text), [wire.probe_request("features")]))
+        tokens, turn = self._tokens(text), None
+        if chat:
+            tokens, turn = self._templated(text), text
+        await self._observes("features")
+        start, end = self._turn(tokens, turn)
+        output = await self._run(tokens[:end], 1, wire.probe_request("features"), (start, end))
+        said = said_of(output)
+        if said is None:
+            raise ProbeError(f"a probe (features) of {len(tokens)} tokens was not observed as it was sent; was it preempted?")
+        return torch.tensor(said["features"])
 
     async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window, digests: Mapping[str, str]) -> Outputs:
         """Run the prompt's last tokens through the base and each candidate, in one batch if there are slots for all.
@@ -61,7 +129,7 @@ class EngineClient:
         tokens = self.prompt_tokens(prompt)[-(self._max_probe_tokens - window.draft) :]
         skip = max(0, len(tokens) - window.last)
         if window.draft:
-            tokens += await self._run(tokens, window.draft, f"draft-{secrets.token_hex(8)}")
+            tokens += (await self._run(tokens, window.draft)).outputs[0].token_ids
         if len(tokens) < 2:
             raise ProbeError("a comparison needs a prompt of two tokens, or a draft")
         rows = [wire.probe_request("compare", wire.content(mix, digests), skip) for mix in (Mix(), *candidates)]
@@ -77,19 +145,30 @@ class EngineClient:
         tables = {name: torch.tensor(seen[name]) for name in ("arrow", "spectr", "norm", "residual", "inputs")}
         return Activations(tuple(seen["experts"]), tuple(seen["sites"]), **tables)
 
+    async def install(self, heads: Sequence[Head], digests: Mapping[str, str], rules: MixRules) -> str:
+        """As `Workers.install`."""
+        return await self.workers.install(heads, digests, rules)
+
     async def step(self) -> None:
         """Run a token of the base: workers hear of a request's end with the next step, which an idle engine does not make."""
-        await self._run([0], 1, f"step-{secrets.token_hex(8)}")
+        await self._run([0], 1)
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """The last tokens of what the base would be asked: a user turn is in its chat template, if it has one."""
-        tokenizer, text = self._llm.get_tokenizer(), prompt.user_turn
-        if prompt.chat and getattr(tokenizer, "chat_template", None):
-            turns = [{"role": "user", "content": text}]
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return self._tokens(text)
+        tokens = self._templated(prompt.user_turn) if prompt.chat else self._tokens(prompt.user_turn)
+        return tokens[-self._max_probe_tokens :]
+
+    def _templated(self, text: str) -> list[int]:
+        """A text as a user turn in the base's chat template, if it has one, as far as the engine takes it."""
+        tokenizer = self._llm.get_tokenizer()
+        if not getattr(tokenizer, "chat_template", None):
+            return self._tokens(text)
+        turns = [{"role": "user", "content": text}]
+        whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer.encode(whole, add_special_tokens=False)[: self._llm.model_config.max_model_len - 1])
 
     def _tokens(self, text: str) -> list[int]:
+        """The last tokens of a text."""
         tokens = self._llm.get_tokenizer().encode(text, add_special_tokens=False)
         return list(tokens[-self._max_probe_tokens :])
 
@@ -98,23 +177,41 @@ class EngineClient:
 
     async def _probed(self, kind: wire.Kind, tokens: list[int], rows: Sequence[LoRARequest]) -> Any:
         """What workers observed of rows of the same tokens."""
-        if self._kinds is None:
-            self._kinds = await self.workers.probe_kinds()
-        if kind not in self._kinds:
-            raise ProbeError(f"this engine observes no {kind}; start it with enforce_eager, and for features with a tap layer")
-        await asyncio.gather(*(self._run(tokens, 1, row.lora_name, row) for row in rows))
+        await self._observes(kind)
+        await asyncio.gather(*(self._run(tokens, 1, row) for row in rows))
         seen = await self.workers.take_probes(kind, [row.lora_int_id for row in rows], tokens)
         if seen is None:
             raise ProbeError(f"a probe ({kind}) of {len(tokens)} tokens was not observed as it was sent; was it preempted?")
         return seen
 
-    async def _run(self, tokens: list[int], most: int, name: str, adapter: LoRARequest | None = None) -> list[int]:
-        """Returns at most so many tokens of a greedy answer."""
+    async def _observes(self, kind: wire.Kind) -> None:
+        """Raises ProbeError if the engine does not."""
+        if self._kinds is None:
+            self._kinds = await self.workers.probe_kinds()
+        if kind not in self._kinds:
+            raise ProbeError(f"this engine observes no {kind}; start it with enforce_eager, and for features with a tap layer")
+
+    async def _run(
+        self, tokens: list[int], most: int, adapter: LoRARequest | None = None, turn: tuple[int, int] | None = None
+    ) -> Any:
+        """The output with at most so many tokens of a greedy answer."""
         params = SamplingParams(max_tokens=most, temperature=0.0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
-        answer: list[int] = []
-        async for output in self._llm.generate({"prompt_token_ids": tokens}, params, name, lora_request=adapter):
-            answer = list(output.outputs[0].token_ids)
-        return answer
+        if turn is not None:
+            wire.say_turn(params, turn)
+        name = f"tta-{secrets.token_hex(8)}"
+        outputs = self._generate({"prompt_token_ids": tokens}, params, name, lora_request=adapter)
+        return [output async for output in outputs][-1]
+
+
+class _Carrier(LoRARequest):  # type: ignore[misc]
+    """An undecided request's adapter on its way through vLLM's OpenAI layer, with what is to be done with it."""
+
+    undecided: Any = None
+
+
+def _carrier(undecided: Undecided) -> _Carrier:
+    adapter = undecided.adapter
+    return _Carrier(adapter.lora_name, adapter.lora_int_id, adapter.lora_path, undecided=undecided)
 
 
 def _bound_adapter(request: Any, supports_default_mm_loras: bool = False) -> Any:

@@ -1,6 +1,6 @@
 """The worker's side: in place of vLLM's LoRA manager, one that keeps rows of coefficients instead of copies of weights."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,11 @@ from vllm.lora.request import LoRARequest
 from adapters.coefficient import Coefficient
 from adapters.errors import ExpertError
 from adapters.library import Library
+from router.policy import RouterError
 from tta_serve.engine import wire
 from tta_serve.engine.attach import Placed, find_sites, place
 from tta_serve.engine.banks import Banks
+from tta_serve.engine.inline import Inline, Part
 from tta_serve.engine.mixture import MixtureMethod
 from tta_serve.engine.options import BankOptions, Capacity
 from tta_serve.engine.probes import Probes
@@ -25,6 +27,7 @@ from tta_serve.engine.residents import Reader, Residents
 from tta_serve.engine.slots import SlotTable
 from tta_serve.engine.sparse import narrowed
 from tta_serve.engine.step import StepState
+from tta_serve.engine.wire import Said
 
 logger = init_logger(f"vllm.{__name__}")
 
@@ -42,10 +45,11 @@ class MixtureManager:
         self._options = options
         self._residents = Residents(options.capacity)
         self._reader = Reader()
-        self._slots = SlotTable(vllm_config.lora_config.max_loras)
+        self._slots = SlotTable[int](vllm_config.lora_config.max_loras)
         self._columns: dict[int, frozenset[int]] = {}  # of the experts in the mix of each slot
         self._step: tuple[int, ...] = ()  # the id of each token of the last step
         self._in_use: frozenset[int] = frozenset()  # columns of the experts that it used
+        self._parts: Callable[[], Sequence[Part]] = tuple
         self._max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
         self._device = device
 
@@ -56,7 +60,10 @@ class MixtureManager:
         traced = not vllm_config.model_config.enforce_eager
         captured = self._device.type != "cpu" and traced
         columns = self._options.capacity.experts
-        state = StepState(self._slots.capacity, places, columns, self._max_tokens, self._device, captured=captured)
+        upper = self._options.tap_layer or 0
+        state = StepState(
+            self._slots.capacity, places, columns, self._max_tokens, self._device, captured=captured, upper=upper
+        )
         self._probes = Probes(model, sites, state, vllm_config, self._options.tap_layer)
         dtype = vllm_config.model_config.dtype
         sparse = self._device.type == "cpu" and dtype == torch.float32
@@ -84,6 +91,7 @@ class MixtureManager:
     def _add(self, digest: str, expert: Placed) -> None:
         self._banks.add(self._residents.add(digest, expert), expert)
         self._probes.watch.add(digest, expert.reads)
+        self._remap()
 
     # Experts come and go between steps; whoever calls these keeps requests away from experts that are not there.
 
@@ -112,7 +120,7 @@ class MixtureManager:
         """Forget an expert, unless one of the running requests uses it. Returns whether it is gone."""
         if digest not in self._residents:
             return True
-        if any(digest in wire.coefficients(request) for request in running):
+        if any(digest in self._digests(request) for request in running):
             return False
         column = self._residents.remove(digest)
         self._step = ()
@@ -122,7 +130,25 @@ class MixtureManager:
         self._state.clear(column)
         self._banks.remove(column)
         self._probes.watch.remove(digest)
+        self._remap()
         return True
+
+    def install(self, policy: str, settings: str, data: bytes) -> None:
+        """Let requests be decided by a policy. Raises RouterError if it does not fit."""
+        if self.inline is None:
+            raise RouterError("this engine reads no features; start it with a tap layer")
+        self.inline.install(policy, settings, data, self._column)
+
+    @property
+    def inline(self) -> Inline | None:
+        return self._probes.inline
+
+    def _remap(self) -> None:
+        if self.inline is not None:
+            self.inline.table.remap(self._column)
+
+    def _column(self, digest: str) -> int | None:
+        return self._residents.column(digest) if digest in self._residents else None
 
     def used(self) -> Capacity:
         """How much of the capacity is taken."""
@@ -134,6 +160,10 @@ class MixtureManager:
             for name, method in self._methods.items():
                 method.bank = self._banks.by_site.get(name)
 
+    def expect(self, parts: Callable[[], Sequence[Part]]) -> None:
+        """Called before `set_active_adapters`, with a way to learn where each request stands."""
+        self._parts = parts
+
     def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
         """Called once a step, before the forward pass, with the requests in the batch and each token's adapter id.
 
@@ -142,28 +172,44 @@ class MixtureManager:
         by_id = {r.lora_int_id: r for r in requests}
         written = self._slots.bind(by_id)
         for request_id, slot in written:
-            coefficients = self._coefficients(by_id[request_id])
-            self._columns[slot] = frozenset(coefficients)
-            self._state.write(slot, coefficients)
+            self._write(slot, by_id[request_id])
         if mapping is None:
             return
-        if written or mapping.index_mapping != self._step:
+        pending = self.inline is not None and self.inline.pending
+        if written or pending or mapping.index_mapping != self._step:
             self._begin(mapping.index_mapping, by_id)
         self._use(self._in_use)
 
+    def collect(self) -> Callable[[], dict[str, Said]] | None:
+        """Called after each pass: what the server is to hear of requests, as `Inline.collect`."""
+        return self.inline.collect() if self.inline is not None else None
+
+    def _write(self, slot: int, request: LoRARequest) -> None:
+        wanted = wire.wanted(request)
+        mix: Mapping[str, Coefficient] = wanted.mix or {}
+        if wanted.mix is None and self.inline is not None and (known := self.inline.decided(request.lora_int_id)):
+            mix = known.coefficients
+        self._state.write(slot, {self._residents.column(k): c for k, c in mix.items()}, upper=wanted.upper)
+
     def _begin(self, token_ids: tuple[int, ...], by_id: dict[int, LoRARequest]) -> None:
         ids, inverse = np.unique(np.asarray(token_ids, dtype=np.int64), return_inverse=True)
-        slots = np.array([self._slots.slot(int(i)) for i in ids], dtype=np.int64)
+        slots = np.array([self._slots.slot(int(i)) for i in ids], dtype=np.int64)[inverse]
         present = [by_id[int(i)] for i in ids if int(i) in by_id]
         self._probes.begin(present, self._slots)
+        if self.inline is not None:
+            self.inline.begin(self._parts(), self._slots, slots)
+        self._parts = tuple
         self._step = token_ids
-        self._in_use = frozenset[int]().union(*(self._columns[s] for s in slots.tolist() if s))
-        self._state.begin(slots[inverse], active=bool(self._in_use) or any(_is_warm_up(r) for r in present))
+        for request in present:
+            self._columns[self._slots.slot(request.lora_int_id)] = frozenset(
+                k for digest in self._digests(request) if (k := self._column(digest)) is not None
+            )
+        self._in_use = frozenset[int]().union(*(self._columns[self._slots.slot(r.lora_int_id)] for r in present))
+        self._state.begin(slots, active=bool(self._in_use) or any(_is_warm_up(r) for r in present))
 
-    def _coefficients(self, request: LoRARequest) -> dict[int, Coefficient]:
-        if _is_warm_up(request):
-            return {}
-        return {self._residents.column(digest): c for digest, c in wire.coefficients(request).items()}
+    def _digests(self, request: LoRARequest) -> set[str]:
+        """The experts that a request uses, or may turn out to use."""
+        return set(wire.wanted(request).mix or ()) if self.inline is None else self.inline.experts(request)
 
     def probe_kinds(self) -> list[str]:
         """The kinds of probes that are observed."""

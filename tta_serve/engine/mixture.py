@@ -11,7 +11,7 @@ from vllm.platforms import current_platform
 
 from adapters.bank import Bank
 from adapters.coefficient import Place
-from tta_serve.engine.observer import Observer
+from tta_serve.engine.observer import Sees
 from tta_serve.engine.sparse import SparseBank
 from tta_serve.engine.step import StepState
 
@@ -23,9 +23,7 @@ class MixtureMethod:
     in a row-parallel layer the delta joins the partial sums before they are reduced.
     """
 
-    def __init__(
-        self, inner: Any, place: Place, state: StepState, observers: Sequence[Observer[Any]], *, traced: bool
-    ) -> None:
+    def __init__(self, inner: Any, place: Place, state: StepState, observers: Sequence[Sees], *, traced: bool) -> None:
         """observers: who sees the layer's inputs   traced: whether the model is compiled"""
         self.inner = inner
         self.place = place
@@ -53,7 +51,7 @@ class MixtureMethod:
         if x.dim() != 2:
             x = x.view(-1, x.shape[-1])
         for observer in self.observers:
-            if observer.probes:
+            if observer.looking:
                 observer.observe(x, state.token_slots, self.place)
         bank = self.bank
         if bank is not None and state.active:

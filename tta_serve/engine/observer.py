@@ -11,6 +11,15 @@ from adapters.coefficient import Place
 _UNREAD = 1024
 
 
+class Sees(Protocol):
+    """What a linear layer shows its inputs to."""
+
+    @property
+    def looking(self) -> bool: ...
+
+    def observe(self, x: Tensor, token_slots: Tensor, place: Place | None) -> None: ...
+
+
 class Running(NamedTuple):
     """A probe in the current step. slot: of its tokens   skip: how many of its first tokens to pass over"""
 
@@ -40,6 +49,11 @@ class Observer(ABC, Generic[Kept]):
     def __init__(self) -> None:
         self.probes: Mapping[int, Running] = {}
         self._kept: dict[int, Kept] = {}
+
+    @property
+    def looking(self) -> bool:
+        """Whether the step has anything to see."""
+        return bool(self.probes)
 
     def begin(self, probes: Mapping[int, Running]) -> None:
         """Start a step. probes: those of this kind in it, by id"""
@@ -75,21 +89,3 @@ class Observer(ABC, Generic[Kept]):
     def _size(self, _: Kept) -> int:
         """How much of the capacity it takes."""
         return 1
-
-
-class Sum(NamedTuple):
-    seen: int
-    total: Tensor
-
-
-class Tap(Observer[Sum]):
-    """Features: the mean over a probe's tokens of the input of one early layer."""
-
-    def _add(self, before: Sum | None, x: Tensor, running: Running, place: Place | None) -> Sum:
-        total = x.float().sum(0)
-        return Sum(len(x), total) if before is None else Sum(before.seen + len(x), before.total + total)
-
-    def _read(self, kept: Sequence[Sum], tokens: Sequence[int]) -> list[float]:
-        """[width]"""
-        [one] = kept
-        return [float(value) for value in (one.total / one.seen).tolist()]

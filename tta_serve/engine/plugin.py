@@ -23,6 +23,7 @@ def register() -> None:
     manager._tta_serve = True  # type: ignore[attr-defined]
     mixin.LRUCacheWorkerLoRAManager = manager
     _keep_plain_moe_kernels()
+    _hand_on_decisions()
 
 
 def _keep_plain_moe_kernels() -> None:
@@ -40,3 +41,19 @@ def _keep_plain_moe_kernels() -> None:
         return stock(**given)
 
     moe.FusedMoEConfig = config
+
+
+def _hand_on_decisions() -> None:
+    """Routing inside the pass needs to know where requests stand, which only the first of vLLM's model runners lets us see."""
+    from vllm.config import VllmConfig
+
+    from tta_serve.engine.options import BankOptions
+    from tta_serve.engine.runner import hand_on
+
+    hand_on()
+    stock = VllmConfig.use_v2_model_runner.fget
+
+    def use_v2_model_runner(self: Any) -> bool:
+        return BankOptions.read(self.additional_config) is None and bool(stock(self))
+
+    VllmConfig.use_v2_model_runner = property(use_v2_model_runner)

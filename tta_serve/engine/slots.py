@@ -1,10 +1,13 @@
 """Which mix sits in which row of the coefficient table."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 
-class SlotTable:
+class SlotTable(Generic[Key]):
     """Slots 1 .. capacity, recycled least-recently-used; slot 0 is the base and never assigned.
 
     All mixes of one engine step are bound together: none of them can push out another of the same step.
@@ -12,10 +15,10 @@ class SlotTable:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._slot_by_id: OrderedDict[int, int] = OrderedDict()
+        self._slot_by_id: OrderedDict[Key, int] = OrderedDict()
         self._free = list(range(capacity, 0, -1))
 
-    def bind(self, ids: Iterable[int]) -> list[tuple[int, int]]:
+    def bind(self, ids: Iterable[Key]) -> list[tuple[Key, int]]:
         """Give every id a slot. Returns the (id, slot) pairs that were not there before: their rows must be written."""
         wanted = list(dict.fromkeys(ids))
         assert len(wanted) <= self.capacity, f"{len(wanted)} mixes in one step, {self.capacity} slots"
@@ -31,11 +34,11 @@ class SlotTable:
             written.append((fresh, slot))
         return written
 
-    def slot(self, request_id: int) -> int:
+    def slot(self, request_id: Key) -> int:
         """The slot of a bound id; 0 for id 0, which vLLM uses for requests without an adapter."""
         return 0 if request_id == 0 else self._slot_by_id[request_id]
 
-    def remove(self, request_id: int) -> bool:
+    def remove(self, request_id: Key) -> bool:
         slot = self._slot_by_id.pop(request_id, None)
         if slot is None:
             return False
@@ -46,11 +49,11 @@ class SlotTable:
         for request_id in list(self._slot_by_id):
             self.remove(request_id)
 
-    def __contains__(self, request_id: int) -> bool:
+    def __contains__(self, request_id: Key) -> bool:
         return request_id in self._slot_by_id
 
     def __len__(self) -> int:
         return len(self._slot_by_id)
 
-    def ids(self) -> set[int]:
+    def ids(self) -> set[Key]:
         return set(self._slot_by_id)

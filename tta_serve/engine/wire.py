@@ -1,34 +1,52 @@
 """How a mix travels: inside the LoRARequest that vLLM hands from the API process to the worker with the request.
 
-The name is the mix's content, because vLLM keys its prefix cache by that name; the id is taken from the same hash, so that
-equal mixes are one adapter to the scheduler without anybody keeping a table; the path carries the coefficients.
+The path says what the worker is to do. The name is what vLLM keys its prefix cache by. Of a mix that is known it is the mix's
+content. A conversation whose mix is decided in the pass itself has a name of its own; its later turns carry that name, their
+mix, and since which token it was used. The id is taken from the same hash, so that equal mixes are one adapter to the
+scheduler without anybody keeping a table.
 
 A probe is a request of which the worker observes something. Its name and id are its own, so that none of its tokens is read
 from the prefix cache, which would skip them.
+
+Which tokens are a user's turn is said of each request by itself, in its sampling parameters. What the pass said of a request
+comes back with every one of its outputs, where vLLM has room for what a cache's transfer is to know.
 """
 
 import json
 import secrets
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
+from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from adapters.coefficient import Coefficient, Json, from_json, to_json
 from adapters.mix import Mix
 
+Said = dict[str, Any]
 Kind = Literal["features", "compare", "activations"]
 
-_MIX = "tta-mix:"
-_PROBE = "tta-probe:"
+_PATH = "tta:"
+_TURN = "tta_turn"
+SAID = "tta_said"
 _ID_BITS = 62
 
 
-class Probe(NamedTuple):
-    """What is wanted of a request. kind: what to observe   skip: how many of its first tokens to pass over"""
+class Wanted(NamedTuple):
+    """What a worker is to do with a request.
 
-    kind: Kind
-    skip: int
+    mix: coefficients by expert digest, None if it is decided in the pass   policy: the one that decides, or says what it would
+    upper: whether layers below the one that decides are the base's   since: the token from which the mix is used, before it
+    the base is   probe: what to observe   skip: how many of its first tokens a comparison passes over
+    """
+
+    mix: Mapping[str, Coefficient] | None = {}
+    policy: str | None = None
+    upper: bool = False
+    since: int = 0
+    probe: Kind | None = None
+    skip: int = 0
 
 
 def mix_request(mix: Mix, digests: Mapping[str, str]) -> LoRARequest | None:
@@ -36,14 +54,28 @@ def mix_request(mix: Mix, digests: Mapping[str, str]) -> LoRARequest | None:
     if mix.is_base:
         return None
     key = mix.key(digests)
-    return LoRARequest(f"mix-{key}", _id(int(key, 16)), _MIX + json.dumps(content(mix, digests), sort_keys=True))
+    return LoRARequest(f"mix-{key}", _id(int(key, 16)), _path(mix=content(mix, digests)))
+
+
+def undecided_request(policy: str) -> LoRARequest:
+    """The first turn of a conversation, whose mix an installed policy decides."""
+    return _own("turns", policy=policy, upper=True, mix=None)
+
+
+def conversation_request(name: str | None, mix: Mapping[str, Json], since: int = 0, policy: str | None = None) -> LoRARequest:
+    """A turn of a conversation that has this mix, by its `content`, since a token of it.
+
+    name: of the conversation's first request, None for a new one   policy: which is to score this turn
+    """
+    wanted = {"mix": dict(mix), "since": since, "policy": policy, "upper": True}
+    if name is None:
+        return _own("turns", **wanted)
+    return LoRARequest(name, _id(int(name.partition("-")[2], 16)), _path(**wanted))
 
 
 def probe_request(kind: Kind, mix: Mapping[str, Json] | None = None, skip: int = 0) -> LoRARequest:
     """A request that the worker observes, which runs as a mix, given by its `content`, or as the base."""
-    token = secrets.randbits(_ID_BITS)
-    path = _PROBE + json.dumps({"kind": kind, "skip": skip, "mix": dict(mix or {})})
-    return LoRARequest(f"probe-{token:x}", _id(token), path)
+    return _own("probe", probe=kind, skip=skip, mix=dict(mix or {}))
 
 
 def content(mix: Mix, digests: Mapping[str, str]) -> dict[str, Json]:
@@ -51,21 +83,45 @@ def content(mix: Mix, digests: Mapping[str, str]) -> dict[str, Json]:
     return {digests[name]: to_json(c) for name, c in mix.coefficients}
 
 
-def coefficients(request: LoRARequest) -> dict[str, Coefficient]:
-    """Coefficients by expert digest, as the worker reads them."""
-    path = request.lora_path
-    found = json.loads(path[len(_PROBE) :])["mix"] if is_probe(request) else json.loads(path.removeprefix(_MIX))
-    return {digest: from_json(c) for digest, c in found.items()}
+def wanted(request: LoRARequest) -> Wanted:
+    """What the worker is to do with a request."""
+    return _read(request.lora_path)
 
 
-def is_probe(request: LoRARequest) -> bool:
-    return bool(request.lora_path.startswith(_PROBE))
+def say_turn(params: SamplingParams, turn: tuple[int, int]) -> None:
+    """Mark the tokens [start, end) of the request's prompt as the user's turn, to be read in the pass."""
+    params.extra_args = {**(params.extra_args or {}), _TURN: list(turn)}
 
 
-def probe(request: LoRARequest) -> Probe:
-    """What a probe's request says is wanted of it."""
-    wanted = json.loads(request.lora_path[len(_PROBE) :])
-    return Probe(wanted["kind"], wanted["skip"])
+def turn_of(params: SamplingParams | None) -> tuple[int, int] | None:
+    """What `say_turn` said."""
+    said = params.extra_args.get(_TURN) if params is not None and params.extra_args else None
+    return None if said is None else (said[0], said[1])
+
+
+def said_of(output: Any) -> Said | None:
+    """Take what the pass said of a request from one of its outputs, which vLLM would hand on to the client."""
+    if output.kv_transfer_params is None:
+        return None
+    said: Said | None = output.kv_transfer_params.pop(SAID, None)
+    output.kv_transfer_params = output.kv_transfer_params or None
+    return said
+
+
+@lru_cache(1024)
+def _read(path: str) -> Wanted:
+    said = json.loads(path.removeprefix(_PATH)) if path.startswith(_PATH) else {}
+    mix = said.pop("mix", {})
+    return Wanted(mix if mix is None else {digest: from_json(c) for digest, c in mix.items()}, **said)
+
+
+def _path(**wanted: Any) -> str:
+    return _PATH + json.dumps(wanted, sort_keys=True)
+
+
+def _own(kind: str, **wanted: Any) -> LoRARequest:
+    token = secrets.randbits(_ID_BITS)
+    return LoRARequest(f"{kind}-{token:x}", _id(token), _path(**wanted))
 
 
 def _id(bits: int) -> int:

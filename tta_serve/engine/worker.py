@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from adapters.errors import AdapterError
+from router.policy import RouterError
 
 
 class WorkerExtension:
@@ -46,6 +47,10 @@ class WorkerExtension:
         running = [r.lora_request for r in self.model_runner.requests.values() if r.lora_request is not None]
         return bool(self.model_runner.lora_manager.unload(digest, running))
 
+    def tta_install(self, policy: str, settings: str, data: bytes) -> str | None:
+        """Let requests be decided by a policy inside the pass. Returns what is wrong, None if nothing is."""
+        return self._refused(lambda manager: manager.install(policy, settings, data))
+
     def tta_used(self) -> tuple[int, int, int]:
         """Experts, ranks and bytes that the worker keeps ready."""
         used = self.model_runner.lora_manager.used()
@@ -54,6 +59,6 @@ class WorkerExtension:
     def _refused(self, action: Callable[[Any], None]) -> str | None:
         try:
             action(self.model_runner.lora_manager)
-        except (AdapterError, OSError) as error:
+        except (AdapterError, RouterError, OSError) as error:
             return str(error)
         return None

@@ -1,10 +1,14 @@
 """The methods of `worker.WorkerExtension`, asked of all workers of an engine."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from adapters.errors import ExpertError
+from adapters.mix import MixRules
+from router.inline import Head
+from router.policy import RouterError
+from tta_serve.engine.heads import pack
 from tta_serve.engine.options import Capacity
 from tta_serve.engine.wire import Kind
 
@@ -36,6 +40,17 @@ class Workers:
     async def unload(self, digest: str) -> bool:
         """Forget an expert. Returns whether it is gone everywhere: a worker that runs a request with it keeps it."""
         return all(await self._all("tta_unload", digest))
+
+    async def install(self, heads: Sequence[Head], digests: Mapping[str, str], rules: MixRules) -> str:
+        """Let requests be decided by these heads inside the pass. Returns the name of the policy for the wire.
+
+        digests: of the experts. Raises RouterError if an engine does not take it.
+        """
+        policy, settings, data = pack(heads, digests, rules)
+        for refusal in await self._all("tta_install", policy, settings, data):
+            if refusal is not None:
+                raise RouterError(refusal)
+        return policy
 
     async def used(self) -> Capacity:
         """How much of the capacity is taken, in the worker that keeps most."""
