@@ -2,11 +2,12 @@
 
 import typer
 
-from loadtest import engine, kernel, library, soak
+from loadtest import engine, inline, kernel, library, soak
 
 app = typer.Typer(help="Benchmarks of tta-serve.", no_args_is_help=True)
 
 app.command("engine")(engine.command)
+app.command("inline")(inline.command)
 app.command("kernel")(kernel.command)
 app.command("library")(library.command)
 app.command("lifecycle")(engine.lifecycle)

@@ -131,7 +131,7 @@ def _measure(plan: Plan, parts: set[Part], **setup: Any) -> dict[str, Any]:
     from loadtest.sides import Running
 
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
-        running = Running(_setup(Path(folder), **setup))
+        running = Running(setup_in(Path(folder), **setup))
         try:
             result = _cells(running, plan) if Part.CELLS in parts else {}
             if Part.FIRST_TOKEN in parts:
@@ -145,7 +145,7 @@ def _measure(plan: Plan, parts: set[Part], **setup: Any) -> dict[str, Any]:
             running.close()
 
 
-def _setup(folder: Path, **more: Any) -> Setup:
+def setup_in(folder: Path, **more: Any) -> Setup:
     from adapters.library import Library
     from deploy.demo.base import ensure_base
     from loadtest.sides import Setup

@@ -55,9 +55,9 @@ class Side:
             max_num_batched_tokens=_MAX_BATCHED_TOKENS,
             dtype="float32",
             enforce_eager=setup.eager,
-            enable_prefix_caching=False,
+            gpu_memory_utilization=0.5,  # of the memory, on a CPU: what must be free at the start
             disable_log_stats=True,
-            **self._options(),
+            **{"enable_prefix_caching": False} | self._options(),
         )
 
     def _options(self) -> dict[str, Any]:

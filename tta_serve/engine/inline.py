@@ -93,7 +93,8 @@ class Inline:
         self._decided: OrderedDict[int, Decided] = OrderedDict()
         self._parts: Sequence[Part] = ()
         self._due: list[Due] = []
-        self._numbers = torch.arange(readers, device=device).unsqueeze(1)
+        self._all = torch.arange(readers, device=device)
+        self._numbers = self._all.clone().unsqueeze(1)
         self._numbers[0] = -1
         self._reader_of = torch.zeros(max_tokens, dtype=torch.long, device=device)
         self._sums = torch.zeros(readers, width, dtype=torch.float32, device=device)
@@ -232,17 +233,22 @@ class Inline:
             self._decided.popitem(last=False)
 
     def _decide(self) -> None:
-        features = self._sums / self._counts.clamp_min(1).unsqueeze(1)
-        rows = self._heads_of.unbind(1)
-        choice = choose([self.table.heads.at(row) for row in rows], features)
+        """Of what is due; a captured graph decides of all readers, and those that are not due write nowhere."""
+        readers = self._all
+        if not self._state.captured:
+            readers = torch.tensor([due.reader for due in self._due], device=readers.device)
+        features = self._sums[readers] / self._counts[readers].clamp_min(1).unsqueeze(1)
+        rows = self._heads_of[readers]
+        choice = choose([self.table.heads.at(row) for row in rows.unbind(1)], features)
+        if get_tp_group().world_size > 1:  # ranks may differ in the last digit
+            for values in choice:
+                get_tp_group().broadcast(values)
         for kept, values in zip((self._scores, self._units, self._head), choice, strict=True):
-            kept.copy_(values)
-            if get_tp_group().world_size > 1:  # ranks may differ in the last digit
-                get_tp_group().broadcast(kept)
-        made = self._heads_of.gather(1, self._head.unsqueeze(1))[:, 0]
-        values = (self._units * self.table.heads.grid[made].unsqueeze(1)).float()
-        coefficients = torch.zeros_like(values).scatter_add_(1, self.table.columns[made], values)
-        self._state.decide(self._slot_of, coefficients)
+            kept[readers] = values
+        made = rows.gather(1, choice.head.unsqueeze(1))[:, 0]
+        numbers = (choice.units * self.table.heads.grid[made].unsqueeze(1)).float()
+        coefficients = torch.zeros_like(numbers).scatter_add_(1, self.table.columns[made], numbers)
+        self._state.decide(self._slot_of[readers], coefficients)
 
     def _said(self, parts: Sequence[Part], due: Sequence[Due], arrived: Callable[[], list[Tensor]] | None) -> dict[str, Said]:
         values = arrived() if arrived else []
