@@ -37,7 +37,11 @@ class Centroids:
 
 
 def fit(features: Mapping[str, Tensor], everyday: Tensor, *, standardise: bool = True) -> Centroids:
-    """features: by expert, [n_k, d]   everyday: [n, d]   standardise: else mean 0 and deviation 1 are taken for granted"""
+    """features: by expert, [n_k, d], or [n_k, forms, d] of prompts read in several forms   everyday: likewise
+
+    standardise: else mean 0 and deviation 1 are taken for granted
+    """
+    features, everyday = {name: f.flatten(0, -2) for name, f in features.items()}, everyday.flatten(0, -2)
     everything = torch.cat([*features.values(), everyday])
     mean, std = everything.mean(0), everything.std(0).clamp_min(1e-6)
     if not standardise:
@@ -58,7 +62,7 @@ class Calibration:
 
 
 def calibrate(features: Mapping[str, Tensor], everyday: Tensor) -> Calibration:
-    """Threshold and temperature from held-out folds of the examples, so that no example scores itself."""
+    """Threshold and temperature from held-out folds of the examples, so that no example scores itself in any form."""
     task_scores, labels, everyday_scores = _held_out(features, everyday)
     threshold = best_threshold(task_scores.max(1).values, everyday_scores.max(1).values)
     return Calibration(threshold, best_temperature(task_scores, labels))
@@ -99,7 +103,7 @@ def _held_out(features: Mapping[str, Tensor], everyday: Tensor) -> tuple[Tensor,
         parts, (others, held) = {name: parted(f, fold) for name, f in features.items()}, parted(everyday, fold)
         model = fit({name: kept for name, (kept, _) in parts.items()}, others)
         for k, (_, left_out) in enumerate(parts.values()):
-            task.append(model.scores(left_out))
-            labels += [k] * len(left_out)
-        none.append(model.scores(held))
+            task.append(model.scores(left_out.flatten(0, -2)))
+            labels += [k] * len(task[-1])
+        none.append(model.scores(held.flatten(0, -2)))
     return torch.cat(task), torch.tensor(labels), torch.cat(none)

@@ -18,20 +18,23 @@ _EDGE = 1e-6
 
 @dataclass(frozen=True)
 class Samples:
-    """Features of prompts. experts: by name, [n_k, d]   everyday: of prompts that no expert should answer, [n, d]"""
+    """Features of prompts. experts: by name, [n_k, d]   everyday: of prompts that no expert should answer, [n, d]
+
+    Or [n_k, forms, d], [n, forms, d] of prompts that were read in several forms, each a row for training and for the figures.
+    """
 
     experts: Mapping[str, Tensor]
     everyday: Tensor
 
     def split(self) -> tuple["Samples", "Samples"]:
-        """Four fifths to train on and one to hold out."""
+        """Four fifths of the prompts to train on and one to hold out."""
         experts, everyday = {name: parted(f, 0) for name, f in self.experts.items()}, parted(self.everyday, 0)
         train, held = (Samples({name: parts[k] for name, parts in experts.items()}, everyday[k]) for k in (0, 1))
         return train, held
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Returns features [n, d] and labels [n]: experts in the order of their names, everyday last."""
-        parts = [*(self.experts[name] for name in sorted(self.experts)), self.everyday]
+        """Returns features [rows, d] and labels [rows]: experts in the order of their names, everyday last."""
+        parts = [part.flatten(0, -2) for part in (*(self.experts[name] for name in sorted(self.experts)), self.everyday)]
         return torch.cat(parts), torch.cat([torch.full((len(part),), k) for k, part in enumerate(parts)])
 
     def check(self, names: Mapping[str, str], least: int, use: str) -> None:

@@ -38,7 +38,9 @@ async def gathered(function: Callable[[Item], Awaitable[Answer]], items: Iterabl
 
 
 async def all_features(prompts: Sequence[str], probe: Probe, *, chat: bool = False) -> Tensor:
-    """Of bare prompts; if `chat` also of each in the base's chat template, after them. Returns [prompts, hidden]."""
-    bare = await gathered(probe.features, prompts)
-    turns = await gathered(lambda prompt: probe.features(prompt, chat=True), prompts) if chat else []
-    return torch.stack([*bare, *turns])
+    """Of each prompt bare; if `chat` also in the base's chat template. Returns [prompts, hidden], or [prompts, 2, hidden]."""
+    bare = torch.stack(await gathered(probe.features, prompts))
+    if not chat:
+        return bare
+    turns = await gathered(lambda prompt: probe.features(prompt, chat=True), prompts)
+    return torch.stack([bare, torch.stack(turns)], 1)

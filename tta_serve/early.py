@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from adapters.coefficient import layer_of
 from router.policy import RouterError
+from router.turns import span
 from tta_serve.offline import MAX_TOKENS, Offline
 
 
 @dataclass(frozen=True)
 class EarlyFeatures:
-    """The mean over a text's tokens of the input of a decoder layer's first linear layer, which is what `Probe.features` is.
+    """The input of a decoder layer's first linear layer, the mean over a text's tokens, which is what `Probe.features` is.
 
     Raises RouterError if the base has no such layer.
     """
@@ -25,9 +26,27 @@ class EarlyFeatures:
     offline: Offline
     layer: int
 
-    def __call__(self, texts: Iterable[str]) -> Tensor:
-        """Returns [texts, hidden], float32."""
-        return torch.stack([states(self.offline, tokens(self.offline, t), [self.layer])[0].mean(0) for t in texts])
+    def __call__(self, texts: Iterable[str], *, chat: bool = False) -> Tensor:
+        """chat: of each as a user turn, as `means` has it. Returns [texts, hidden], float32."""
+        return torch.cat([means(self.offline, text, [self.layer], chat=chat) for text in texts])
+
+    def both(self, texts: Iterable[str]) -> Tensor:
+        """Of each text bare, and as a user turn if the base has a chat template. Returns [texts, 1 or 2, hidden], float32."""
+        return torch.stack([torch.cat([self([text], chat=chat) for chat in forms(self.offline)]) for text in texts])
+
+
+def forms(offline: Offline) -> list[bool]:
+    """How a server may read a text, as `chat` of `means`: bare, and as a user turn if the base has a chat template."""
+    return [False, True] if offline.tokenizer.chat_template else [False]
+
+
+def means(offline: Offline, text: str, layers: Sequence[int], *, chat: bool = False) -> Tensor:
+    """The mean over a text's tokens of the `states` of some layers; chat: over the turn's tokens of `turn`, as a server reads.
+
+    Returns [layers, hidden], float32.
+    """
+    ids, start = turn(offline, text) if chat else (tokens(offline, text), 0)
+    return torch.stack([state[start:].mean(0) for state in states(offline, ids, layers)])
 
 
 class _EnoughSeen(Exception):
@@ -65,11 +84,28 @@ def tokens(offline: Offline, text: str, *, chat: bool = False) -> Tensor:
 
     Returns [1, tokens].
     """
-    if chat:
-        turn = [{"role": "user", "content": text}]
-        text = offline.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    ids: Tensor = offline.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    return ids[:, -MAX_TOKENS:]
+    ids = _encoded(offline, _templated(offline, text) if chat else text)
+    return torch.tensor([ids[-MAX_TOKENS:]])
+
+
+def turn(offline: Offline, text: str) -> tuple[Tensor, int]:
+    """A text as a user turn in the base's chat template, up to its end or its 512th token, and where it begins.
+
+    A turn that is not found among the tokens is taken for the whole of them. Returns [1, tokens] and an index.
+    """
+    ids = _encoded(offline, _templated(offline, text))
+    start, end = span(ids, _encoded(offline, text.strip())) or (0, len(ids))
+    return torch.tensor([ids[: min(end, start + MAX_TOKENS)]]), start
+
+
+def _templated(offline: Offline, text: str) -> str:
+    turns = [{"role": "user", "content": text}]
+    return str(offline.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def _encoded(offline: Offline, text: str) -> list[int]:
+    ids: list[int] = offline.tokenizer.encode(text, add_special_tokens=False)
+    return ids
 
 
 def first_linear(model: Any, layer: int) -> nn.Module:

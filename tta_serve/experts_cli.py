@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from adapters.interference import Row
     from adapters.manifest import About, Manifest
     from adapters.store import Store
+    from tta_serve.offline import Offline
 
 app = typer.Typer(no_args_is_help=True, help="The expert library: add, check, merge, compress, export.")
 console = Console(highlight=False, markup=False, emoji=False)
@@ -58,6 +60,9 @@ def add(  # noqa: PLR0913 - one option each
     licence: Licence = None,
     description: Description = None,
     examples: Examples = None,
+    check_prompts: Annotated[
+        bool, typer.Option("--check-prompts", help="Measure on the prompts what acting only from the routing layer up loses.")
+    ] = False,
 ) -> None:
     """Add a PEFT LoRA folder, or a full fine-tune as its difference from the base."""
     from adapters.library import EXAMPLES_FILE, opened
@@ -70,13 +75,17 @@ def add(  # noqa: PLR0913 - one option each
         raise typer.BadParameter("a PEFT folder is low-rank as it is: leave --one-bit and --dense out")
     if not is_peft_folder(path) and not (rank or energy or one_bit or dense):
         raise typer.BadParameter("a full fine-tune needs one of --rank, --energy, --one-bit and --dense")
+    if check_prompts and (one_bit or dense):
+        raise typer.BadParameter("--check-prompts is for experts that slots serve: leave --one-bit and --dense out")
     with console.status("Reading the base ..."):
         checkpoint = store.checkpoint(base)
     source, deltas = opened(path, checkpoint)
     own = path / EXAMPLES_FILE
     prompts = _prompts(examples or (own if own.is_file() else None))
+    if check_prompts and not prompts:
+        raise typer.BadParameter("--check-prompts needs prompts: give --examples")
     about = About(source=source, licence=licence, description=description, examples=prompts)
-    _keep(store, name, deltas, form, about, checkpoint)
+    _keep(store, name, deltas, form, about, checkpoint, check=check_prompts)
 
 
 @app.command("list")
@@ -331,10 +340,10 @@ def twin(
 
 
 def _keep(  # noqa: PLR0913 - those of Store.add
-    store: Store, name: str, deltas: Deltas, form: Form, about: About, base: Checkpoint | None = None
+    store: Store, name: str, deltas: Deltas, form: Form, about: About, base: Checkpoint | None = None, *, check: bool = False
 ) -> None:
     """Add an expert, and print what became of it. Every command that makes one ends here."""
-    score = _score(store, deltas, form, about, base)
+    score = _score(store, deltas, form, about, base, check=check)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(name, total=None)
         progress.update(task, total=len(deltas.shapes))
@@ -343,24 +352,44 @@ def _keep(  # noqa: PLR0913 - those of Store.add
     _print_report(manifest)
 
 
-def _score(
-    store: Store, deltas: Deltas, form: Form, about: About, base: Checkpoint | None
+def _score(  # noqa: PLR0913 - those of _keep
+    store: Store, deltas: Deltas, form: Form, about: About, base: Checkpoint | None, *, check: bool
 ) -> Callable[[Deltas], Mapping[str, float]]:
-    """What measures how far a form that loses something moves the next tokens' log-probabilities, on the example prompts."""
-    from adapters.errors import ExpertError
+    """What measures, on the example prompts, how far a form that loses something moves the next tokens' log-probabilities.
+
+    Then, of factors for a given base, what they lose below the layer that routes; log-probabilities only if `check`.
+    """
     from adapters.forms import DenseForm, LowRankForm
+    from tta_serve.offline import change
+    from tta_serve.upper import lost, routing_layer
 
-    exact = LowRankForm(), DenseForm()
-    if form in exact or not about.examples or (base is None and store.base is None):
-        return lambda written: {}
-    from tta_serve.offline import Offline, change
+    exact = form in (LowRankForm(), DenseForm())
+    model = cache(lambda: _model(store, base))
 
+    def score(written: Deltas) -> dict[str, float]:
+        offline = model() if about.examples and not exact else None
+        found = change(offline, deltas, written, about.examples) if offline else {}
+        if base is not None and isinstance(form, LowRankForm):
+            layer = routing_layer(base)
+            below = lost(written, layer, about.examples if check else (), model)
+            found |= {"upper_layer": layer, **{f"upper_{name}": value for name, value in below.items()}}
+        return found
+
+    return score
+
+
+def _model(store: Store, base: Checkpoint | None) -> Offline | None:
+    """The base's model, None where it is not known or, which is said, not to be had."""
+    from adapters.errors import ExpertError
+    from tta_serve.offline import Offline
+
+    if base is None and store.base is None:
+        return None
     try:
-        offline = Offline.load(base or store.checkpoint())
+        return Offline.load(base or store.checkpoint())
     except ExpertError as error:
         console.print(f"Log-probabilities are not compared: {error}", soft_wrap=True)
-        return lambda written: {}
-    return lambda written: change(offline, deltas, written, about.examples)
+        return None
 
 
 class _Watched:
@@ -401,7 +430,7 @@ def _print_report(manifest: Manifest) -> None:
             table.add_row(kind, f"{kept:.4f}", *((str(len(lost)), f"{sum(lost):.3g}") if lost else ("", "")))
         console.print(table)
     for score, value in manifest.scores.items():
-        console.print(f"{score:<20}{value:.4g}")
+        console.print(f"{score:<28}{value:.4g}")
 
 
 def _print_diff(rows: Sequence[Row]) -> None:

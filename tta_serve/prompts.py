@@ -18,10 +18,19 @@ EVERYDAY = "everyday"
 
 @dataclass(frozen=True)
 class Prompts:
-    """experts: by name   everyday: those that no expert should answer"""
+    """experts: by name   everyday: those that no expert should answer
+
+    Raises RouterError if there are none of an expert, or none for every day.
+    """
 
     experts: Mapping[str, list[str]]
     everyday: list[str]
+
+    def __post_init__(self) -> None:
+        if empty := [name for name, own in self.experts.items() if not own]:
+            raise RouterError(f"there are no prompts of {', '.join(empty)}: add the expert again with --examples")
+        if not self.everyday:
+            raise RouterError(f"there are no everyday prompts: {EVERYDAY}.txt must have some")
 
     @classmethod
     def of(cls, library: Library) -> Prompts:
@@ -48,10 +57,8 @@ class Prompts:
         return sum(map(len, self.experts.values())) + len(self.everyday)
 
     def samples(self, features: EarlyFeatures, watch: Callable[[list[str]], Iterable[str]]) -> Samples:
-        """Their features. watch: hands prompts on, for a progress bar. Raises RouterError for an expert without prompts."""
-        if empty := [name for name, own in self.experts.items() if not own]:
-            raise RouterError(f"there are no prompts of {', '.join(empty)}: add the expert again with --examples")
-        return Samples({n: features(watch(own)) for n, own in self.experts.items()}, features(watch(self.everyday)))
+        """Their features in every form in which a server may read them. watch: hands prompts on, for a progress bar."""
+        return Samples({n: features.both(watch(own)) for n, own in self.experts.items()}, features.both(watch(self.everyday)))
 
 
 def read_labelled(file: Path, names: Iterable[str], split: str | None = None) -> list[tuple[str, str | None]]:

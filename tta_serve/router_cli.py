@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from router.gate_model import Gate
     from tta_serve.compare_features import Row
 
+Labelled = Annotated[Path, typer.Option("--prompts", help='JSON lines {"prompt": ..., "task": an expert or null}.')]
+Split = Annotated[str | None, typer.Option(help='Take only the lines whose "split" this is.')]
+
 app = typer.Typer(no_args_is_help=True, help="Routing: train a gate, learn entries and fronts, compare features, explain.")
 app.command()(learn)
 app.command()(pareto)
@@ -65,11 +68,11 @@ def train(  # noqa: PLR0913 - one option each
 
 @app.command()
 def features(
-    prompts: Annotated[Path, typer.Option(help='JSON lines {"prompt": ..., "task": an expert or null}.')],
+    prompts: Labelled,
     library: Root = LIBRARY,
     base: BaseFolder = None,
     layers: Annotated[str, typer.Option(help="Decoder layers to compare, with commas between.")] = "2,4,6,8,10",
-    split: Annotated[str | None, typer.Option(help='Take only the lines whose "split" this is.')] = None,
+    split: Split = None,
 ) -> None:
     """Compare features for retrieval on labelled prompts, by quality and cost. The last line is JSON."""
     from adapters.library import Library
@@ -85,6 +88,42 @@ def features(
     _print_features(rows, worth)
     found = [{**asdict(row), "per_ms": row.per_ms, "worth_it": best} for row, best in zip(rows, worth, strict=True)]
     typer.echo(json.dumps({"prompts": len(labelled), "features": found}))
+
+
+@app.command("choose-layer")
+def choose_layer(  # noqa: PLR0913 - one option each
+    prompts: Labelled,
+    library: Root = LIBRARY,
+    base: BaseFolder = None,
+    layers: Annotated[str | None, typer.Option(help="Decoder layers, with commas between.  [default: the lower half]")] = None,
+    split: Split = None,
+    examples: Annotated[int, typer.Option(min=1, help="Prompts of each expert that losses are measured on.")] = 16,
+    plot: Annotated[Path | None, typer.Option(help="A PNG to write.")] = None,
+) -> None:
+    """From which layer should experts act, for routing at its input? The last line is JSON."""
+    from adapters.library import Library
+    from tta_serve.choose_layer import Row, candidates, choose, losses, picture, qualities, tables
+    from tta_serve.early import depth
+    from tta_serve.prompts import Prompts, read_labelled
+
+    opened, given = Library.open(library), None if layers is None else _layers(layers)
+    labelled, learned = read_labelled(prompts, opened.names, split), Prompts.of(opened)
+    model = offline(library, base)
+    chosen = given or candidates(depth(model.model))
+    with _watched(len(learned) + len(labelled)) as watch:
+        found = qualities(model, chosen, learned, labelled, watch)
+    experts = {name: (opened.deltas(name), own[:examples]) for name, own in learned.experts.items()}
+    with bar("Measuring what experts lose", len(chosen) * len(experts)) as tell:
+        lost = [losses(model, layer, experts, tell) for layer in chosen]
+    rows = [Row(*row) for row in zip(chosen, found, lost, strict=True)]
+    choice = choose(rows)
+    for table in tables(rows, choice.layer):
+        console.print(table)
+    console.print(f"Layer {choice.layer}: {choice.why}", soft_wrap=True)
+    if plot:
+        picture(rows, choice.layer, plot)
+        console.print(f"The picture is {plot}", soft_wrap=True)
+    typer.echo(json.dumps({"prompts": len(labelled), "layers": [row.to_json() for row in rows], **asdict(choice)}))
 
 
 @app.command()

@@ -32,6 +32,17 @@ def test_it_tells_clusters_apart_and_everyday_from_them(hidden: int) -> None:
     assert gate.about.layer == 6
 
 
+def test_a_prompts_forms_are_rows_and_are_held_out_together() -> None:
+    flat = samples(per_class=7)
+    forms = Samples({n: torch.stack([f, f + 10], 1) for n, f in flat.experts.items()}, torch.stack([flat.everyday] * 2, 1))
+    parts = [part.rows() for part in forms.split()]
+    assert [len(x) for x, _ in parts] == [2 * 4 * 5, 2 * 4 * 2]
+    for x, labels in parts:
+        of_first = x[labels == 0].reshape(-1, 2, x.shape[1])
+        torch.testing.assert_close(of_first[:, 0] + 10, of_first[:, 1])
+    assert train(DIGESTS, 0, forms, settings=Settings(epochs=1)).about.figures["prompts"] == 16
+
+
 def test_it_stops_when_validation_gets_worse_and_keeps_the_best_weights() -> None:
     noisy, other = samples(spread=3.0), Samples(*clusters(spread=3.0, per_class=50))
     gate = train(DIGESTS, 0, noisy, other, Settings(lr=0.01, epochs=10**9, patience=20))

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from adapters.checkpoint import Checkpoint
 from router.policy import RouterError
 from tests.tta_serve.test_offline import ids, llama
-from tta_serve.early import EarlyFeatures, first_linear, layer_of, states, tokens
+from tta_serve.early import EarlyFeatures, first_linear, layer_of, means, states, tokens, turn
 from tta_serve.offline import MAX_TOKENS, Offline
 
 TEXTS = ["w1 w2 w3 w4 w5", "w9 w8 w7", "w6"]
@@ -18,6 +18,14 @@ TEXTS = ["w1 w2 w3 w4 w5", "w9 w8 w7", "w6"]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return llama(tmp_path_factory.mktemp("base"), 0)
+
+
+@pytest.fixture
+def templated(base: Path) -> Offline:
+    """With a chat template around a user turn."""
+    offline = Offline.load(Checkpoint.open(base))
+    offline.tokenizer.chat_template = "w1 {{ messages[0].content }}{% if add_generation_prompt %} w2{% endif %}"
+    return offline
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +65,33 @@ def test_of_a_long_text_the_end_counts(offline: Offline) -> None:
     torch.testing.assert_close(tokens(offline, " ".join(words)), ids(" ".join(words[8:])))
 
 
-def test_the_chat_template_goes_around_a_user_turn(base: Path) -> None:
-    offline = Offline.load(Checkpoint.open(base))
-    offline.tokenizer.chat_template = "w1 {{ messages[0].content }}{% if add_generation_prompt %} w2{% endif %}"
-    assert tokens(offline, "w7 w8", chat=True).tolist() == [[1, 7, 8, 2]]
-    assert tokens(offline, "w7 w8").tolist() == [[7, 8]]
+def test_the_chat_template_goes_around_a_user_turn(templated: Offline) -> None:
+    assert tokens(templated, "w7 w8", chat=True).tolist() == [[1, 7, 8, 2]]
+    assert tokens(templated, "w7 w8").tolist() == [[7, 8]]
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_of_a_chat_the_turns_tokens_count_after_what_stands_before_them(base: Path, templated: Offline, layer: int) -> None:
+    module = f"model.layers.{layer}.self_attn.q_proj"
+    wanted = [seen(base, module, f"w1 {text} w2")[1:-1].mean(0) for text in TEXTS]
+    torch.testing.assert_close(EarlyFeatures(templated, layer)(TEXTS, chat=True), torch.stack(wanted))
+    torch.testing.assert_close(means(templated, TEXTS[0], [0, layer], chat=True)[-1], wanted[0])
+
+
+def test_every_text_is_read_in_each_form_there_is(offline: Offline, templated: Offline) -> None:
+    features = EarlyFeatures(templated, 1)
+    torch.testing.assert_close(features.both(TEXTS), torch.stack([features(TEXTS), features(TEXTS, chat=True)], 1))
+    bare = EarlyFeatures(offline, 1)
+    torch.testing.assert_close(bare.both(TEXTS), bare(TEXTS)[:, None])
+
+
+def test_of_a_long_turn_the_beginning_counts_and_one_that_is_not_found_is_all_of_it(templated: Offline) -> None:
+    words = [f"w{3 + i % 50}" for i in range(MAX_TOKENS + 8)]
+    found, start = turn(templated, " ".join(words))
+    assert start == 1
+    torch.testing.assert_close(found, ids(" ".join(["w1", *words[:MAX_TOKENS]])))
+    templated.tokenizer.chat_template = "w1 w2"
+    assert (turn(templated, "w7 w8")[0].tolist(), turn(templated, "w7 w8")[1]) == ([[1, 2]], 0)
 
 
 def test_a_layer_that_is_not_there_is_refused(offline: Offline) -> None:

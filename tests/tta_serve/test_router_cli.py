@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
+from adapters.checkpoint import Checkpoint
 from adapters.entries import ENTRIES, read_entries
 from adapters.errors import LibraryError
 from adapters.library import Library
@@ -18,6 +21,8 @@ from router.pareto import read_front
 from router.policy import RouterError
 from tests.tta_serve.tiny_library import EVERYDAY, EXAMPLES, make
 from tta_serve.config import ConfigError
+from tta_serve.early import EarlyFeatures
+from tta_serve.offline import Offline
 from tta_serve.router_cli import app
 
 KEY = "secret"
@@ -68,6 +73,19 @@ def test_a_gate_is_trained_on_examples_and_packaged_prompts(library: Path) -> No
     assert result.exit_code == 0, result.output
     about = Gate.load(library / "router", "other").about
     assert (about.hidden, about.layer) == (8, 1)
+
+
+def test_a_gate_learns_every_prompt_bare_and_as_a_user_turn(library: Path, tmp_path: Path) -> None:
+    base, where = library.parent / "base", prompts(tmp_path / "prompts")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = "w1 w2 {{ messages[0].content }} w3"
+    tokenizer.save_pretrained(base)
+    assert tta(library, "train", "--prompts", where, "--validation", where).exit_code == 0
+    gate, features = Gate.load(library / "router"), EarlyFeatures(Offline.load(Checkpoint.open(base)), 0)
+    assert gate.about.figures["prompts"] == 2 * (sum(map(len, EXAMPLES.values())) + len(EVERYDAY))
+    texts = [*EXAMPLES["math"], *EXAMPLES["sql"], *EVERYDAY]
+    both = torch.cat([features(texts), features(texts, chat=True)])
+    torch.testing.assert_close(gate.mean, both.mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_prompts_for_nobody_or_of_nobody_are_refused(library: Path, tmp_path: Path) -> None:
@@ -136,6 +154,16 @@ def test_features_are_compared_and_the_last_line_is_json(library: Path, tmp_path
     assert found["prompts"] == len(rows) - 1
     assert {row["source"] for row in found["features"]} == {"token embeddings", "layer 0", "layer 1"}
     assert {"quality", "ms", "per_ms", "pooling", "template", "standardised"} <= found["features"][0].keys()
+
+
+def test_silent_experts_and_no_everyday_prompts_are_named(library: Path, tmp_path: Path) -> None:
+    where = prompts(tmp_path / "prompts")
+    (where / "everyday.txt").write_text("")
+    with pytest.raises(RouterError, match="there are no everyday prompts"):
+        tta(library, "train", "--prompts", where)
+    (library / "sql" / "examples.txt").unlink()
+    with pytest.raises(RouterError, match="no prompts of sql: add the expert again"):
+        tta(library, "train")
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,14 @@ class Arm:
     kind: base   oracle: the right expert pinned, half of each for two skills   expert: one for everybody
     static: a mix or merge for everybody, not learned   learned: one that is   control: by chance   policy: by the prompt
     pinned: how it is asked whatever the prompt; None for the oracle, and for policies of all kinds, who are asked what they do
+    inline: whether it decides in the pass that answers   gated: whether it mixes by the token, which no pinned mix can say
     """
 
     name: str
     kind: Kind
     pinned: Asked | None = None
+    inline: bool = False
+    gated: bool = False
 
     @property
     def decides(self) -> bool:
@@ -126,8 +129,12 @@ def arms_of(config: ServeConfig, experts: Iterable[str], entries: Iterable[str])
     names, by_hand = names_of(config), config.library.entries
     own = [Arm(f"expert {name}", "expert", names.mix({name: 1.0})) for name in sorted(experts)]
     pins = [Arm(f"entry {name}", "static" if name in by_hand else "learned", names.pin(name)) for name in entries]
-    policies = [Arm(name, _KINDS.get(p.type, "policy")) for name, p in config.policies.items() if name != "base"]
+    policies = [_policy(name, p) for name, p in config.policies.items() if name != "base"]
     return [Arm("base", "base", names.base), Arm("oracle", "oracle"), *own, *pins, *policies]
+
+
+def _policy(name: str, policy: PolicyConfig) -> Arm:
+    return Arm(name, _KINDS.get(policy.type, "policy"), inline=policy.inline, gated=policy.type == "gated")
 
 
 def merge_arms(config: ServeConfig, methods: Iterable[str]) -> list[Arm]:

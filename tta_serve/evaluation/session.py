@@ -123,10 +123,18 @@ class Session:
             record = self.results.records[arm.name]
             for number in numbers:
                 tag = hashlib.sha256(f"{arm.name}|{number}".encode()).hexdigest()[:6]
-                decided = (await self._explain(f"{self._question(number).prompt} ({tag})", [arm.name]))[arm.name]
-                record.times.append(decided.router_ms)
-                record.passes.append(decided.passes)
+                ms, passes = await self._timed(arm, f"{self._question(number).prompt} ({tag})")
+                record.times.append(ms)
+                record.passes.append(passes)
                 advance()
+
+    async def _timed(self, arm: Arm, prompt: str) -> tuple[float, int]:
+        """How long a request waits for a decision, ms, and the rows that the engine runs for it alone."""
+        if arm.inline:
+            answer = await self.server.answer(prompt, Asked.of(self.server.names.served, policy=arm.name), 1)
+            return answer.merge["router_ms"], 0
+        decided = (await self._explain(prompt, [arm.name]))[arm.name]
+        return decided.router_ms, decided.passes
 
     async def _decide(self, wanted: Mapping[str, Iterable[int]], title: str) -> None:
         """What policies do with questions that they did not meet in traffic. wanted: questions by policy"""
@@ -151,7 +159,12 @@ class Session:
         """How the answer to a question by an arm's mix is asked for."""
         if arm.kind == "oracle":
             return self.server.names.oracle(self._question(number).tasks)
-        return arm.pinned or self.server.names.mix(self._cells(arm)[number].experts, arm.name)
+        if arm.pinned is not None:
+            return arm.pinned
+        experts, names = self._cells(arm)[number].experts, self.server.names
+        if arm.gated and experts:
+            return Asked.of(names.served, policy=arm.name)
+        return names.mix(experts, arm.name)
 
     def _key(self, arm: Arm, number: int) -> tuple[str, Asked]:
         return self._question(number).prompt, self._asked(arm, number)
