@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint lock clean
+.PHONY: serve test lint lock clean experiment-demo
 
 serve: $(VENV)/.ready
 	$(BIN)/tta serve --config deploy/demo/serve.yaml --model "$$($(BIN)/tta demo base)"
@@ -10,6 +10,11 @@ serve: $(VENV)/.ready
 test: lint
 	$(BIN)/tta demo base
 	$(BIN)/python -m pytest
+
+# An A/B test of routing policies with 2,000 simulated users on the demo; its report goes to the folder experiment.
+experiment-demo: $(VENV)/.ready
+	$(BIN)/tta demo base
+	$(BIN)/tta demo experiment
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check

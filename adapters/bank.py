@@ -8,13 +8,15 @@ which is exact for mixed ranks: A and B are never averaged separately. A layer t
 (q, k and v; gate and up) has one A for all of them, and a B for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from adapters.expert import LowRank
+from adapters.gating import Blocks, Sharing, blocks, shares
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,18 @@ class Bank:
     outs: tuple[int, ...]
     expert: tuple[int, ...]
 
-    def add_(self, y: Tensor, x: Tensor, coefficients: Tensor) -> Tensor:
+    def add_(
+        self, y: Tensor, x: Tensor, coefficients: Tensor | Sharing, whole: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """y += B (coefficients * (A x)), in place.
 
-        y: [tokens, out]   x: [tokens, in]   coefficients: [tokens, rows], float32, those of each token's request
+        y: [tokens, out]   x: [tokens, in]   coefficients: [tokens, rows], float32, those of each token's request; or what is
+        known of them if some are shares by A x, of a bank whose factors are canonical
+        whole: makes a product with x the one with all inputs, where x is a part of them
         """
         h = torch.nn.functional.linear(x, self.a)
+        if isinstance(coefficients, Sharing):
+            coefficients = shares(whole(h) if whole else h, coefficients)
         h = h.mul_(coefficients) if h.dtype == coefficients.dtype else (h * coefficients).to(h.dtype)
         if len(self.b) == 1:
             return y.addmm_(h, self.b[0])
@@ -45,6 +53,11 @@ class Bank:
             if b.shape[0]:
                 part.addmm_(state, b)
         return y
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """Whose the rows are."""
+        return blocks(self.rows, self.expert, self.a.device)
 
     def to(self, device: torch.device) -> "Bank":
         return replace(self, a=self.a.to(device), b=tuple(b.to(device) for b in self.b))

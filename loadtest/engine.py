@@ -38,6 +38,7 @@ class Part(StrEnum):
     CELLS = "cells"
     SCALING = "scaling"
     FIRST_TOKEN = "first-token"
+    INLINE = "inline"
 
 
 def command(  # noqa: PLR0913 - one knob each
@@ -140,7 +141,9 @@ def _measure(plan: Plan, parts: set[Part], **setup: Any) -> dict[str, Any]:
             running.close("stock", "inplace")
             if Part.SCALING in parts:
                 result |= _scaling(running, plan)
-            return result | _bytes(running)
+            result |= _bytes(running)
+            running.close()
+            return result | (_inline(running.setup, plan) if Part.INLINE in parts else {})
         finally:
             running.close()
 
@@ -207,6 +210,18 @@ def _scaling(running: Running, plan: Plan) -> dict[str, Any]:
         "resident_scaling": resident[0] if resident else None,
         "expert_scaling": rows,
     }
+
+
+def _inline(setup: Setup, plan: Plan) -> dict[str, Any]:
+    """What it costs that mixes are decided in the pass, or by the token."""
+    from loadtest.inline import costs
+    from loadtest.routed import Inlined
+
+    side = Inlined(setup)
+    try:
+        return {"inline": costs(side, quick=plan.repeats.budget_s is not None, seed=plan.seed)}
+    finally:
+        side.close()
 
 
 def _bytes(running: Running) -> dict[str, Any]:

@@ -48,15 +48,21 @@ def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
 
     side = Inlined(setup_in(folder))
     try:
-        result = first_token(side, 20 if quick else 100, seed)
-        progress.log(report.rounded(result))
-        result |= decode(side, Repeats(3 if quick else 7), seed)
-        progress.log(report.rounded(result))
+        result = costs(side, quick=quick, seed=seed)
         result |= shared_prefix(side, 5 if quick else 20, seed)
         progress.log(report.rounded(result))
         return result | decisions(side, PHRASINGS, every=4 if quick else 1)
     finally:
         side.close()
+
+
+def costs(side: Inlined, *, quick: bool, seed: int) -> dict[str, Any]:
+    """Against known mixes."""
+    result = first_token(side, 20 if quick else 100, seed)
+    progress.log(report.rounded(result))
+    result |= decode(side, Repeats(3 if quick else 7), seed)
+    progress.log(report.rounded(result))
+    return result
 
 
 def first_token(side: Inlined, pairs: int, seed: int) -> dict[str, Any]:
@@ -74,7 +80,7 @@ def first_token(side: Inlined, pairs: int, seed: int) -> dict[str, Any]:
 
 
 def decode(side: Inlined, repeats: Repeats, seed: int) -> dict[str, Any]:
-    """Tokens/s of 16 requests at once whose mixes are decided in the pass, or by each token and layer, over known ones."""
+    """Tokens/s of 16 requests at once: mixes decided in the pass, or two of six experts by token and layer / known ones."""
     shape = SHAPES["decode"]
 
     def prompts(r: int) -> Sequence[Sequence[int]]:
@@ -85,13 +91,14 @@ def decode(side: Inlined, repeats: Repeats, seed: int) -> dict[str, Any]:
     def rate(name: str, r: int) -> float:
         return 1e3 * side.slots * shape.answer / _ms(side, name, prompts(r), mixes[r], shape.answer)
 
-    kinds = ("inline", "pinned")
+    kinds = ("inline", "pinned", "gated")
     for r in (-2, -1):
         for name in kinds:
             rate(name, r)
     values = interleaved({name: lambda r, name=name: rate(name, r) for name in kinds}, repeats)
     rates = {f"decode_{name}_tok_s": median(found) for name, found in values.items()}
-    return {"decode_over_fixed": ratio(values["inline"], values["pinned"]), **rates}
+    ratios = {f"decode_{name}_over_fixed": ratio(values[name], values["pinned"]) for name in ("inline", "gated")}
+    return {"decode_over_fixed": ratios.pop("decode_inline_over_fixed"), **ratios, **rates}
 
 
 def shared_prefix(side: Inlined, pairs: int, seed: int) -> dict[str, Any]:
@@ -109,7 +116,10 @@ def shared_prefix(side: Inlined, pairs: int, seed: int) -> dict[str, Any]:
 
 
 def _ms(side: Inlined, name: str, prompts: Sequence[Sequence[int]], mixes: Sequence[Mix], tokens: int = 1) -> float:
-    adapters = side.undecided(len(prompts)) if name == "inline" else [side.adapter(mix) for mix in mixes]
+    if name == "inline":
+        adapters: Sequence[Any] = side.undecided(len(prompts))
+    else:
+        adapters = [side.adapter(mix) if name == "pinned" else side.gated() for mix in mixes]
     began = time.perf_counter()
     side.routed(prompts, adapters, tokens)
     return 1e3 * (time.perf_counter() - began)

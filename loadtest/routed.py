@@ -12,6 +12,7 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from adapters.checkpoint import Checkpoint
+from adapters.gating import Gating
 from adapters.mix import Mix, MixRules
 from loadtest.sides import SLOTS, Mixture, Setup
 from router.gate import GatePolicy
@@ -64,7 +65,7 @@ class Inlined(Mixture):
         library = self.setup.library
         layer = feature_layer(self.probe.layers)
         return {
-            **BankOptions(str(library.root), tuple(library.digests.items()), layer).engine_args(SLOTS),
+            **BankOptions(str(library.root), tuple(library.digests.items()), layer, gated=True).engine_args(SLOTS),
             "enable_prefix_caching": True,
         }
 
@@ -75,6 +76,11 @@ class Inlined(Mixture):
     def undecided(self, count: int) -> list[LoRARequest]:
         """New conversations."""
         return [wire.undecided_request(self._installed) for _ in range(count)]
+
+    def gated(self) -> LoRARequest | None:
+        """All experts, of which every token takes the two best in each layer (SpectR)."""
+        everybody = Mix.of(dict.fromkeys(self.setup.library.names, 1.0))
+        return wire.mix_request(everybody, self.setup.library.digests, Gating("spectr", 2, None))
 
     def routed(
         self,

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, Self
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator
 from torch import Tensor
 
 from adapters.coefficient import Coefficient, from_json
+from adapters.gating import Gating
 from adapters.mix import Mix, MixRules
 from router.blend import blend
 from router.inline import Head
@@ -44,7 +45,8 @@ class Decision:
     """A policy's answer.
 
     scores: by expert, in the policy's own units   floor: the score that an expert must reach, -inf where none can be too low
-    abstained: the base answers because no expert fits
+    abstained: the base answers because no expert fits   gating: how the mix's experts share each token in each layer, instead
+    of by their coefficients
     """
 
     mix: Mix
@@ -52,6 +54,13 @@ class Decision:
     abstained: bool = False
     reason: str = ""
     floor: float = float("-inf")
+    gating: Gating | None = None
+
+    def gated(self, gating: Gating | None) -> "Decision":
+        """With the experts of its mix as candidates, each with coefficient 1, so that equal candidates are equal mixes."""
+        if gating is None or self.mix.is_base:
+            return self
+        return replace(self, mix=Mix.of(dict.fromkeys(self.mix.as_dict(), 1.0)), gating=gating)
 
     @property
     def choice(self) -> str | None:

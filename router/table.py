@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.dawin import DawinPolicy
+from router.gated import GatedPolicy
 from router.pareto import ParetoPolicy
 from router.policy import Context, Policy
 from router.prompt_nll import PromptNllPolicy
@@ -16,6 +17,7 @@ from router.t3_batch import T3BatchPolicy
 POLICIES: dict[str, type[Policy]] = {
     "static": StaticPolicy,
     **SELECTORS,
+    "gated": GatedPolicy,
     "prompt_nll": PromptNllPolicy,
     "t3": T3Policy,
     "t3_batch": T3BatchPolicy,

@@ -1,14 +1,19 @@
 """The slow, obvious maths: plain transformers, float32, dense merged weights."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from adapters.coefficient import Coefficient, Pair
 from adapters.expert import Expert
+from adapters.gating import Gating
+
+Name = TypeVar("Name")
 
 
 class Reference:
@@ -16,6 +21,7 @@ class Reference:
 
     def __init__(self, base: Path) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        self._read: dict[tuple[str, str], torch.Tensor] = {}
 
     @contextmanager
     def merged(self, experts: Mapping[str, Expert], coefficients: Mapping[str, Coefficient]) -> Iterator[None]:
@@ -59,6 +65,26 @@ class Reference:
             for hook in hooks:
                 hook.remove()
 
+    @contextmanager
+    def gated(
+        self, experts: Mapping[str, Expert], candidates: Mapping[str, Coefficient], gating: Gating, since: int = 0
+    ) -> Iterator[None]:
+        """As `per_token`, with each token's shares of the experts that have a coefficient there, from token `since` on."""
+
+        def coefficients(name: str, module: str, x: torch.Tensor) -> torch.Tensor:
+            there = [n for n in candidates if module in experts[n].factors and _at(candidates[n], module)]
+            shares = gated_shares({n: self._reads(experts[n], module) for n in there}, gating, x)
+            return shares.get(name, torch.zeros(len(x))) * (torch.arange(len(x)) >= since)
+
+        with self.per_token({name: experts[name] for name in candidates}, coefficients):
+            yield
+
+    def _reads(self, expert: Expert, module: str) -> torch.Tensor:
+        key = expert.digest, module
+        if key not in self._read:
+            self._read[key] = read(expert.factors[module].dense())
+        return self._read[key]
+
     def inputs(self, module: str, tokens: list[int]) -> torch.Tensor:
         """What the base gives a module for a prompt. [tokens, in]"""
         seen: list[torch.Tensor] = []
@@ -70,6 +96,25 @@ class Reference:
     def logprobs(self, prompt: list[int], answer: list[int]) -> torch.Tensor:
         """Log-probabilities of every token at each position of the answer. Returns [answer, vocabulary]."""
         return answer_logprobs(self.model, prompt, answer)
+
+
+def read(delta: torch.Tensor) -> torch.Tensor:
+    """Right singular vectors of a dense delta, the first of the largest value. Returns [rank, in], float64"""
+    _, s, vt = torch.linalg.svd(delta.double(), full_matrices=False)
+    return vt[s > 1e-6 * s[0]]
+
+
+def gated_shares(candidates: Mapping[Name, torch.Tensor], gating: Gating, x: torch.Tensor) -> dict[Name, torch.Tensor]:
+    """Shares of one weight, token by token. candidates: by name, what each reads   x: [tokens, in]. Returns [tokens] each"""
+    found = {name: torch.zeros(len(x)) for name in candidates}
+    for t, token in enumerate(x.double()):
+        along = {name: vt @ token for name, vt in candidates.items()}
+        scores = {name: float(h[0].abs() if gating.score == "arrow" else h.norm()) for name, h in along.items()}
+        best = sorted(scores, key=lambda name: -scores[name])[: gating.top]
+        powers = {name: math.exp(scores[name] / gating.temperature) if gating.temperature else 1.0 for name in best}
+        for name, power in powers.items():
+            found[name][t] = power / sum(powers.values())
+    return found
 
 
 def _at(coefficient: Coefficient, module: str) -> float:

@@ -26,7 +26,7 @@ def build_app(plan: Plan) -> serve.Application:
     limit = config.server.slots + config.server.max_queued
     return serve.deployment(ingress, name="ingress", num_replicas=1, max_ongoing_requests=2 * limit).bind(
         llm_deployments={config.model.id: server},
-        request_timeout_s=config.server.request_timeout_s,
+        config=config,
         admin_key=os.environ.get(KEY_VARIABLE),
     )
 
@@ -63,6 +63,8 @@ def _engine_args(plan: Plan, on_gpu: bool) -> dict[str, Any]:
         "tensor_parallel_size": model.tensor_parallel,
         "enforce_eager": True,
         "disable_log_stats": False,
+        # On a CPU it is only what must be free at the start: the cache has a size of its own.
+        **({} if on_gpu else {"gpu_memory_utilization": 0.5}),
         **({"max_model_len": model.max_model_len} if model.max_model_len else {}),
         **model.engine_args,
     }

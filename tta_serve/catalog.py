@@ -17,12 +17,17 @@ class Ask:
     """A request's wish: a policy to route by, or a mix already fixed.
 
     label: how the answer names what decided   preference: what the policy is to prefer
+    free: whether the request leaves all to the server, so that an experiment may decide   arm: of the experiment that did
+    ticket: under which outcomes of the request are sent
     """
 
     label: str
     policy: str | None = None
     mix: Mix | None = None
     preference: Mapping[str, float] | None = None
+    free: bool = False
+    arm: str | None = None
+    ticket: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,9 @@ class Catalog:
         """What a request wants. Raises RequestError: 404 for an unknown model, 400 for an unusable merge."""
         pin = self._pin(model)
         if merge is None:
-            return (
-                Ask(self.default_policy, policy=self.default_policy) if pin is None else Ask("pinned", mix=self._pinned(pin))
-            )
+            if pin is None:
+                return Ask(self.default_policy, policy=self.default_policy, free=True)
+            return Ask("pinned", mix=self.pinned(pin))
         if pin is not None:
             raise RequestError(f"model {model!r} already fixes the mix; send merge with {self.served!r}", param="merge")
         wish = MergeRequest.parse(merge)
@@ -120,7 +125,8 @@ class Catalog:
             )
         return pin
 
-    def _pinned(self, pin: str) -> Mix:
+    def pinned(self, pin: str) -> Mix:
+        """The mix of the base, an expert or an entry."""
         if pin == "base":
             return Mix()
         return self.entries[pin] if pin in self.entries else Mix.of({pin: 1.0})

@@ -15,12 +15,14 @@ from rich.console import Console
 
 from tta_serve.config import ConfigError, ServeConfig, StartError, load
 from tta_serve.evaluation.cli import command as evaluate
+from tta_serve.experiments.cli import app as experiment
 from tta_serve.experts_cli import app as experts
 from tta_serve.router_cli import app as router
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(experts, name="experts")
 app.add_typer(router, name="router")
+app.add_typer(experiment, name="experiment")
 app.command("eval")(evaluate)
 console = Console(highlight=False, soft_wrap=True)
 

@@ -1,15 +1,18 @@
 """The server's typed config: a YAML file, where an unknown key stops the start."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from router.policy import CoefficientField, InlineSelector, RouterError
-from router.table import POLICIES, check_options, policy_class
+from router.policy import CoefficientField, InlineSelector, Policy, RouterError
+from router.selectors import SELECTORS
+from router.table import check_options, policy_class
 from tta_serve.engine.options import Capacity
+from tta_serve.store.options import StoreOptions
 
+_SQLITE = "sqlite:///"
 KEY_VARIABLE = "TTA_ADMIN_KEY"  # of the environment: the key of management
 
 
@@ -84,13 +87,41 @@ class ServerConfig(_Section):
     session_idle_s: float = Field(3600, gt=0)
 
 
+class ShadowConfig(_Section):
+    """A policy that decides for a share of the requests without being used, after their answers.
+
+    generate: the share of requests that it also answers, unseen   at_once: of both; what is beyond is left out and counted
+    """
+
+    policy: str
+    share: float = Field(gt=0, le=1)
+    generate: float = Field(0.0, ge=0, le=1)
+    at_once: int = Field(2, ge=1, le=64)
+
+
+class ExperimentsConfig(_Section):
+    """refresh_s: until every replica knows a change, the kill switch's too   guard_s: between looks at guardrails and bandits
+
+    api_keys: labels of API keys, each with the SHA-256 of the key, hexadecimal   shadow: None for none
+    """
+
+    refresh_s: float = Field(0.4, gt=0, le=60)
+    guard_s: float = Field(5.0, gt=0)
+    api_keys: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = {}
+    shadow: ShadowConfig | None = None
+
+
 class ServeConfig(_Section):
+    """store: where experiments are kept; without, there are none"""
+
     model: ModelConfig
     library: LibraryConfig
     mix: MixConfig = MixConfig()
     policies: dict[str, PolicyConfig] = {}
     default_policy: str = "retrieval"
     server: ServerConfig = ServerConfig()
+    store: StoreOptions | None = None
+    experiments: ExperimentsConfig = ExperimentsConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -107,14 +138,19 @@ class ServeConfig(_Section):
                 raise ValueError(f"there is no policy {name!r}; policies has: {', '.join(self.policies)}")
         for name, policy in self.policies.items():
             try:
-                check_options(policy.type, policy.options)
+                options = check_options(policy.type, policy.options)
             except RouterError as error:
                 raise ValueError(f"policies.{name}: {error}") from None
-            if policy.inline and not issubclass(policy_class(policy.type), InlineSelector):
-                able = ", ".join(kind for kind, known in POLICIES.items() if issubclass(known, InlineSelector))
+            decides = (policy.type == "gated" and options.selector) or policy.type
+            if policy.inline and not issubclass(SELECTORS.get(decides, Policy), InlineSelector):
+                able = ", ".join(kind for kind, known in SELECTORS.items() if issubclass(known, InlineSelector))
                 raise ValueError(
-                    f"policies.{name}: inline: type {policy.type!r} cannot decide inside a pass; these can: {able}"
+                    f"policies.{name}: inline: type {decides!r} cannot decide inside a pass; these can: {able}, "
+                    "and gated with one of them as its selector"
                 )
+        shadow = self.experiments.shadow
+        if shadow is not None and shadow.policy not in self.policies:
+            raise ValueError(f"there is no policy {shadow.policy!r} to shadow; policies has: {', '.join(self.policies)}")
         if self.policies["base"] != PolicyConfig(type="static"):
             raise ValueError("policies.base is the base model itself; give yours another name")
         return self
@@ -127,6 +163,11 @@ class ServeConfig(_Section):
     @property
     def reads_features(self) -> bool:
         return any(policy_class(p.type).reads_features for p in self.policies.values())
+
+    @property
+    def gates(self) -> bool:
+        """Whether a policy gates, for which the engine keeps factors of another form."""
+        return any(p.type == "gated" for p in self.policies.values())
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> ServeConfig:
@@ -151,12 +192,18 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold sections such as model: and library:")
-    library = data.get("library")
+    library, store = data.get("library"), data.get("store")
     if isinstance(library, dict):  # paths in a file are relative to the file
         for key in ("path", "everyday"):
             if isinstance(library.get(key), str):
-                library[key] = str((path.parent / Path(library[key]).expanduser()).resolve())
+                library[key] = _beside(path, library[key])
+    if isinstance(store, dict) and str(store.get("url")).startswith(_SQLITE):
+        store["url"] = _SQLITE + _beside(path, store["url"].removeprefix(_SQLITE))
     return data
+
+
+def _beside(file: Path, given: str) -> str:
+    return str((file.parent / Path(given).expanduser()).resolve())
 
 
 def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:

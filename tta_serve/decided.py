@@ -10,6 +10,7 @@ from vllm.lora.request import LoRARequest
 from router.policy import Decision
 from tta_serve import metrics
 from tta_serve.engine.client import Undecided
+from tta_serve.engine.wire import mix_key
 from tta_serve.protocol import MergeInfo
 
 _SCORES = 8
@@ -28,10 +29,13 @@ class Made:
 class Routed:
     """A request's way through the engine, and what its answer says of it.
 
-    label: what decides   adapter: how it is run, None for the base   info: None as long as nothing is decided
+    label: what decides   arm, ticket: as `catalog.Ask` has them   adapter: how it is run, None for the base
+    info: None as long as nothing is decided
     """
 
     label: str
+    arm: str | None = None
+    ticket: str | None = None
     adapter: LoRARequest | Undecided | None = None
     info: MergeInfo | None = None
 
@@ -40,8 +44,11 @@ class Routed:
         decision = made.decision
         self.info = MergeInfo(
             policy=self.label,
+            arm=self.arm,
+            request_id=self.ticket,
             experts=decision.mix.as_json(),
-            mix="base" if decision.mix.is_base else decision.mix.key(digests)[:16],
+            mix="base" if decision.mix.is_base else mix_key(decision.mix, digests, decision.gating)[:16],
+            gating=decision.gating,
             abstained=decision.abstained,
             kept=made.kept,
             fallback=made.fallback,
@@ -53,7 +60,9 @@ class Routed:
 
     def told(self) -> MergeInfo:
         """What the answer says. One that ends before its first token ends without a decision, if the pass was to make it."""
-        return self.info or MergeInfo(policy=self.label, experts={}, mix="undecided", reason="it ended before it was decided")
+        return self.info or MergeInfo(
+            policy=self.label, arm=self.arm, experts={}, mix="undecided", reason="it ended before it was decided"
+        )
 
 
 def rounded(scores: Mapping[str, float]) -> dict[str, float]:

@@ -61,9 +61,9 @@ class Experts:
         metrics.experts_loaded.set(len(digests))
 
     @contextmanager
-    def hold(self) -> Iterator[View]:
-        """The current view, and the experts it names, for as long as a request lasts."""
-        view = self.current
+    def hold(self, view: View | None = None) -> Iterator[View]:
+        """The current view, or one that is held already, and the experts it names, for as long as a request lasts."""
+        view = view or self.current
         view.holders += 1
         try:
             yield view

@@ -14,7 +14,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from tta_serve import errors, metrics
 from tta_serve.admin import Admin
+from tta_serve.config import ServeConfig
 from tta_serve.engine.ray_private import ErrorResponse
+from tta_serve.experiments.admin import ExperimentsAdmin, Office
 from tta_serve.protocol import MergeInfo, RequestError
 
 ENDPOINTS: dict[str, Callable[[FastAPI], Any]] = {
@@ -32,18 +34,27 @@ ENDPOINTS: dict[str, Callable[[FastAPI], Any]] = {
     "unload_expert": lambda app: app.delete("/admin/experts/{name}"),
     "policies": lambda app: app.get("/admin/policies"),
     "explain": lambda app: app.post("/admin/policies/explain"),
+    "experiments": lambda app: app.get("/admin/experiments"),
+    "experiment": lambda app: app.get("/admin/experiments/{name}"),
+    "define_experiment": lambda app: app.put("/admin/experiments/{name}"),
+    "start_experiment": lambda app: app.post("/admin/experiments/{name}/start"),
+    "stop_experiment": lambda app: app.post("/admin/experiments/{name}/stop"),
+    "experiment_report": lambda app: app.get("/admin/experiments/{name}/report"),
+    "killed": lambda app: app.get("/admin/kill"),
+    "kill": lambda app: app.put("/admin/kill"),
+    "unkill": lambda app: app.delete("/admin/kill"),
+    "feedback": lambda app: app.post("/v1/feedback"),
 }
 
 
-class MergingIngress(Admin, OpenAiIngress):  # type: ignore[misc]
+class MergingIngress(Admin, ExperimentsAdmin, OpenAiIngress):  # type: ignore[misc]
     """Passes every model name on: the replica knows which exist. admin_key: of `Admin`, None to switch it off."""
 
-    def __init__(
-        self, llm_deployments: dict[str, DeploymentHandle], *, request_timeout_s: float, admin_key: str | None
-    ) -> None:
+    def __init__(self, llm_deployments: dict[str, DeploymentHandle], *, config: ServeConfig, admin_key: str | None) -> None:
         super().__init__(llm_deployments, dict.fromkeys(llm_deployments))
         (self._served,) = llm_deployments
-        self._timeout_s = request_timeout_s
+        self._timeout_s = config.server.request_timeout_s
+        self._office = Office(config) if config.store else None
         self._admin_key = admin_key
         self._changing = asyncio.Lock()
         self._started = int(time.time())
@@ -88,7 +99,7 @@ class MergingIngress(Admin, OpenAiIngress):  # type: ignore[misc]
                 texts = await self._all("metrics")
         except (TimeoutError, RayError) as error:
             return PlainTextResponse(f"no replica answers: {type(error).__name__}\n", 503)
-        labelled = ((str(i), text) for i, text in enumerate(texts))
+        labelled = [*((str(i), text) for i, text in enumerate(texts)), ("ingress", metrics.exposition())]
         return PlainTextResponse(metrics.merged(labelled), media_type="text/plain; version=0.0.4")
 
     async def healthz(self) -> Response:

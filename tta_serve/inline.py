@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from vllm.lora.request import LoRARequest
 
+from adapters.gating import Gating
 from adapters.mix import Mix, MixRules
+from router.gated import GatedPolicy
 from router.inline import Head
 from router.policy import Decision, InlineSelector, Policy, Prompt, RouterError
 from tta_serve.decided import Made, Routed
@@ -18,29 +20,31 @@ from tta_serve.sessions import Conversation, Kept, Sessions
 
 
 class Installed(NamedTuple):
-    """A policy that the engine decides by. wire: the engine's name for it"""
+    """A policy that the engine decides by. wire: the engine's name for it   gating: of what it decides"""
 
     policy: InlineSelector
     heads: tuple[Head, ...]
     rules: MixRules
     wire: str
+    gating: Gating | None
 
     @classmethod
     async def into(cls, engine: ViewProbe, policy: Policy, rules: MixRules) -> "Installed":
         """Hand a policy to the engine. Raises RouterError if it cannot decide inside a pass, or the engine refuses it."""
-        if not isinstance(policy, InlineSelector):
+        selector, gating = (policy.selector, policy.gating) if isinstance(policy, GatedPolicy) else (policy, None)
+        if not isinstance(selector, InlineSelector):
             raise RouterError("it cannot decide inside a pass; policies of type retrieval and gate can")
         if rules.minimum > 0 or rules.maximum < 1:
             raise RouterError(f"its shares lie in [0, 1], mix.minimum and mix.maximum are {rules.minimum}, {rules.maximum}")
-        heads = policy.heads()
-        return cls(policy, heads, rules, await engine.install(heads, rules))
+        heads = selector.heads()
+        return cls(selector, heads, rules, await engine.install(heads, rules), gating)
 
     def decision(self, said: Said) -> Decision:
         """What the engine decided; the policy says what its scores mean."""
         names = self.heads[said["head"]].names
         selection = self.policy.judged(said["head"], dict(zip(names, said["scores"], strict=True)), said["floor"])
         mix = self.rules.mix({name: units * self.rules.grid for name, units in zip(names, said["units"], strict=True)})
-        return Decision(mix, selection.scores, mix.is_base, selection.reason, selection.floor)
+        return Decision(mix, selection.scores, mix.is_base, selection.reason, selection.floor).gated(self.gating)
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,13 @@ class InlineTurn:
 
     def _adapter(self) -> LoRARequest:
         if self.before is None:
-            return undecided_request(self.installed.wire)
+            return undecided_request(self.installed.wire, self.installed.gating)
         conversation = self.before.conversation
         assert conversation is not None
         return self._conversation(conversation.name, self.before.decision.mix, conversation.since)
 
     def _conversation(self, name: str | None, mix: Mix, since: int = 0) -> LoRARequest:
-        return conversation_request(name, content(mix, self.digests), since, self.installed.wire)
+        return conversation_request(name, content(mix, self.digests), since, self.installed.wire, self.installed.gating)
 
     def settle(self, said: Said | None) -> LoRARequest | None:
         """Take what the pass said. Returns how the request is to start anew, if the topic has changed."""

@@ -34,6 +34,19 @@ probe_cache = Counter(
     "What policies asked of the engine: known already (hit), being asked by another (shared), or run for them (miss).",
     ["kind", "found"],
 )
+exposures = Counter("tta_exposures", "Requests that an arm of an experiment acted on.", ["experiment", "arm"])
+exposures_dropped = Gauge("tta_exposures_dropped", "Exposures that could not be written and are lost.")
+exposures_waiting = Gauge("tta_exposures_waiting", "Exposures that wait to be written.")
+stale_snapshots = Counter("tta_stale_snapshots", "Times that experiments could not be read anew from the store.")
+arms_stopped = Counter("tta_arms_stopped", "Arms that a guardrail stopped.", ["experiment", "arm"])
+killed = Gauge("tta_kill_switch", "1 while the kill switch answers all requests.")
+feedback = Counter("tta_feedback", "Outcomes that were sent, by status of the answer.", ["status"])
+shadows = Counter(
+    "tta_shadow_requests",
+    "What shadow policies did: the same mix as the live policy (same), another, failed, or skipped.",
+    ["policy", "found"],
+)
+shadow_passes = Counter("tta_shadow_passes", "Rows that the engine ran for shadow policies.", ["policy"])
 distinct_mixes = Gauge("tta_distinct_mixes", f"Distinct mixes among the last {RECENT_REQUESTS} requests.")
 slots_used = Gauge("tta_slots_used", "Slots of the engine's coefficient table that hold a mix.")
 experts_loaded = Gauge("tta_experts_loaded", "Experts that requests can use.")

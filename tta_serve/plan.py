@@ -40,7 +40,8 @@ class Plan:
     def engine_args(self) -> dict[str, Any]:
         """What vLLM's engine is told of the experts."""
         library = self.config.library
-        bank = BankOptions(str(library.path), tuple(self.digests.items()), self.tap_layer, library.capacity)
+        experts = tuple(self.digests.items())
+        bank = BankOptions(str(library.path), experts, self.tap_layer, library.capacity, self.config.gates)
         return bank.engine_args(self.config.server.slots)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from adapters.coefficient import Json
+from adapters.gating import Gating
 from router.policy import CoefficientField
 
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -59,15 +60,19 @@ class MergeRequest(BaseModel):
 class MergeInfo(BaseModel):
     """What was done with one request.
 
+    arm: of the experiment that decided, as NAME/ARM   request_id: what POST /v1/feedback wants of such a request
     experts: the coefficients used; none is the base   mix: short hash of the mix, `base` for the base
+    gating: how these experts share each token in each layer, instead of by their coefficients
     kept: the mix is that of an earlier turn   fallback: the policy that answered in place of `policy`, if one had to
     scores: of the best experts, in the policy's own units   reason: in words   router_ms: time until the mix was known
     """
 
     policy: str
     arm: str | None = None
+    request_id: str | None = None
     experts: dict[str, Json]
     mix: str
+    gating: Gating | None = None
     abstained: bool = False
     kept: bool = False
     fallback: str | None = None
@@ -94,6 +99,7 @@ class Explained(BaseModel):
 
     policy: str
     experts: dict[str, Json]
+    gating: Gating | None
     scores: dict[str, float]
     floor: float | None
     abstained: bool

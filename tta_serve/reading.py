@@ -55,13 +55,19 @@ class Turn:
     here: str | None = None
 
 
+def session_of(request: Any, headers: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The body's `user`, and the header `x-session-id`, None where a request has none."""
+    return getattr(request, "user", None) or None, headers.get("x-session-id") or None
+
+
 def turn_of(request: Any, headers: Mapping[str, str], tenant: str | None) -> Turn:
     """A request's place by the header `x-session-id`, else the body's `user`, else by the conversation that it repeats.
 
     The first two are one conversation of one tenant for as long as they come. Without them a chat is found by its messages up
     to the last but one user turn, whoever sends it: equal prefixes have equal mixes. A completion has no turns.
     """
-    for kind, name in (("session", headers.get("x-session-id")), ("user", getattr(request, "user", None))):
+    user, session = session_of(request, headers)
+    for kind, name in (("session", session), ("user", user)):
         if name:
             key = hashlib.sha256(json.dumps([kind, tenant, name]).encode()).hexdigest()
             return Turn(key, key)

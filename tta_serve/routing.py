@@ -72,9 +72,7 @@ class Router:
         A turn that follows another keeps its mix, unless the policy says that the topic has changed.
         Raises RequestError as `_decide`.
         """
-        start, routed = time.perf_counter(), Routed(ask.label)
-        if ask.policy in self.inline and prompt.single and prompt.user_turn.strip():
-            return self._undecided(routed, ask.policy, prompt, turn, start)
+        start, routed = time.perf_counter(), Routed(ask.label, ask.arm, ask.ticket)
         if ask.mix is not None:
             made = Made(Decision(ask.mix))
         else:
@@ -83,7 +81,7 @@ class Router:
             if name in self.inline and prompt.single and prompt.user_turn.strip():
                 return self._undecided(routed, name, prompt, turn, start)
             made = await self._in_turn(name, prompt, turn)
-        routed.adapter = mix_request(made.decision.mix, self.probe.digests)
+        routed.adapter = mix_request(made.decision.mix, self.probe.digests, made.decision.gating)
         routed.decide(made, self.probe.digests, _ms_since(start))
         return routed
 
@@ -127,6 +125,7 @@ class Router:
         return Explained(
             policy=name,
             experts=decision.mix.as_json(),
+            gating=decision.gating,
             scores=rounded(decision.scores),
             floor=decision.floor if math.isfinite(decision.floor) else None,
             abstained=decision.abstained,

@@ -1,8 +1,11 @@
 """What a request sees of the library, and how that is made of what is on disk and in the engine."""
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from adapters.entries import ENTRIES, read_entries
 from adapters.library import Library, read_examples
@@ -18,7 +21,8 @@ from tta_serve.sessions import Sessions
 class View:
     """What a request sees of the library, from its start to its end.
 
-    stale: entries whose experts have changed since   holders: the requests that see it
+    stale: entries whose experts have changed since   made: digest of what policies are made from beside their settings
+    holders: the requests that see it
     """
 
     generation: int
@@ -26,7 +30,13 @@ class View:
     catalog: Catalog
     router: Router
     stale: tuple[str, ...] = ()
+    made: str = ""
     holders: int = 0
+
+    def policy_version(self, name: str) -> str:
+        """A short hash of all that a policy's decisions depend on: its settings, the experts, what was trained for them."""
+        settings = self.router.config.policies[name].model_dump_json()
+        return hashlib.sha256(f"{settings} {self.made}".encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -56,4 +66,13 @@ class Views:
         artifacts = (library.root / ENTRIES).parent
         context = Context(catalog.rules, examples, everyday, probe, digests, catalog.entries, artifacts)
         router = await Router.create(self.config, context, probe, self.sessions, must)
-        return View(generation, digests, catalog, router, tuple(sorted(stale)))
+        made = await asyncio.to_thread(_made, digests, artifacts)
+        return View(generation, digests, catalog, router, tuple(sorted(stale)), made)
+
+
+def _made(digests: dict[str, str], artifacts: Path) -> str:
+    """Of the experts, and of the JSON files that `tta router` wrote, which name the digests of the others."""
+    found = hashlib.sha256(json.dumps(digests, sort_keys=True).encode())
+    for file in sorted(artifacts.rglob("*.json")):
+        found.update(file.read_bytes())
+    return found.hexdigest()

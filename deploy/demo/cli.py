@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -104,3 +105,23 @@ def prompts(
 
 if __name__ == "__main__":
     app()
+
+
+@app.command()
+def experiment(
+    users: Annotated[int, typer.Option(min=100, max=10_000, help="Simulated users, each with one request.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the users and what they ask.")] = 1,
+    out: Annotated[Path, typer.Option(help="A folder for the report.")] = Path("experiment"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server that is started for it.")] = 8010,
+) -> None:
+    """Run an A/B test on the demo from the first user to the verdict. The last line is JSON."""
+    _ready()
+    from rich.progress import Progress
+
+    from deploy.demo.experiment import demonstrate
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("users", total=users)
+        found = demonstrate(users, seed, out, port, lambda: progress.advance(task))
+    console.print(f"The report is {out / 'report.md'}", soft_wrap=True)
+    typer.echo(json.dumps(found))

@@ -26,9 +26,22 @@ def text(answer: Any) -> str:
 def test_chat_is_routed_and_says_what_it_did(client: openai.OpenAI) -> None:
     answer = chat(client)
     assert answer.model == MODEL
-    fields = {"policy", "arm", "experts", "mix", "abstained", "kept", "fallback", "scores", "reason", "router_ms"}
+    fields = {
+        "policy",
+        "arm",
+        "experts",
+        "mix",
+        "abstained",
+        "kept",
+        "fallback",
+        "scores",
+        "reason",
+        "router_ms",
+        "request_id",
+        "gating",
+    }
     assert set(answer.merge) == fields
-    assert answer.merge["policy"] == "gate"
+    assert answer.merge["policy"] == "inline"
     assert max(answer.merge["experts"], key=answer.merge["experts"].get) == "sql"
     assert answer.merge["router_ms"] > 0
     assert text(answer).startswith("SELECT")
@@ -85,7 +98,7 @@ def test_a_stream_of_several_choices_keeps_them_all(client: openai.OpenAI) -> No
     chunks = list(chat(client, stream=True, n=3, temperature=1, seed=1, max_tokens=6))
     finished = [c.choices[0].index for c in chunks if c.choices and c.choices[0].finish_reason]
     assert sorted(finished) == [0, 1, 2]
-    assert chunks[-1].merge["policy"] == "gate"
+    assert chunks[-1].merge["policy"] == "inline"
 
 
 def test_n_stop_and_logprobs(client: openai.OpenAI) -> None:
@@ -108,7 +121,7 @@ def test_completions_streaming_and_whole(client: openai.OpenAI) -> None:
     assert "Paris" in whole.choices[0].text
     assert whole.merge["mix"] == chunks[-1].merge["mix"] == "base"
     tokens: Any = client.completions.create(**{**options, "prompt": [504, 3575, 282, 4649, 314]})
-    assert tokens.merge["policy"] == "gate"
+    assert tokens.merge["policy"] == "inline"
 
 
 def test_headers_say_it_too(client: openai.OpenAI) -> None:
@@ -131,7 +144,7 @@ def test_models_are_listed_and_each_can_be_asked(client: openai.OpenAI) -> None:
     for name in names:
         assert client.models.retrieve(name).id == name
         assert chat(client, name, max_tokens=1).model == MODEL
-    assert chat(client, "auto", max_tokens=1).merge["policy"] == "gate"
+    assert chat(client, "auto", max_tokens=1).merge["policy"] == "inline"
 
 
 @pytest.mark.parametrize("model", ["gpt-4", f"{MODEL}:nope", f"{MODEL}:"])
@@ -213,9 +226,9 @@ def test_metrics_are_ours_and_vllms_and_bounded(demo: Demo, client: openai.OpenA
     for name in (
         'tta_requests_total{outcome="ok",policy="explicit"',
         'tta_requests_total{outcome="client_error",policy="none"',
-        'tta_router_seconds_count{policy="gate"',
+        'tta_router_seconds_count{policy="inline"',
         'tta_expert_coefficient_total{expert="sql"',
-        'tta_abstentions_total{policy="gate"',
+        'tta_abstentions_total{policy="inline"',
         "tta_distinct_mixes{",
         "tta_slots_used{",
         "tta_slots{",

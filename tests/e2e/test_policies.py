@@ -182,7 +182,7 @@ def test_explain_says_what_each_policy_would_do(client: openai.OpenAI, admin: ht
     assert [row["policy"] for row in rows] == names
     for row in rows:
         assert set(row) == {
-            "policy", "experts", "scores", "floor", "abstained", "reason", "fallback", "router_ms", "passes"
+            "policy", "experts", "gating", "scores", "floor", "abstained", "reason", "fallback", "router_ms", "passes"
         }  # fmt: skip
         assert ask(client, prompt, merge={"policy": row["policy"]})["experts"] == row["experts"], row["policy"]
     again = admin.post("/policies/explain", json={"prompt": prompt, "policies": ["retrieval", "base"]}).json()["policies"]

@@ -49,7 +49,8 @@ class Engine:
             "disable_log_stats": True,
         }
         if library:
-            bank = BankOptions(str(library.root), tuple(self.digests.items()), tap_layer, settings.pop("capacity", Capacity()))
+            capacity, gated = settings.pop("capacity", Capacity()), settings.pop("gated", False)
+            bank = BankOptions(str(library.root), tuple(self.digests.items()), tap_layer, capacity, gated)
             options |= bank.engine_args(SLOTS)
         self.llm = LLM(str(base), **options | settings)
 

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from adapters.errors import ExpertError
+from adapters.gating import Gating
 from adapters.library import Library
 from adapters.mix import Mix
 from router.policy import Prompt, Window
@@ -22,7 +23,7 @@ from tests.engine.probing import Front, assert_compared, assert_watched
 from tests.made import make_expert, make_narrow_expert
 from tests.reference import Reference
 from tta_serve.engine.options import BankOptions
-from tta_serve.engine.wire import undecided_request
+from tta_serve.engine.wire import mix_request, undecided_request
 from tta_serve.engine.workers import Workers
 
 
@@ -56,8 +57,6 @@ class World:
     def assert_right(self, mixes: Sequence[Mix]) -> None:
         """Each answer is the one of the dense merge, all asked for at once."""
         from vllm import SamplingParams
-
-        from tta_serve.engine.wire import mix_request
 
         library = Library.open(self.root)
         outputs = self.llm.generate(
@@ -95,7 +94,7 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
             enforce_eager=True,
             tensor_parallel_size=2,
             disable_log_stats=True,
-            **BankOptions(str(root), digests, tap_layer=1).engine_args(SLOTS),
+            **BankOptions(str(root), digests, tap_layer=1, gated=True).engine_args(SLOTS),
         )
         try:
             yield World(llm, root, Reference(tiny))
@@ -128,6 +127,20 @@ def test_both_ranks_use_what_the_pass_decides(world: World, tiny: Path) -> None:
     for one, got in zip(asked, found, strict=True):
         inlined.assert_decided(one, got)
     assert len({inlined.mix(got.said) for got in found if got.said}) > 1
+
+
+def test_both_ranks_share_by_the_whole_of_what_each_has_a_part_of(world: World) -> None:
+    library, mix = Library.open(world.root), Mix.of({"one": 1.0, "two": 1.0})
+    gatings = [Gating("arrow", 1), Gating("spectr", 2, 1.0), Gating("arrow", 2, 0.5), None]
+    prompts = [[5, 9, 100 + i, 7, 300 * i, 8] for i in range(len(gatings))]
+    asked = [inline.Asked(p, mix_request(mix, library.digests, g)) for p, g in zip(prompts, gatings, strict=True)]
+    for got, gating in zip(inline.ask(world, asked), gatings, strict=True):
+        there = mix.as_dict()
+        used = (
+            world.reference.gated(library.experts, there, gating) if gating else world.reference.merged(library.experts, there)
+        )
+        with used:
+            assert_same(got.answer, world.reference.logprobs(got.answer.prompt, got.answer.tokens))
 
 
 def test_an_expert_comes_and_goes_in_all_ranks_or_in_none(world: World, tiny: Path) -> None:

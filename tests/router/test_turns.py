@@ -1,6 +1,7 @@
 """The user's turn among a prompt's tokens."""
 
 import random
+import time
 
 import pytest
 
@@ -29,3 +30,28 @@ def test_a_long_prompt_is_searched_from_its_end() -> None:
     rng = random.Random(0)
     words = [rng.randrange(1000) for _ in range(8000)]
     assert span(words, words[7000:7900]) == (7000, 7900)
+
+
+def slow(prompt: list[int], turn: list[int]) -> tuple[int, int] | None:
+    """Every cut at every place, the fewest tokens left out first."""
+    for out in range(9):
+        for left in range(max(0, out - 4), min(4, out) + 1):
+            part = turn[left : len(turn) - out + left]
+            for start in range(len(prompt) - len(part), -1, -1):
+                if turn and 2 * out <= len(turn) and prompt[start : start + len(part)] == part:
+                    return max(start - left, 0), min(start - left + len(turn), len(prompt))
+    return None
+
+
+def test_it_finds_what_a_search_of_everything_finds() -> None:
+    rng = random.Random(1)
+    cases = [[[rng.randrange(3) for _ in range(rng.randrange(most))] for most in (14, 9)] for _ in range(2000)]
+    found = [span(*case) for case in cases]
+    assert found == [slow(*case) for case in cases]
+    assert len(set(found)) > 50
+
+
+def test_a_text_that_nearly_fits_everywhere_takes_no_longer() -> None:
+    start = time.perf_counter()
+    assert span([1] * 20_000, [1] * 10_000 + [2] * 10) is None
+    assert time.perf_counter() - start < 0.5

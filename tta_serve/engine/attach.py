@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.model_executor.layers.fused_moe import MoERunner
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
@@ -14,6 +16,7 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
 )
 
+from adapters.canonical import canonical_expert
 from adapters.coefficient import Place, layer_of
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
@@ -34,6 +37,15 @@ class Site:
     sizes: tuple[int, ...]
     local_sizes: tuple[int, ...]
 
+    @property
+    def whole(self) -> Callable[[Tensor], Tensor] | None:
+        """Makes a product with this rank's part of the input the one with all of it; None if the rank has all."""
+        in_parts = isinstance(self.layer, RowParallelLinear) and self.layer.tp_size > 1
+        return (lambda h: tensor_model_parallel_all_reduce(h.clone())) if in_parts else None
+
+
+Shares = Mapping[str, tuple[LowRank | None, ...]]
+
 
 class Placed(NamedTuple):
     """An expert in a model of vLLM.
@@ -41,10 +53,12 @@ class Placed(NamedTuple):
     shares: site name -> its factors of each of the site's weights on this rank, None for those it leaves alone
     reads: what it does at each of `first_sites`: factors of the singular values and right singular vectors that its delta of
         the first weight it touches there has, over all ranks, with another b of [rank, rank]
+    gated: as shares, but canonical, for gated tokens; empty if `shares` serve those too, or nothing is gated
     """
 
-    shares: Mapping[str, tuple[LowRank | None, ...]]
+    shares: Shares
     reads: Mapping[Place, LowRank]
+    gated: Shares = MappingProxyType({})
 
 
 def find_sites(model: nn.Module) -> dict[str, Site]:
@@ -63,7 +77,7 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
 
 
 def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], keep: Callable[[Tensor], Tensor]) -> Placed:
-    """An expert on this rank. keep: gives a factor the dtype to keep it in
+    """An expert on this rank; a weight whose delta is zero it leaves alone. keep: gives a factor the dtype to keep it in
 
     Raises ExpertError if the expert touches something that is no linear layer of this base, or does not fit its shape.
     """
@@ -73,12 +87,20 @@ def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], keep: Cal
         if name not in known:
             raise ExpertError(f"expert {expert.name!r}: {name} is not a linear layer of this base that can be mixed")
     shares = {
-        name: tuple(_share(expert.name, site, i, factors.get(weight), keep) for i, weight in enumerate(site.weights))
+        name: share
         for name, site in sites.items()
-        if any(weight in factors for weight in site.weights)
+        if any(share := tuple(_share(expert.name, site, i, factors.get(w), keep) for i, w in enumerate(site.weights)))
     }
     first = {where: site for where, site in first_sites(sites).items() if site.name in shares}
     return Placed(shares, {where: _reads(shares[site.name], site, factors, keep) for where, site in first.items()})
+
+
+def place_gated(
+    expert: Expert, model: nn.Module, sites: Mapping[str, Site], keep: Callable[[Tensor], Tensor], *, apart: bool
+) -> Placed:
+    """As `place`, with canonical factors, as gating wants them; if `apart` these are in float32 beside those as they are."""
+    exact = place(canonical_expert(expert), model, sites, Tensor.float if apart else keep)
+    return place(expert, model, sites, keep)._replace(gated=exact.shares) if apart else exact
 
 
 def first_sites(sites: Mapping[str, Site]) -> dict[Place, Site]:
@@ -131,6 +153,8 @@ def _share(expert: str, site: Site, part: int, factor: LowRank | None, keep: Cal
     if factor is None:
         return None
     _check_shape(expert, site.weights[part], factor, site.layer.input_size, site.sizes[part])
+    if not factor.b.any():
+        return None
     fused_in_base = len(site.weights) == 1 < len(_full_sizes(site.layer))
     a, b = _shard_fused(site.layer, factor) if fused_in_base else _shard(site.layer, part, site.sizes[part], factor)
     # B is kept as the transpose of a contiguous matrix, in the order in which a bank stacks it.

@@ -7,7 +7,7 @@ import torch
 
 from adapters.bank import Bank, build
 from adapters.expert import LowRank
-from tta_serve.engine.attach import Placed, Site
+from tta_serve.engine.attach import Shares, Site
 from tta_serve.engine.sparse import SparseBank
 
 # A bank that holds more than it needs is rebuilt after this many steps of it, so that taking turns rebuilds nothing.
@@ -24,11 +24,11 @@ class Banks:
     def __init__(self, sites: Mapping[str, Site], device: torch.device, *, sparse: bool, fixed: bool) -> None:
         """fixed: always hold all experts, at the same addresses, as a captured CUDA graph wants it."""
         self._sites, self._device, self._sparse, self._fixed = sites, device, sparse, fixed
-        self._experts: dict[int, Placed] = {}
+        self._experts: dict[int, Shares] = {}
         self._idle: dict[int, int] = {}  # steps since its last use, of each column in the banks
         self.by_site: dict[str, Bank | SparseBank] = {}
 
-    def add(self, column: int, expert: Placed) -> None:
+    def add(self, column: int, expert: Shares) -> None:
         """Keep an expert ready under its column."""
         self._experts[column] = expert
 
@@ -63,7 +63,7 @@ class Banks:
     def _build(self, columns: Sequence[int]) -> None:
         for name, site in self._sites.items():
             absent = (None,) * len(site.weights)
-            by_expert = [self._experts[k].shares.get(name, absent) for k in columns]
+            by_expert = [self._experts[k].get(name, absent) for k in columns]
             bank = self._bank([*zip(*by_expert, strict=True)], site.local_sizes, columns)
             if bank is None:
                 self.by_site.pop(name, None)

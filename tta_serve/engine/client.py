@@ -17,6 +17,7 @@ from router.inline import Head
 from router.policy import Activations, Outputs, Prompt, Window
 from router.turns import span
 from tta_serve.engine import wire
+from tta_serve.engine.usage import CURRENT
 from tta_serve.engine.wire import Said, said_of
 from tta_serve.engine.workers import Workers
 
@@ -65,9 +66,12 @@ class EngineClient:
 
     def _generating(self, prompt: Any, params: Any, name: str, *, lora_request: Any = None, **named: Any) -> Any:
         """In place of vLLM's `generate`."""
-        if not isinstance(lora_request, _Carrier):
-            return self._generate(prompt, params, name, lora_request=lora_request, **named)
-        return self._deciding(prompt, params, name, lora_request.undecided, named)
+        if isinstance(lora_request, _Carrier):
+            outputs = self._deciding(prompt, params, name, lora_request.undecided, named)
+        else:
+            outputs = self._generate(prompt, params, name, lora_request=lora_request, **named)
+        usage = CURRENT.get()
+        return outputs if usage is None else usage.watch(outputs, params)
 
     async def _deciding(
         self, prompt: Any, params: SamplingParams, name: str, undecided: Undecided, named: Mapping[str, Any]

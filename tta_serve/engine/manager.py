@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from adapters.errors import ExpertError
 from adapters.library import Library
 from router.policy import RouterError
 from tta_serve.engine import wire
-from tta_serve.engine.attach import Placed, find_sites, place
+from tta_serve.engine.attach import Placed, find_sites, place, place_gated
 from tta_serve.engine.banks import Banks
 from tta_serve.engine.inline import Inline, Part
 from tta_serve.engine.mixture import MixtureMethod
@@ -48,7 +49,10 @@ class MixtureManager:
         self._slots = SlotTable[int](vllm_config.lora_config.max_loras)
         self._columns: dict[int, frozenset[int]] = {}  # of the experts in the mix of each slot
         self._step: tuple[int, ...] = ()  # the id of each token of the last step
-        self._in_use: frozenset[int] = frozenset()  # columns of the experts that it used
+        self._in_use: tuple[set[int], set[int]] = (
+            set(),
+            set(),
+        )  # columns of the experts that it used, and that gated tokens did
         self._parts: Callable[[], Sequence[Part]] = tuple
         self._max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
         self._device = device
@@ -61,23 +65,33 @@ class MixtureManager:
         captured = self._device.type != "cpu" and traced
         columns = self._options.capacity.experts
         upper = self._options.tap_layer or 0
+        dtype = vllm_config.model_config.dtype
+        self._sparse = self._device.type == "cpu" and dtype == torch.float32
         state = StepState(
-            self._slots.capacity, places, columns, self._max_tokens, self._device, captured=captured, upper=upper
+            self._slots.capacity,
+            places,
+            columns,
+            self._max_tokens,
+            self._device,
+            captured=captured,
+            upper=upper,
+            gated=self._options.gated,
+            sparse=self._sparse,
         )
         self._probes = Probes(model, sites, state, vllm_config, self._options.tap_layer)
-        dtype = vllm_config.model_config.dtype
-        sparse = self._device.type == "cpu" and dtype == torch.float32
-        self._banks = Banks(sites, self._device, sparse=sparse, fixed=captured)
-        keep = narrowed if sparse else lambda factor: factor.to(dtype)
-        self._place = lambda expert: place(expert, model, sites, keep)
+        self._banks = Banks(sites, self._device, sparse=self._sparse, fixed=captured)
+        self._apart = Banks(sites, self._device, sparse=False, fixed=False)  # for gated tokens, where the others' are sparse
+        keep = narrowed if self._sparse else lambda factor: factor.to(dtype)
+        placed = partial(place_gated, apart=self._sparse) if self._options.gated else place
+        self._place = lambda expert: placed(expert, model, sites, keep)
         for name, digest in self._options.experts:
             self._add(digest, self._read(name, digest))
         self._state = state
         self._methods: dict[str, MixtureMethod] = {}
         for name, site in sites.items():
-            method = MixtureMethod(site.layer.quant_method, site.place, state, self._probes.at(name), traced=traced)
+            method = MixtureMethod(site, state, self._probes.at(name), traced=traced)
             self._methods[name] = site.layer.quant_method = method
-        self._use(self._residents.column(digest) for _, digest in self._options.experts)
+        self._use([self._residents.column(digest) for _, digest in self._options.experts], ())
         logger.info("mixture slots: %s, %d slots, %d bytes of banks", self.used(), self._slots.capacity, self.bank_bytes)
         return model
 
@@ -89,7 +103,9 @@ class MixtureManager:
         return self._place(expert)
 
     def _add(self, digest: str, expert: Placed) -> None:
-        self._banks.add(self._residents.add(digest, expert), expert)
+        column = self._residents.add(digest, expert)
+        self._banks.add(column, expert.shares)
+        self._apart.add(column, expert.gated)
         self._probes.watch.add(digest, expert.reads)
         self._remap()
 
@@ -129,6 +145,7 @@ class MixtureManager:
                 self._slots.remove(request_id)
         self._state.clear(column)
         self._banks.remove(column)
+        self._apart.remove(column)
         self._probes.watch.remove(digest)
         self._remap()
         return True
@@ -154,11 +171,12 @@ class MixtureManager:
         """How much of the capacity is taken."""
         return self._residents.used()
 
-    def _use(self, columns: Iterable[int]) -> None:
-        if self._banks.use(columns):
+    def _use(self, columns: Iterable[int], apart: Iterable[int]) -> None:
+        """apart: of the experts of tokens that are apart"""
+        if any([self._banks.use(columns), self._apart.use(apart)]):
             self._state.forget_banks(self._banks.most_rows)
             for name, method in self._methods.items():
-                method.bank = self._banks.by_site.get(name)
+                method.bank, method.apart = self._banks.by_site.get(name), self._apart.by_site.get(name)
 
     def expect(self, parts: Callable[[], Sequence[Part]]) -> None:
         """Called before `set_active_adapters`, with a way to learn where each request stands."""
@@ -178,7 +196,7 @@ class MixtureManager:
         pending = self.inline is not None and self.inline.pending
         if written or pending or mapping.index_mapping != self._step:
             self._begin(mapping.index_mapping, by_id)
-        self._use(self._in_use)
+        self._use(*self._in_use)
 
     def collect(self) -> Callable[[], dict[str, Said]] | None:
         """Called after each pass: what the server is to hear of requests, as `Inline.collect`."""
@@ -189,7 +207,9 @@ class MixtureManager:
         mix: Mapping[str, Coefficient] = wanted.mix or {}
         if wanted.mix is None and self.inline is not None and (known := self.inline.decided(request.lora_int_id)):
             mix = known.coefficients
-        self._state.write(slot, {self._residents.column(k): c for k, c in mix.items()}, upper=wanted.upper)
+        assert self._options.gated or wanted.gating is None, "an engine that gates is started so"
+        by_column = {self._residents.column(digest): c for digest, c in mix.items()}
+        self._state.write(slot, by_column, upper=wanted.upper, gating=wanted.gating)
 
     def _begin(self, token_ids: tuple[int, ...], by_id: dict[int, LoRARequest]) -> None:
         ids, inverse = np.unique(np.asarray(token_ids, dtype=np.int64), return_inverse=True)
@@ -200,12 +220,13 @@ class MixtureManager:
             self.inline.begin(self._parts(), self._slots, slots)
         self._parts = tuple
         self._step = token_ids
+        used, apart = set[int](), set[int]()
         for request in present:
-            self._columns[self._slots.slot(request.lora_int_id)] = frozenset(
-                k for digest in self._digests(request) if (k := self._column(digest)) is not None
-            )
-        self._in_use = frozenset[int]().union(*(self._columns[self._slots.slot(r.lora_int_id)] for r in present))
-        self._state.begin(slots, active=bool(self._in_use) or any(_is_warm_up(r) for r in present))
+            columns = frozenset(k for digest in self._digests(request) if (k := self._column(digest)) is not None)
+            self._columns[self._slots.slot(request.lora_int_id)] = columns
+            (apart if self._sparse and wire.wanted(request).gating else used).update(columns)
+        self._in_use = used, apart
+        self._state.begin(slots, active=bool(used) or any(_is_warm_up(r) for r in present))
 
     def _digests(self, request: LoRARequest) -> set[str]:
         """The experts that a request uses, or may turn out to use."""
@@ -225,7 +246,7 @@ class MixtureManager:
 
     @property
     def bank_bytes(self) -> int:
-        return sum(bank.nbytes for bank in self._banks.by_site.values())
+        return sum(bank.nbytes for banks in (self._banks, self._apart) for bank in banks.by_site.values())
 
     @property
     def slot_bytes(self) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vllm.platforms import current_platform
 
 from adapters.bank import Bank
-from adapters.coefficient import Place
+from tta_serve.engine.attach import Site
 from tta_serve.engine.observer import Sees
 from tta_serve.engine.sparse import SparseBank
 from tta_serve.engine.step import StepState
@@ -21,16 +21,20 @@ class MixtureMethod:
 
     This one seam serves every kind of linear layer, quantised or not: the layer shards, gathers and reduces as always, and
     in a row-parallel layer the delta joins the partial sums before they are reduced.
+
+    apart: a bank for the step's gated tokens alone, which a sparse one does not serve
     """
 
-    def __init__(self, inner: Any, place: Place, state: StepState, observers: Sequence[Sees], *, traced: bool) -> None:
+    def __init__(self, site: Site, state: StepState, observers: Sequence[Sees], *, traced: bool) -> None:
         """observers: who sees the layer's inputs   traced: whether the model is compiled"""
-        self.inner = inner
-        self.place = place
+        self.inner = site.layer.quant_method
+        self.place = site.place
         self.state = state
         self.observers = observers
+        self.whole = site.whole
         self.traced = traced
         self.bank: Bank | SparseBank | None = None
+        self.apart: Bank | SparseBank | None = None
         self.number = next(_numbers)
         _METHODS[self.number] = self
 
@@ -41,7 +45,7 @@ class MixtureMethod:
         y: Tensor = self.inner.apply(layer, x, bias)
         if self.traced:
             torch.ops.tta_serve.add_delta(y, x, self.number)
-        elif self.bank is not None or self.observers:
+        elif self.bank is not None or self.apart is not None or self.observers:
             self.add_delta(y, x)
         return y
 
@@ -58,8 +62,14 @@ class MixtureMethod:
             if isinstance(bank, SparseBank):
                 bank.add_(y, x, state.uses(self.place, x.shape[0]))
             else:
-                y = y.view(-1, y.shape[-1])
-                bank.add_(y, x, state.rows(self.place, bank.expert, x.shape[0]))
+                self._add_dense(bank, y.view(-1, y.shape[-1]), x)
+        if isinstance(self.apart, Bank) and state.apart is not None:
+            y = y.view(-1, y.shape[-1])
+            mine = self._add_dense(self.apart, y.index_select(0, state.apart), x.index_select(0, state.apart))
+            y.index_copy_(0, state.apart, mine)
+
+    def _add_dense(self, bank: Bank, y: Tensor, x: Tensor) -> Tensor:
+        return bank.add_(y, x, self.state.dense(self.place, bank, x.shape[0]), self.whole)
 
 
 # A compiled model knows its sites by number: what a site does in a step is not for the compiler to see.

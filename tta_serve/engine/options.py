@@ -29,12 +29,16 @@ class Capacity:
 
 @dataclass(frozen=True, config=_strict)
 class BankOptions:
-    """What a worker needs to build the bank. experts: the (name, digest) of those it starts with."""
+    """What a worker needs to build the bank. experts: the (name, digest) of those it starts with
+
+    gated: whether requests may be gated, for which it keeps canonical factors
+    """
 
     library: str
     experts: tuple[tuple[str, str], ...]
     tap_layer: int | None = None
     capacity: Capacity = Capacity()
+    gated: bool = False
 
     def engine_args(self, slots: int) -> dict[str, Any]:
         """Arguments for vLLM's engine, beside the model's own. slots: most requests in one batch, each with its own mix."""

@@ -30,8 +30,9 @@ class Residents:
     def add(self, digest: str, placed: Placed) -> int:
         """Give an expert a column. Raises ExpertError if it goes beyond the capacity."""
         assert digest not in self._by_digest
-        factors = [factor for weights in placed.shares.values() for factor in weights if factor is not None]
-        rank, nbytes = max(f.rank for f in factors), sum(f.a.nbytes + f.b.nbytes for f in factors)
+        shares = *placed.shares.values(), *placed.gated.values()
+        factors = [factor for weights in shares for factor in weights if factor is not None]
+        rank, nbytes = max((f.rank for f in factors), default=0), sum(f.a.nbytes + f.b.nbytes for f in factors)
         self._check("experts", len(self._by_digest), 1)
         self._check("ranks", sum(r.rank for r in self._by_digest.values()), rank)
         self._check("bytes", sum(r.nbytes for r in self._by_digest.values()), nbytes)

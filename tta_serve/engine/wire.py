@@ -1,9 +1,9 @@
 """How a mix travels: inside the LoRARequest that vLLM hands from the API process to the worker with the request.
 
 The path says what the worker is to do. The name is what vLLM keys its prefix cache by. Of a mix that is known it is the mix's
-content. A conversation whose mix is decided in the pass itself has a name of its own; its later turns carry that name, their
-mix, and since which token it was used. The id is taken from the same hash, so that equal mixes are one adapter to the
-scheduler without anybody keeping a table.
+content and its gating. A conversation whose mix is decided in the pass itself has a name of its own; its later turns carry
+that name, their mix, and since which token it was used. The id is taken from the same hash, so that equal mixes are one
+adapter to the scheduler without anybody keeping a table.
 
 A probe is a request of which the worker observes something. Its name and id are its own, so that none of its tokens is read
 from the prefix cache, which would skip them.
@@ -12,9 +12,11 @@ Which tokens are a user's turn is said of each request by itself, in its samplin
 comes back with every one of its outputs, where vLLM has room for what a cache's transfer is to know.
 """
 
+import hashlib
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +24,7 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from adapters.coefficient import Coefficient, Json, from_json, to_json
+from adapters.gating import Gating
 from adapters.mix import Mix
 
 Said = dict[str, Any]
@@ -39,6 +42,7 @@ class Wanted(NamedTuple):
     mix: coefficients by expert digest, None if it is decided in the pass   policy: the one that decides, or says what it would
     upper: whether layers below the one that decides are the base's   since: the token from which the mix is used, before it
     the base is   probe: what to observe   skip: how many of its first tokens a comparison passes over
+    gating: how the experts of the mix share each token, instead of by their coefficients
     """
 
     mix: Mapping[str, Coefficient] | None = {}
@@ -47,27 +51,36 @@ class Wanted(NamedTuple):
     since: int = 0
     probe: Kind | None = None
     skip: int = 0
+    gating: Gating | None = None
 
 
-def mix_request(mix: Mix, digests: Mapping[str, str]) -> LoRARequest | None:
+def mix_request(mix: Mix, digests: Mapping[str, str], gating: Gating | None = None) -> LoRARequest | None:
     """The adapter request of a mix; None for the base, which then shares everything with plain requests."""
     if mix.is_base:
         return None
+    key = mix_key(mix, digests, gating)
+    return LoRARequest(f"mix-{key}", _id(int(key, 16)), _path(mix=content(mix, digests), gating=gating))
+
+
+def mix_key(mix: Mix, digests: Mapping[str, str], gating: Gating | None = None) -> str:
+    """SHA-256 of the mix's content, and of its gating if it has one."""
     key = mix.key(digests)
-    return LoRARequest(f"mix-{key}", _id(int(key, 16)), _path(mix=content(mix, digests)))
+    return hashlib.sha256(f"{key}|{gating}".encode()).hexdigest() if gating else key
 
 
-def undecided_request(policy: str) -> LoRARequest:
+def undecided_request(policy: str, gating: Gating | None = None) -> LoRARequest:
     """The first turn of a conversation, whose mix an installed policy decides."""
-    return _own("turns", policy=policy, upper=True, mix=None)
+    return _own("turns", policy=policy, upper=True, mix=None, gating=gating)
 
 
-def conversation_request(name: str | None, mix: Mapping[str, Json], since: int = 0, policy: str | None = None) -> LoRARequest:
+def conversation_request(
+    name: str | None, mix: Mapping[str, Json], since: int = 0, policy: str | None = None, gating: Gating | None = None
+) -> LoRARequest:
     """A turn of a conversation that has this mix, by its `content`, since a token of it.
 
     name: of the conversation's first request, None for a new one   policy: which is to score this turn
     """
-    wanted = {"mix": dict(mix), "since": since, "policy": policy, "upper": True}
+    wanted = {"mix": dict(mix), "since": since, "policy": policy, "upper": True, "gating": gating}
     if name is None:
         return _own("turns", **wanted)
     return LoRARequest(name, _id(int(name.partition("-")[2], 16)), _path(**wanted))
@@ -111,12 +124,13 @@ def said_of(output: Any) -> Said | None:
 @lru_cache(1024)
 def _read(path: str) -> Wanted:
     said = json.loads(path.removeprefix(_PATH)) if path.startswith(_PATH) else {}
-    mix = said.pop("mix", {})
-    return Wanted(mix if mix is None else {digest: from_json(c) for digest, c in mix.items()}, **said)
+    mix, gating = said.pop("mix", {}), said.pop("gating", None)
+    known = mix if mix is None else {digest: from_json(c) for digest, c in mix.items()}
+    return Wanted(known, gating=gating and Gating(**gating), **said)
 
 
 def _path(**wanted: Any) -> str:
-    return _PATH + json.dumps(wanted, sort_keys=True)
+    return _PATH + json.dumps(wanted, sort_keys=True, default=asdict)
 
 
 def _own(kind: str, **wanted: Any) -> LoRARequest:

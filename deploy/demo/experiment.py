@@ -1,0 +1,133 @@
+"""The demo's experiment from the first user to the verdict: simulated users, real server, real client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from openai import AsyncOpenAI
+
+from deploy.demo.base import ensure_base
+from deploy.demo.tasks import TASKS
+from tta_serve.config import KEY_VARIABLE, ServeConfig, load
+
+CONFIG = Path(__file__).parent / "serve.yaml"
+EXPERIMENT = Path(__file__).parent / "experiment.yaml"
+AT_ONCE = 8
+_SPARE_TOKENS = 4  # an answer may be a little longer than the right one
+
+
+@dataclass(frozen=True)
+class User:
+    """Asks one thing, and says whether the answer was right. most: tokens that the answer may have"""
+
+    name: str
+    prompt: str
+    want: str
+    most: int
+
+
+def users(count: int, seed: int) -> list[User]:
+    """Each with a test prompt of a random task."""
+    from transformers import AutoTokenizer
+
+    rng, tokenizer = random.Random(seed), AutoTokenizer.from_pretrained(str(ensure_base()))
+    drawn = rng.choices(list(TASKS), k=count)
+    prompts = {task: iter(TASKS[task].examples("test", drawn.count(task), seed)) for task in set(drawn)}
+    asked = [next(prompts[task]) for task in drawn]
+    lengths = [len(ids) + _SPARE_TOKENS for ids in tokenizer([found.answer for found in asked]).input_ids]
+    found = enumerate(zip(asked, lengths, strict=True))
+    return [User(f"user-{seed}-{i}", one.prompt, one.answer, most) for i, (one, most) in found]
+
+
+def demo_config(store: str, port: int) -> ServeConfig:
+    """The demo with only the policies of the experiment, and a store."""
+    config = load(CONFIG, {"model.source": str(ensure_base()), "store.url": store, "server.port": port})
+    arms = yaml.safe_load(EXPERIMENT.read_text())["arms"]
+    wanted = {"base", config.default_policy, *(arm["policy"] for arm in arms)}
+    policies = {name: policy for name, policy in config.policies.items() if name in wanted}
+    return config.model_copy(
+        update={
+            "policies": policies,
+            "experiments": config.experiments.model_copy(update={"guard_s": 1.0}),
+        }
+    )
+
+
+@contextmanager
+def serving(config: ServeConfig) -> Iterator[tuple[str, str]]:
+    """The address and the admin key of a server."""
+    from tta_serve.run import RunningApp
+
+    key = os.environ[KEY_VARIABLE] = secrets.token_hex(16)
+    with RunningApp(config) as app:
+        yield app.url, key
+
+
+async def run(url: str, key: str, crowd: list[User], tell: Callable[[], None]) -> dict[str, Any]:
+    """Define and start the experiment, let every user ask once, stop it. Returns it as it then is."""
+    definition = yaml.safe_load(EXPERIMENT.read_text())
+    path = f"/admin/experiments/{definition['name']}"
+    admin = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60)
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=300)
+    async with admin, client:
+        made = (await admin.put(path, json=definition, headers={"if-none-match": "*"})).raise_for_status()
+        (await admin.post(f"{path}/start", headers={"if-match": made.headers["etag"]})).raise_for_status()
+        await asyncio.sleep(1)
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def ask(user: User) -> None:
+            async with room:
+                await _ask(client, admin, user)
+            tell()
+
+        async with asyncio.TaskGroup() as group:
+            for user in crowd:
+                group.create_task(ask(user))
+        await asyncio.sleep(2)  # the last exposures are written
+        now = (await admin.get(path)).raise_for_status()
+        stopped = await admin.post(f"{path}/stop", json={}, headers={"if-match": now.headers["etag"]})
+        found: dict[str, Any] = stopped.raise_for_status().json()
+        return found
+
+
+async def _ask(client: AsyncOpenAI, admin: httpx.AsyncClient, user: User) -> None:
+    answer: Any = await client.chat.completions.create(
+        model="auto",
+        user=user.name,
+        messages=[{"role": "user", "content": user.prompt}],
+        temperature=0,
+        max_tokens=user.most,
+    )
+    right = answer.choices[0].message.content.strip() == user.want
+    outcome = {"request_id": answer.merge["request_id"], "metric": "score", "value": float(right)}
+    (await admin.post("/v1/feedback", json=outcome)).raise_for_status()
+
+
+def demonstrate(count: int, seed: int, out: Path, port: int, tell: Callable[[], None]) -> dict[str, Any]:
+    """The whole of it, on a database of its own; the report is left in `out`. Returns the last line of the command."""
+    from tta_serve.experiments.report import report_of, summary, write
+    from tta_serve.store.database import Database
+
+    with tempfile.TemporaryDirectory(prefix="tta-experiment-") as folder:
+        store = f"sqlite:///{folder}/demo.db"
+        with serving(demo_config(store, port)) as (url, key):
+            asyncio.run(run(url, key, users(count, seed), tell))
+        db = Database(store)
+        try:
+            report = report_of(db, "routing")
+        finally:
+            db.close()
+    write(report, out)
+    found = summary(report)
+    return {key: found[key] for key in ("winner", "srm_p", "stopped_arms")} | {"users": count}

@@ -1,0 +1,89 @@
+"""Which experts are candidates, and how they are to share: what a gated policy decides before the engine gates."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from adapters.gating import Gating
+from adapters.mix import Mix
+from router.gated import GatedPolicy
+from router.policy import Context, Decision, Prompt, RouterError
+from router.table import check_options, create_policy
+from tests.router.test_policies import KnownFeatures, between, retrieval, without
+
+SPARSE = {"mode": "sparse", "temperature": 0.5, "minimum": 0.2}
+
+
+def policy_of(context: Context, options: Mapping[str, Any]) -> GatedPolicy:
+    policy = asyncio.run(create_policy("gated", options, context))
+    assert isinstance(policy, GatedPolicy)
+    return policy
+
+
+def test_what_the_selector_mixes_are_candidates_and_where_it_abstains_the_base_answers() -> None:
+    selector, known = retrieval(**SPARSE)
+    known.by_text["between"] = between(known)
+    policy = policy_of(known.context, {"selector": "retrieval", "selector_options": SPARSE, "top": 2})
+    sizes = set()
+    for text in known.by_text:
+        theirs, ours = (asyncio.run(one.route(Prompt(text), known)) for one in (selector, policy))
+        assert replace(ours, mix=theirs.mix, gating=None) == theirs, "scores, floor and reason are the selector's"
+        assert ours.mix == Mix.of({name: 1.0 for name, _ in theirs.mix.coefficients})
+        assert ours.gating == (None if theirs.abstained else Gating("spectr", 2))
+        sizes.add(len(ours.mix.coefficients))
+    assert sizes >= {0, 1, 2}
+
+
+def test_without_a_selector_every_expert_is_a_candidate_whatever_is_asked() -> None:
+    known = KnownFeatures("abcdf")
+    policy = policy_of(known.context, {"score": "arrow"})
+    for text in ("a1", "e1", " "):
+        decision = asyncio.run(policy.route(Prompt(text), known))
+        assert decision.mix == Mix.of(dict.fromkeys("abcdf", 1.0)), "more than the four that a mix may have"
+        assert (decision.abstained, decision.gating) == (False, Gating("arrow", 3, 1.0))
+        assert not policy.moved(decision, decision)
+
+
+@pytest.mark.parametrize(
+    ("options", "gating"),
+    [
+        ({}, Gating("spectr", 4)),
+        ({"score": "arrow"}, Gating("arrow", 3, 1.0)),
+        ({"score": "arrow", "temperature": None}, Gating("arrow", 3)),
+        ({"temperature": 1.0, "top": 1}, Gating("spectr", 1, 1.0)),
+    ],
+)
+def test_what_is_not_given_is_as_published(options: dict[str, Any], gating: Gating) -> None:
+    assert policy_of(KnownFeatures().context, options).gating == gating
+
+
+def test_a_conversation_moves_as_the_selector_says() -> None:
+    context = KnownFeatures().context
+    policy = policy_of(context, {"selector": "retrieval", "selector_options": {"keep": 0.25}})
+    before = Decision(Mix(), {"a": 0.9, "b": 0.1}, floor=0.2)
+    assert not policy.moved(before, replace(before, scores={"a": 0.5, "b": 0.7}))
+    assert policy.moved(before, replace(before, scores={"a": 0.5, "b": 0.8}))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"score": "mass"}, "score: Input should be 'arrow' or 'spectr'"),
+        ({"top": 0}, "top: Input should be greater than or equal to 1"),
+        ({"temperature": 0}, "temperature: Input should be greater than 0"),
+        ({"selector": "static"}, "unknown selector 'static'; there are: retrieval, gate"),
+        ({"selector": "retrieval", "selector_options": {"tpo": 1}}, "policy type 'retrieval': tpo"),
+        ({"selector_options": {"mode": "top1"}}, "selector_options are a selector's; name it"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(RouterError, match=says):
+        check_options("gated", options)
+
+
+def test_without_experts_it_says_what_to_choose_instead() -> None:
+    with pytest.raises(RouterError, match="choose the policy 'static'"):
+        policy_of(without(KnownFeatures("a").context, "a"), {})

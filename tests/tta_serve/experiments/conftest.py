@@ -1,0 +1,23 @@
+"""Databases for the tests: an SQLite file for most, PostgreSQL too for what asks one directly."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tta_serve.store.conftest import server, url  # noqa: F401 - fixtures
+from tta_serve.store.database import Database
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path}/logs.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def either(url: str) -> Iterator[Database]:  # noqa: F811 - the fixture
+    opened = Database(url)
+    yield opened
+    opened.close()

@@ -1,0 +1,1 @@
+"""Experiments on policies in a running server, and what came of them."""

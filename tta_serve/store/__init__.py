@@ -1,0 +1,1 @@
+"""What outlives a request: experiments in all versions, exposures, outcomes, settings. SQLite or PostgreSQL."""

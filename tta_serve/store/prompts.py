@@ -1,0 +1,20 @@
+"""Texts of requests, for operators who switched it on: redacted before they are written."""
+
+from collections.abc import Sequence
+
+from tta_serve.store.database import Database
+from tta_serve.store.records import PromptText
+from tta_serve.store.redact import redact
+from tta_serve.store.tables import prompts
+
+
+def write(db: Database, rows: Sequence[PromptText]) -> None:
+    """All of them, or none if it raises. One that is there already stays as it is."""
+    clean = [{**vars(row), "text": redact(_storable(row.text))} for row in rows]
+    with db.write() as connection:
+        connection.execute(db.insert(prompts).on_conflict_do_nothing(), clean)
+
+
+def _storable(text: str) -> str:
+    """Without what JSON can carry and a database cannot: half surrogates, and for PostgreSQL the character 0."""
+    return text.encode(errors="replace").decode().replace("\0", "\ufffd")
