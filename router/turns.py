@@ -17,17 +17,15 @@ def span(prompt: Sequence[int], turn: Sequence[int]) -> tuple[int, int] | None:
         for right in range(_MERGED + 1)
         if 2 * (left + right) <= len(turn) and turn
     ]
+    whole, wanted = _backwards(prompt), _backwards(turn)
     for left, right in sorted(cuts, key=sum):
-        start = _last(prompt, turn[left : len(turn) - right])
-        if start is not None:
-            return max(start - left, 0), min(start - left + len(turn), len(prompt))
+        after = whole.find(wanted[right : len(turn) - left])
+        if after >= 0:
+            end = len(prompt) - after + right
+            return max(end - len(turn), 0), min(end, len(prompt))
     return None
 
 
-def _last(prompt: Sequence[int], part: Sequence[int]) -> int | None:
-    """Where the last run of the part begins."""
-    first, size = part[0], len(part)
-    for start in range(len(prompt) - size, -1, -1):
-        if prompt[start] == first and prompt[start : start + size] == part:
-            return start
-    return None
+def _backwards(tokens: Sequence[int]) -> str:
+    """A character for each token, the last first: `str.find` takes linear time whatever the text, `str.rfind` does not."""
+    return "".join(map(chr, reversed(tokens)))

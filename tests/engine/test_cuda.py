@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from adapters.bank import build
+from adapters.canonical import canonical
 from adapters.expert import LowRank
+from adapters.gating import Gating, sharing
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -51,6 +53,30 @@ def test_the_operator_replayed_from_a_graph_follows_the_table() -> None:
         rows.fill_(scale)
         graph.replay()
         torch.testing.assert_close(out, scale * (x @ factor.a.t() @ factor.b.t()), rtol=1e-3, atol=1e-3)
+
+
+@CUDA
+def test_shares_replayed_from_a_graph_follow_inputs_candidates_and_gatings() -> None:
+    g = torch.Generator().manual_seed(0)
+    draws = [(torch.randn(r, 64, generator=g).cuda(), torch.randn(32, r, generator=g).cuda()) for r in (8, 3, 5)]
+    bank = build([[canonical(LowRank(*draw)) for draw in draws]], [32])
+    assert bank is not None
+    x, y, rows = torch.randn(4, 64).cuda(), torch.zeros(4, 32).cuda(), torch.ones(4, 16).cuda()
+    gatings = torch.tensor([Gating("arrow", 2, 1.0).numbers] * 4).cuda()
+
+    def added() -> torch.Tensor:
+        return bank.add_(y.clone(), x, sharing(rows, gatings, bank.blocks))
+
+    added()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = added()
+    for gating in (Gating("spectr", 1), Gating("arrow", 3, 0.5)):
+        x.normal_()
+        rows[:2, :8] = 0
+        gatings[1:] = torch.tensor(gating.numbers).cuda()
+        graph.replay()
+        torch.testing.assert_close(out, added(), rtol=1e-4, atol=1e-4)
 
 
 @CUDA

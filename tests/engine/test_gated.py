@@ -7,13 +7,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from vllm.lora.request import LoRARequest
 
-from adapters.coefficient import Pair
-from adapters.gating import Gating
+from adapters.bank import build
+from adapters.canonical import canonical
+from adapters.coefficient import Pair, Place
+from adapters.gating import Gating, Sharing
 from adapters.mix import Mix
+from tests.adapters.test_bank import factor
 from tests.engine.conftest import TOLERANCE, Answer, Engine, assert_same, distance, workers_of
 from tests.engine.inlined import Asked, World, ask
 from tests.engine.test_architectures import MILD
@@ -22,6 +26,7 @@ from tests.engine.test_places import bank_bytes
 from tests.engine.tiny import BASES, compiling_with_lora, prompts, tiny_engine, write_base, write_library
 from tests.made import make_expert
 from tta_serve.engine import wire
+from tta_serve.engine.step import StepState
 
 ALL = Mix.of({"few": 1.0, "rslora": 1.0, "small": 1.0})
 ARROW, SPECTR, SMILE = Gating("arrow", 2, 1.0), Gating("spectr", 2), Gating("spectr", 3, 0.5)
@@ -180,6 +185,25 @@ def test_in_bfloat16_where_one_bank_serves_all_shares_are_those_but_for_rounding
             assert distance(got.answer, logprobs(world, got.answer, wish)) < 0.04
             if wish.gating:
                 assert distance(got.answer, logprobs(world, got.answer, Wish(Mix()))) > 0.4
+
+
+def test_where_graphs_are_captured_no_step_takes_a_short_cut() -> None:
+    """A step without gated tokens then computes shares too, and uses none."""
+    place = Place(0, "mlp")
+    state = StepState(2, [place], 2, 8, torch.device("cpu"), captured=True, gated=True)
+    bank = build([[canonical(factor(2, 5, 6, seed)) for seed in (0, 1)]], [5])
+    assert bank is not None
+    x, found = torch.randn(3, 6), []
+    for gating in (None, ARROW, None):
+        state.write(1, {0: 0.5, 1: -0.25}, gating=gating)
+        state.begin(np.array([1, 0, 1]), active=True)
+        use = state.dense(place, bank, 3)
+        assert isinstance(use, Sharing)
+        found.append(bank.add_(torch.zeros(3, 5), x, use))
+    plain = bank.add_(torch.zeros(3, 5), x, state.rows(place, bank.expert, 3))
+    assert torch.equal(found[0], plain)
+    assert torch.equal(found[2], plain)
+    assert (found[1] != plain).any(1).tolist() == [True, False, True]
 
 
 def test_dense_banks_come_with_gated_requests_and_hold_their_candidates(world: World) -> None:

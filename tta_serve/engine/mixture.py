@@ -64,9 +64,14 @@ class MixtureMethod:
             else:
                 self._add_dense(bank, y.view(-1, y.shape[-1]), x)
         if isinstance(self.apart, Bank) and state.apart is not None:
-            y = y.view(-1, y.shape[-1])
-            mine = self._add_dense(self.apart, y.index_select(0, state.apart), x.index_select(0, state.apart))
-            y.index_copy_(0, state.apart, mine)
+            self._add_apart(self.apart, y.view(-1, y.shape[-1]), x, state.apart)
+
+    def _add_apart(self, bank: Bank, y: Tensor, x: Tensor, tokens: Tensor) -> None:
+        if len(tokens) == len(x):
+            self._add_dense(bank, y, x)
+        else:
+            mine = self._add_dense(bank, y.index_select(0, tokens), x.index_select(0, tokens))
+            y.index_copy_(0, tokens, mine)
 
     def _add_dense(self, bank: Bank, y: Tensor, x: Tensor) -> Tensor:
         return bank.add_(y, x, self.state.dense(self.place, bank, x.shape[0]), self.whole)

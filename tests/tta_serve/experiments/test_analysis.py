@@ -182,6 +182,18 @@ def test_a_breached_guardrail_is_found_and_does_not_win(db: Database, tolerated:
     assert (f"{guard.why}." in found.verdict.words) == breached
 
 
+def test_the_best_of_what_breaches_nothing_wins(db: Database) -> None:
+    d = definition(
+        "base", "gate", "retrieval", metrics={"guardrails": [{"name": "error", "better": "lower", "tolerated": 0.05}]}
+    )
+    seen, judged = rows(Running(d, 1), range(900), coin(base=0.3, gate=0.9, retrieval=0.6))
+    store(db, [exposure(**{**vars(row), "outcome": "error" if row.arm == "gate" else "ok"}) for row in seen], judged)
+    found = report(db, d)
+    assert {c.reading for c in primary(found).values()} == {"better"}
+    assert [guard.arm for guard in found.guardrails if guard.breached] == ["gate"]
+    assert found.verdict.winner == "retrieval"
+
+
 def test_a_guardrail_where_more_is_better_looks_the_other_way(db: Database) -> None:
     rails = [{"name": "kept", "kind": "share", "better": "higher", "tolerated": 0.1}]
     d = definition("base", "gate", "uniform", metrics={"guardrails": rails})
