@@ -115,7 +115,7 @@ def test_a_bandits_weights_are_those_of_now(db: Database, tmp_path: Path) -> Non
     assert [arm.share for arm in found.arms] == [0.2, 0.8]
     write(found, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "Brackets hold confidence intervals, right at one look only." in text
+    assert "These brackets are confidence intervals, for one look only." in text
     assert not (tmp_path / "difference.png").exists()
     assert summary(found)["primary"] == {}
 
