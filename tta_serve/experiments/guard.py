@@ -70,13 +70,14 @@ class Guard(threading.Thread):
     def _breaches(self, stored: Stored) -> dict[str, str]:
         """Arms that are to be stopped, and why."""
         definition, span = stored.definition, _span(stored)
-        found = (g for rail in definition.metrics.guardrails for g in guarded(tally(self._db, span, rail), rail, definition))
+        moving, rails = definition.bandit is not None, definition.metrics.guardrails
+        found = (g for rail in rails for g in guarded(tally(self._db, span, rail, moving=moving), rail, definition))
         return {g.arm: g.why for g in found if g.breached and g.arm not in stored.stopped}
 
     def _weigh(self, stored: Stored) -> None:
         """Give each arm of a bandit the share that it deserves by now; a stopped one none."""
         definition, primary = stored.definition, stored.definition.metrics.primary
-        found = moments(tally(self._db, _span(stored), primary), primary, definition).arms
+        found = moments(tally(self._db, _span(stored), primary, moving=True), primary, definition).arms
         going = {name: arm for name, arm in found.items() if name not in stored.stopped}
         assert definition.bandit is not None
         lower = primary.better == "lower"
