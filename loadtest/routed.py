@@ -18,7 +18,7 @@ from loadtest.sides import SLOTS, Mixture, Setup
 from router.gate import GatePolicy
 from router.policy import Activations, Context, Outputs, Prompt, Window
 from router.probing import feature_layer
-from router.turns import span
+from router.turns import span, tokens
 from tta_serve.early import EarlyFeatures, depth
 from tta_serve.engine import wire
 from tta_serve.engine.options import BankOptions
@@ -118,9 +118,7 @@ def decisions(side: Inlined, phrasings: Path, every: int) -> dict[str, Any]:
     texts = [text for text, _ in read_labelled(phrasings, side.setup.library.names)][::every]
     prompts, turns = [], []
     for text in texts:
-        chat = [{"role": "user", "content": text}]
-        whole = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        prompts.append(tokenizer.encode(whole, add_special_tokens=False))
+        prompts.append(tokens(tokenizer, text))
         turn = span(prompts[-1], tokenizer.encode(text, add_special_tokens=False))
         assert turn is not None
         turns.append(turn)

@@ -58,13 +58,12 @@ class GatePolicy(InlineSelector):
         *,
         inline: bool,
     ) -> None:
-        super().__init__(rules)
+        super().__init__(rules, inline=inline)
         self._top = options.top
         self._gate = gate
         self._known = sorted(known)
         self._outputs = [*(gate.names.index(name) for name in self._known), len(gate.names)]
         self._retrieval = retrieval
-        self._inline = inline
         self.threshold = gate.about.threshold if options.threshold is None else options.threshold
 
     @classmethod
@@ -79,7 +78,7 @@ class GatePolicy(InlineSelector):
         return cls(options, context.rules, gate, known, retrieval, inline=context.inline)
 
     async def select(self, prompt: Prompt, probe: Probe) -> Selection:
-        features = await probe.features(prompt.user_turn, chat=self._inline and prompt.chat)
+        features = await self.features(prompt, probe)
         if self._retrieval:
             found = self._retrieval.selected(features)
             if found.weights and next(iter(found.weights)) not in self._known:

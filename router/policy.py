@@ -223,6 +223,15 @@ class Selector(Policy):
 class InlineSelector(Selector):
     """A selector whose decision is a function of linear heads' scores, so that the engine can make it inside a pass."""
 
+    def __init__(self, rules: MixRules, *, inline: bool) -> None:
+        """inline: whether the engine does, so that a prompt is read as it is then: in the chat template"""
+        super().__init__(rules)
+        self._inline = inline
+
+    async def features(self, prompt: Prompt, probe: Probe) -> Tensor:
+        """What it decides by, read by a probe. Returns [hidden]."""
+        return await probe.features(prompt.user_turn, chat=self._inline and prompt.chat)
+
     @abstractmethod
     def heads(self) -> tuple[Head, ...]:
         """The heads, in the order of `router.inline.choose`. Raises RouterError if what was trained is not linear."""

@@ -48,9 +48,8 @@ class RetrievalPolicy(InlineSelector):
     def __init__(
         self, options: RetrievalOptions, rules: MixRules, centroids: Centroids, calibration: Calibration, *, inline: bool
     ) -> None:
-        super().__init__(rules)
+        super().__init__(rules, inline=inline)
         self._options = options
-        self._inline = inline
         self.keep = options.keep
         self._centroids = centroids
         self.threshold = calibration.threshold if options.threshold is None else options.threshold
@@ -67,7 +66,7 @@ class RetrievalPolicy(InlineSelector):
         return cls(options, context.rules, *fitted, inline=context.inline)
 
     async def select(self, prompt: Prompt, probe: Probe) -> Selection:
-        return self.selected(await probe.features(prompt.user_turn, chat=self._inline and prompt.chat))
+        return self.selected(await self.features(prompt, probe))
 
     def selected(self, features: Tensor) -> Selection:
         """The selection for one prompt's features, [d]."""

@@ -1,8 +1,16 @@
-"""Where the tokens of a user's turn are among those of a prompt."""
+"""A user's turn in a prompt: as the base's chat template has it, and where its tokens are."""
 
 from collections.abc import Sequence
+from typing import Any
 
 _MERGED = 4  # tokens at an end of a turn that may have become others, beside what the template puts there
+
+
+def tokens(tokenizer: Any, text: str) -> list[int]:
+    """A text as the one user turn of the tokenizer's chat template, up to where the answer starts."""
+    turns = [{"role": "user", "content": text}]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer.encode(whole, add_special_tokens=False))
 
 
 def span(prompt: Sequence[int], turn: Sequence[int]) -> tuple[int, int] | None:

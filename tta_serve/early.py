@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from adapters.coefficient import layer_of
+from router import turns
 from router.policy import RouterError
-from router.turns import span
 from tta_serve.offline import MAX_TOKENS, Offline
 
 
@@ -84,7 +84,7 @@ def tokens(offline: Offline, text: str, *, chat: bool = False) -> Tensor:
 
     Returns [1, tokens].
     """
-    ids = _encoded(offline, _templated(offline, text) if chat else text)
+    ids = turns.tokens(offline.tokenizer, text) if chat else _encoded(offline, text)
     return torch.tensor([ids[-MAX_TOKENS:]])
 
 
@@ -93,14 +93,9 @@ def turn(offline: Offline, text: str) -> tuple[Tensor, int]:
 
     A turn that is not found among the tokens is taken for the whole of them. Returns [1, tokens] and an index.
     """
-    ids = _encoded(offline, _templated(offline, text))
-    start, end = span(ids, _encoded(offline, text.strip())) or (0, len(ids))
+    ids = turns.tokens(offline.tokenizer, text)
+    start, end = turns.span(ids, _encoded(offline, text.strip())) or (0, len(ids))
     return torch.tensor([ids[: min(end, start + MAX_TOKENS)]]), start
-
-
-def _templated(offline: Offline, text: str) -> str:
-    turns = [{"role": "user", "content": text}]
-    return str(offline.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 def _encoded(offline: Offline, text: str) -> list[int]:

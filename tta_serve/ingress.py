@@ -13,7 +13,6 @@ from ray.serve.llm.ingress import OpenAiIngress
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from tta_serve import errors, metrics
-from tta_serve.admin import Admin
 from tta_serve.config import ServeConfig
 from tta_serve.engine.ray_private import ErrorResponse
 from tta_serve.experiments.admin import ExperimentsAdmin, Office
@@ -47,7 +46,7 @@ ENDPOINTS: dict[str, Callable[[FastAPI], Any]] = {
 }
 
 
-class MergingIngress(Admin, ExperimentsAdmin, OpenAiIngress):  # type: ignore[misc]
+class MergingIngress(ExperimentsAdmin, OpenAiIngress):  # type: ignore[misc]
     """Passes every model name on: the replica knows which exist. admin_key: of `Admin`, None to switch it off."""
 
     def __init__(self, llm_deployments: dict[str, DeploymentHandle], *, config: ServeConfig, admin_key: str | None) -> None:

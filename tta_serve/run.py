@@ -1,13 +1,15 @@
 """Running the application in a Ray of its own on this machine."""
 
 import os
-from contextlib import ExitStack
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import ray
 from ray import serve
 
 from tta_serve.app import build_app
-from tta_serve.config import ServeConfig, StartError
+from tta_serve.config import KEY_VARIABLE, ServeConfig, StartError
 from tta_serve.plan import Plan
 
 APP_NAME = "tta-serve"
@@ -51,6 +53,14 @@ class RunningApp:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+
+@contextmanager
+def managed(config: ServeConfig) -> Iterator[tuple[str, str]]:
+    """The address of a server, and a key of its own for its management."""
+    key = os.environ[KEY_VARIABLE] = secrets.token_hex(16)
+    with RunningApp(config) as app:
+        yield app.url, key
 
 
 def _last_words() -> str:

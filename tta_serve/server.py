@@ -59,7 +59,8 @@ class MergingServer(LLMServer):  # type: ignore[misc]
         headers = {} if raw_request_info is None else raw_request_info.headers
         with self._experts.hold() as view, metrics.counted() as count:
             entry = Entry(view)
-            CURRENT.set(entry.usage)
+            if self._trials:
+                CURRENT.set(entry.usage)
             try:
                 ask = view.catalog.ask(request.model, getattr(request, "merge", None))
                 entry.prompt = prompt_of(request, headers, ask.preference, self._engine.text)
@@ -70,7 +71,9 @@ class MergingServer(LLMServer):  # type: ignore[misc]
                 count.value = "client_error"
                 yield error_response(error)
                 return
-            unseen = partial(self._unseen, handler, request.model_copy(deep=True)) if self._trials else None
+            unseen = None
+            if self._trials and self._trials.generates(entry):
+                unseen = partial(self._unseen, handler, request.model_copy(deep=True))
             self._engine.bind(request, entry.routed.adapter)
             try:
                 answer = await handler(request, raw_request_info)
@@ -85,7 +88,7 @@ class MergingServer(LLMServer):  # type: ignore[misc]
                 entry.outcome = "aborted"
                 raise
             finally:
-                if self._trials and unseen:
+                if self._trials:
                     self._trials.ended(entry, unseen)
 
     async def _unseen(self, handler: Handler, request: Any, mix: Mix) -> dict[str, Any]:

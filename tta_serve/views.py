@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.entries import ENTRIES, read_entries
@@ -21,8 +21,8 @@ from tta_serve.sessions import Sessions
 class View:
     """What a request sees of the library, from its start to its end.
 
-    stale: entries whose experts have changed since   made: digest of what policies are made from beside their settings
-    holders: the requests that see it
+    stale: entries whose experts have changed since   holders: the requests that see it
+    versions: by policy, a short hash of what its decisions depend on: its settings, the experts, what was trained for them
     """
 
     generation: int
@@ -30,13 +30,8 @@ class View:
     catalog: Catalog
     router: Router
     stale: tuple[str, ...] = ()
-    made: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
     holders: int = 0
-
-    def policy_version(self, name: str) -> str:
-        """A short hash of all that a policy's decisions depend on: its settings, the experts, what was trained for them."""
-        settings = self.router.config.policies[name].model_dump_json()
-        return hashlib.sha256(f"{settings} {self.made}".encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,9 @@ class Views:
         context = Context(catalog.rules, examples, everyday, probe, digests, catalog.entries, artifacts)
         router = await Router.create(self.config, context, probe, self.sessions, must)
         made = await asyncio.to_thread(_made, digests, artifacts)
-        return View(generation, digests, catalog, router, tuple(sorted(stale)), made)
+        settings = {name: policy.model_dump_json() for name, policy in self.config.policies.items()}
+        versions = {name: hashlib.sha256(f"{said} {made}".encode()).hexdigest()[:12] for name, said in settings.items()}
+        return View(generation, digests, catalog, router, tuple(sorted(stale)), versions)
 
 
 def _made(digests: dict[str, str], artifacts: Path) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import secrets
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from openai import AsyncOpenAI
 
 from deploy.demo.base import ensure_base
 from deploy.demo.tasks import TASKS
-from tta_serve.config import KEY_VARIABLE, ServeConfig, load
+from tta_serve.config import ServeConfig, load
 
 CONFIG = Path(__file__).parent / "serve.yaml"
 EXPERIMENT = Path(__file__).parent / "experiment.yaml"
@@ -62,16 +59,6 @@ def demo_config(store: str, port: int) -> ServeConfig:
             "experiments": config.experiments.model_copy(update={"guard_s": 1.0}),
         }
     )
-
-
-@contextmanager
-def serving(config: ServeConfig) -> Iterator[tuple[str, str]]:
-    """The address and the admin key of a server."""
-    from tta_serve.run import RunningApp
-
-    key = os.environ[KEY_VARIABLE] = secrets.token_hex(16)
-    with RunningApp(config) as app:
-        yield app.url, key
 
 
 async def run(url: str, key: str, crowd: list[User], tell: Callable[[], None]) -> dict[str, Any]:
@@ -117,11 +104,12 @@ async def _ask(client: AsyncOpenAI, admin: httpx.AsyncClient, user: User) -> Non
 def demonstrate(count: int, seed: int, out: Path, port: int, tell: Callable[[], None]) -> dict[str, Any]:
     """The whole of it, on a database of its own; the report is left in `out`. Returns the last line of the command."""
     from tta_serve.experiments.report import report_of, summary, write
+    from tta_serve.run import managed
     from tta_serve.store.database import Database
 
     with tempfile.TemporaryDirectory(prefix="tta-experiment-") as folder:
         store = f"sqlite:///{folder}/demo.db"
-        with serving(demo_config(store, port)) as (url, key):
+        with managed(demo_config(store, port)) as (url, key):
             asyncio.run(run(url, key, users(count, seed), tell))
         db = Database(store)
         try:

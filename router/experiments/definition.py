@@ -50,6 +50,11 @@ class Metrics(_Part):
     secondary: tuple[Metric, ...] = ()
     guardrails: tuple[Guardrail, ...] = ()
 
+    @property
+    def all(self) -> tuple[Metric, ...]:
+        """The primary first."""
+        return self.primary, *self.secondary, *self.guardrails
+
 
 class Eligible(_Part):
     """Whose requests take part: all conditions that are given must hold.
@@ -114,7 +119,7 @@ class Definition(_Part):
             raise ValueError(f"two arms have one name: {', '.join(names)}")
         if self.control not in names:
             raise ValueError(f"control {self.control!r} is no arm; there are: {', '.join(names)}")
-        measured = [self.metrics.primary, *self.metrics.secondary, *self.metrics.guardrails]
+        measured = self.metrics.all
         if len({metric.name for metric in measured}) < len(measured):
             raise ValueError("each metric is named once, as the primary, a secondary one or a guardrail")
         if self.offset + self.coverage > 1 + 1e-12:

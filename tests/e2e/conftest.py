@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,18 +67,25 @@ def demo(base: Path, demo_experts: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("demo")
     log, experts, port = folder / "log", folder / "experts", free_port()
     shutil.copytree(demo_experts, experts)
-    command = [sys.executable, "-m", "tta_serve.cli", "serve", "--config", str(ROOT / "deploy/demo/serve.yaml")]
-    options = ["--model", str(base), "--experts", str(experts), "--port", str(port)]
-    with log.open("wb") as output:
+    options = ["--model", str(base), "--experts", str(experts)]
+    with serving(ROOT / "deploy/demo/serve.yaml", port, log, experts, *options) as server:
+        yield server
+
+
+@contextmanager
+def serving(config: Path, port: int, log: Path, experts: Path, *options: str) -> Iterator[Demo]:
+    """`tta serve`, stopped at the end as a service manager does it: SIGINT is ignored where tests run in the background."""
+    command = [sys.executable, "-m", "tta_serve.cli", "serve", "--config", str(config), "--port", str(port), *options]
+    with log.open("ab") as output:
         environment = os.environ | {"TTA_ADMIN_KEY": ADMIN_KEY}
-        process = subprocess.Popen([*command, *options], stdout=output, stderr=output, cwd=ROOT, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=environment)
     server = Demo(process, f"http://127.0.0.1:{port}", log, experts)
     try:
         server.wait_ready()
         yield server
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(90)
 
 
 @pytest.fixture(scope="session")

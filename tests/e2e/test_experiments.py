@@ -1,8 +1,6 @@
 """Experiments on real servers: two replicas that agree, a kill switch that outlives them, and the demonstration as a whole."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +17,7 @@ import yaml
 from router.experiments.assignment import Request, Running
 from router.experiments.definition import Definition
 from tests.conftest import ROOT
-from tests.e2e.conftest import ADMIN_KEY, Demo, free_port
+from tests.e2e.conftest import ADMIN_KEY, Demo, free_port, serving
 from tta_serve.store.database import Database
 from tta_serve.store.measures import Span, logged
 
@@ -34,7 +32,7 @@ USERS = [f"user-{i}" for i in range(24)]
 
 @contextmanager
 def server(base: Path, experts: Path, folder: Path, replicas: int) -> Iterator[Demo]:
-    port, config, log = free_port(), folder / "serve.yaml", folder / "log"
+    config = folder / "serve.yaml"
     said = {
         "model": {"id": "demo", "source": str(base), "max_model_len": 1024},
         "library": {"path": str(experts), "entries": {"half": {"sql": 0.5}}},
@@ -42,21 +40,11 @@ def server(base: Path, experts: Path, folder: Path, replicas: int) -> Iterator[D
         "default_policy": "gate",
         "store": {"url": f"sqlite:///{folder}/tta.db"},
         "experiments": {"shadow": {"policy": "probe", "share": 0.5, "generate": 0.5}},
-        "server": {"port": port, "replicas": replicas},
+        "server": {"replicas": replicas},
     }
     config.write_text(yaml.safe_dump(said))
-    command = [str(Path(sys.executable).parent / "tta"), "serve", "--config", str(config)]
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, cwd=ROOT, env={**os.environ, "TTA_ADMIN_KEY": ADMIN_KEY}, start_new_session=True
-        )
-    demo = Demo(process, f"http://127.0.0.1:{port}", log, experts)
-    try:
-        demo.wait_ready()
+    with serving(config, free_port(), folder / "log", experts) as demo:
         yield demo
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(90)
 
 
 def asked(demo: Demo, users: Sequence[str], model: str = "auto") -> list[dict[str, Any]]:

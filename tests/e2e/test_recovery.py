@@ -52,5 +52,5 @@ def test_requests_in_flight_get_an_error_and_the_server_recovers_by_itself(demo:
         demo.client()
         .chat.completions.create(model=MODEL, messages=[{"role": "user", "content": QUESTION}], max_tokens=8)
         .model_dump()["merge"]["policy"]
-        == "gate"
+        == "inline"
     )

@@ -41,7 +41,7 @@ def config(**policies: Mapping[str, Any]) -> ServeConfig:
 
 def router(*, inline: bool = False) -> Router:
     """`gated` chooses by scores that are known, `every` takes all."""
-    probe, policy = ViewProbe(CountingEngine(), DIGESTS, ProbeCache()), GatedPolicy(ARROW, EVERY, Known(RULES))
+    probe, policy = ViewProbe(CountingEngine(), DIGESTS, ProbeCache()), GatedPolicy(ARROW, EVERY, Known(RULES, inline=True))
     installed = {"gated": asyncio.run(Installed.into(probe, policy, RULES))} if inline else {}
     policies = {"gated": policy, "every": GatedPolicy(ARROW, EVERY, None)}
     served = config(**{name: {"type": "gated"} for name in policies})

@@ -61,7 +61,7 @@ class Talk:
 
     def __init__(self) -> None:
         self.engine, self.sessions, self.turns = CountingEngine(), Sessions(100, 60), 0
-        self.policy = Known(RULES)
+        self.policy = Known(RULES, inline=True)
         self.change(DIGESTS)
 
     def change(self, digests: Mapping[str, str]) -> None:
@@ -174,6 +174,6 @@ def test_only_some_policies_can_decide_inside_a_pass() -> None:
     with pytest.raises(RouterError, match="retrieval and gate can"):
         asyncio.run(Installed.into(probe, StaticPolicy(Mix()), RULES))
     with pytest.raises(RouterError, match=r"mix.minimum and mix.maximum are -2.0, 0.5"):
-        asyncio.run(Installed.into(probe, Known(RULES), MixRules(frozenset(DIGESTS), 2, maximum=0.5)))
+        asyncio.run(Installed.into(probe, Known(RULES, inline=True), MixRules(frozenset(DIGESTS), 2, maximum=0.5)))
     with pytest.raises(ValueError, match="type 'static' cannot decide inside a pass; these can: retrieval, gate"):
         ServeConfig.model_validate({**CONFIG.model_dump(), "policies": {"table": {"type": "static", "inline": True}}})

@@ -13,9 +13,9 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from adapters.mix import Mix, MixRules
+from router import turns
 from router.inline import Head
 from router.policy import Activations, Outputs, Prompt, Window
-from router.turns import span
 from tta_serve.engine import wire
 from tta_serve.engine.usage import CURRENT
 from tta_serve.engine.wire import Said, said_of
@@ -100,7 +100,7 @@ class EngineClient:
         """Which tokens of a prompt are the user's turn, the first of them as far as routing reads; all if it is not found."""
         found = None
         if text is not None:
-            found = span(tokens, self._llm.get_tokenizer().encode(text.strip(), add_special_tokens=False))
+            found = turns.span(tokens, self._llm.get_tokenizer().encode(text.strip(), add_special_tokens=False))
         start, end = found or (0, len(tokens))
         return start, min(end, start + self._max_probe_tokens)
 
@@ -167,9 +167,7 @@ class EngineClient:
         tokenizer = self._llm.get_tokenizer()
         if not getattr(tokenizer, "chat_template", None):
             return self._tokens(text)
-        turns = [{"role": "user", "content": text}]
-        whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(whole, add_special_tokens=False)[: self._llm.model_config.max_model_len - 1])
+        return turns.tokens(tokenizer, text)[: self._llm.model_config.max_model_len - 1]
 
     def _tokens(self, text: str) -> list[int]:
         """The last tokens of a text."""

@@ -107,10 +107,6 @@ class Inline:
         self.looking = state.captured
         self.pending = False  # whether the next step may differ though its tokens are of the same adapters
 
-    def install(self, policy: str, settings: str, data: bytes, column: Callable[[str], int | None]) -> None:
-        """Let requests be decided by a policy; as `HeadTable.install`, where the arguments are explained."""
-        self.table.install(policy, settings, data, column)
-
     def experts(self, adapter: LoRARequest) -> set[str]:
         """The digests of the experts that a request may use, or does."""
         wanted = wire.wanted(adapter)

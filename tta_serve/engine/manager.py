@@ -154,7 +154,7 @@ class MixtureManager:
         """Let requests be decided by a policy. Raises RouterError if it does not fit."""
         if self.inline is None:
             raise RouterError("this engine reads no features; start it with a tap layer")
-        self.inline.install(policy, settings, data, self._column)
+        self.inline.table.install(policy, settings, data, self._column)
 
     @property
     def inline(self) -> Inline | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from tta_serve.evaluation.figures import Row
 from tta_serve.evaluation.intervals import Estimate
 from tta_serve.evaluation.results import Results
-from tta_serve.evaluation.tables import Sheet, sheets
+from tta_serve.evaluation.tables import sheets
 
 PICTURES = {
     "scores.png": "Exact match on every slice; of two skills the graded score, of everyday prompts the share left to the base",
@@ -41,7 +40,7 @@ _HOW = """\
 def markdown(figures: Row) -> str:
     """The report; its pictures lie beside it."""
     about = [f"- {key}: {value}" for key, value in figures["about"].items()]
-    tables = [_markdown(sheet) for sheet in sheets(figures) if sheet.rows]
+    tables = [sheet.markdown() for sheet in sheets(figures) if sheet.rows]
     pictures = [f"![{title}]({file})\n\n{title}." for file, title in PICTURES.items()]
     return "\n\n".join(["# Evaluation", "\n".join(about), *tables[:2], *pictures, *tables[2:], "## How", _HOW])
 
@@ -49,10 +48,7 @@ def markdown(figures: Row) -> str:
 def show(console: Console, figures: Row) -> None:
     """The headlines and the summary; the rest is in the report."""
     for sheet in sheets(figures)[:2]:
-        table = Table(*sheet.columns, title=sheet.title)
-        for row in sheet.rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(sheet.table())
 
 
 def answers(results: Results) -> Iterator[Row]:
@@ -80,13 +76,3 @@ def last_line(figures: Row) -> Row:
     spreads = {key: list(value) for key, value in figures.items() if isinstance(value, Estimate)}
     line: Row = plain({**single, "intervals": spreads})
     return line
-
-
-def _markdown(sheet: Sheet) -> str:
-    lines = [f"## {sheet.title}", "", _line(sheet.columns), _line(["---"] * len(sheet.columns))]
-    lines += [_line(row) for row in sheet.rows]
-    return "\n".join([*lines, *(["", sheet.notes] if sheet.notes else [])])
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

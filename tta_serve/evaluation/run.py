@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +15,7 @@ from rich.progress import Progress
 from adapters.checkpoint import Checkpoint
 from adapters.entries import ENTRIES, read_entries
 from adapters.library import Library
-from tta_serve.config import KEY_VARIABLE, ServeConfig
+from tta_serve.config import ServeConfig
 from tta_serve.evaluation import arms as roster
 from tta_serve.evaluation.arms import Arm
 from tta_serve.evaluation.ask import Memo, Server
@@ -92,14 +90,13 @@ class Evaluation:
     @contextmanager
     def _serving(self, config: ServeConfig) -> Iterator[tuple[str, str]]:
         """The address and the admin key of a server on a free port of this machine."""
-        from tta_serve.run import RunningApp
+        from tta_serve.run import managed
 
-        key = os.environ[KEY_VARIABLE] = secrets.token_hex(16)
         server = config.server.model_copy(update={"host": "127.0.0.1", "port": _free_port()})
         advance = self._step("start a server", 1)
-        with RunningApp(config.model_copy(update={"server": server})) as app:
+        with managed(config.model_copy(update={"server": server})) as access:
             advance()
-            yield app.url, key
+            yield access
 
     def _step(self, title: str, parts: int) -> Callable[[], None]:
         task = self._progress.add_task(title, total=parts)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from tta_serve.evaluation.figures import MEDIUM, Row
 from tta_serve.evaluation.intervals import Estimate
 from tta_serve.evaluation.questions import EVERYDAY, MIXED, PARAPHRASED, TWO_SKILLS
+from tta_serve.sheets import Sheet
 
 _HEADLINES = {
     "default_policy": "the default policy",
@@ -34,16 +34,6 @@ _TWO_SKILLS = (
     "policy, rival: the best policy, and the best expert or fixed mix or merge; each the best of several, hence flattered.  "
     "over_better: over the better expert of each question's two"
 )
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One table. notes: what its figures mean"""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    notes: str = ""
 
 
 def sheets(figures: Row) -> list[Sheet]:

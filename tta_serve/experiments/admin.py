@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from router.experiments.definition import Definition
 from router.policy import RouterError
 from tta_serve import metrics
+from tta_serve.admin import Admin
 from tta_serve.config import ServeConfig
 from tta_serve.experiments.control import Control
 from tta_serve.experiments.guard import Guard
@@ -51,7 +52,7 @@ class Office:
         self.guard.start()
 
 
-class ExperimentsAdmin:
+class ExperimentsAdmin(Admin):
     """Part of the ingress."""
 
     _office: Office | None
@@ -64,7 +65,7 @@ class ExperimentsAdmin:
 
     async def define_experiment(self, request: Request, name: str, dry_run: bool = False) -> Response:
         """Create with `If-None-Match: *`, change with `If-Match`."""
-        self._check_key(request)  # type: ignore[attr-defined]
+        self._check_key(request)
         definition = await _definition(request, name)
         if request.headers.get("if-none-match") == "*":
             return await self._answered(
@@ -74,12 +75,12 @@ class ExperimentsAdmin:
         return await self._answered(request, lambda o: o.control.change(definition, expected, dry_run=dry_run))
 
     async def start_experiment(self, request: Request, name: str) -> Response:
-        self._check_key(request)  # type: ignore[attr-defined]
+        self._check_key(request)
         expected = _expected(request)
         return await self._answered(request, lambda o: o.control.start(name, expected))
 
     async def stop_experiment(self, request: Request, name: str, stop: Stop = Stop()) -> Response:  # noqa: B008 - FastAPI's way
-        self._check_key(request)  # type: ignore[attr-defined]
+        self._check_key(request)
         expected = _expected(request)
         return await self._answered(request, lambda o: o.control.stop(name, expected, stop.arm))
 
@@ -95,8 +96,8 @@ class ExperimentsAdmin:
         return await self._answered(request, lambda o: {"kill": o.control.killed()})
 
     async def kill(self, request: Request, kill: Kill) -> Response:
-        self._check_key(request)  # type: ignore[attr-defined]
-        entries = await self._one.entries.remote()  # type: ignore[attr-defined]
+        self._check_key(request)
+        entries = await self._one.entries.remote()
         return await self._answered(request, lambda o: {"kill": o.control.kill(kill.to, entries)})
 
     async def unkill(self, request: Request) -> Response:
@@ -122,7 +123,7 @@ class ExperimentsAdmin:
         return self._office
 
     async def _done(self, request: Request, action: Callable[[Office], Any]) -> Any:
-        self._check_key(request)  # type: ignore[attr-defined]
+        self._check_key(request)
         office = self._opened()
         return await asyncio.to_thread(action, office)
 

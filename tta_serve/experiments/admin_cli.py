@@ -82,7 +82,7 @@ def kill(
     off: Annotated[bool, typer.Option("--off", help="Answer as usual again.")] = False,
 ) -> None:
     """Answer everybody with the base or an entry, until it is switched off. The last line is JSON."""
-    from tta_serve.experiments.client import call
+    from tta_serve.management import call
 
     if off and to is not None:
         raise typer.BadParameter("give --to or --off, not both")
@@ -100,7 +100,7 @@ def feedback(
     """Say what an answer was worth. Said twice it counts once. The last line is JSON."""
     from hashlib import sha256
 
-    from tta_serve.experiments.client import call
+    from tta_serve.management import call
 
     body = {"request_id": ticket, "metric": metric, "value": value}
     key = sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -123,7 +123,7 @@ def read_definition(file: Path) -> Definition:
 
 
 def _call(url: str, method: str, path: str, body: Any = None, **headers: str) -> dict[str, Any]:
-    from tta_serve.experiments.client import call
+    from tta_serve.management import call
 
     return call(url, method, f"/admin/experiments{path}", body, **headers)
 

@@ -45,10 +45,7 @@ def report(
     with _opened(store) as db, console.status("Reading the logs ..."):
         found = report_of(db, name)
     for sheet in sheets(found):
-        table = Table(*sheet.columns, title=sheet.title)
-        for row in sheet.rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(sheet.table())
     for line in (*found.verdict.words, *found.verdict.missing, *found.health):
         console.print(f"- {line}", soft_wrap=True)
     if out:
@@ -80,7 +77,6 @@ def replay(  # noqa: PLR0913 - one option each
     from tta_serve.experiments.control import Stored
     from tta_serve.experiments.replay import replay as estimate
     from tta_serve.store import experiments
-    from tta_serve.store.measures import Span
 
     if sum(given is not None for given in (arm, policy, weights, probabilities)) != 1:
         raise typer.BadParameter("give one of --arm, --policy, --weights and --probabilities")
@@ -97,8 +93,8 @@ def replay(  # noqa: PLR0913 - one option each
 
     with _opened(store) as db:
         stored = Stored.read(experiments.get(db, name).definition)
-        chosen, span = _metric(stored.definition, metric), Span(name, stored.since or 1)
-        found = asdict(estimate(db, span, chosen, target(stored.definition), alpha=stored.definition.alpha, clip=clip))
+        chosen = _metric(stored.definition, metric)
+        found = asdict(estimate(db, stored.span, chosen, target(stored.definition), alpha=stored.definition.alpha, clip=clip))
     _print_replay(found, stored.definition.alpha)
     typer.echo(json.dumps({"experiment": name, **found}))
 
@@ -182,7 +178,7 @@ def _metric(definition: Definition, name: str | None) -> Metric:
     from router.experiments.definition import Metric
 
     metrics = definition.metrics
-    known = {metric.name: metric for metric in (metrics.primary, *metrics.secondary, *metrics.guardrails)}
+    known = {metric.name: metric for metric in metrics.all}
     return metrics.primary if name is None else known.get(name) or Metric(name=name)
 
 

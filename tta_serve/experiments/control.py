@@ -10,6 +10,7 @@ from router.policy import RouterError
 from tta_serve.protocol import RequestError
 from tta_serve.store import experiments, settings
 from tta_serve.store.database import Database
+from tta_serve.store.measures import Span
 from tta_serve.store.records import Experiment, State
 
 KILL = "kill"
@@ -22,6 +23,11 @@ class Stored:
     definition: Definition
     stopped: Mapping[str, str] = field(default_factory=dict)
     since: int | None = None
+
+    @property
+    def span(self) -> Span:
+        """The versions whose logs are of it."""
+        return Span(self.definition.name, self.since or 1)
 
     def text(self) -> str:
         said = {"definition": self.definition.model_dump(mode="json"), "stopped": dict(self.stopped), "since": self.since}

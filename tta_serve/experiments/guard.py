@@ -14,7 +14,6 @@ from tta_serve.experiments.logs import tally
 from tta_serve.store import experiments, retention, settings
 from tta_serve.store.database import Database
 from tta_serve.store.errors import StaleError
-from tta_serve.store.measures import Span
 from tta_serve.store.options import StoreOptions
 
 logger = logging.getLogger("ray.serve")
@@ -69,7 +68,7 @@ class Guard(threading.Thread):
 
     def _breaches(self, stored: Stored) -> dict[str, str]:
         """Arms that are to be stopped, and why."""
-        definition, span = stored.definition, _span(stored)
+        definition, span = stored.definition, stored.span
         moving, rails = definition.bandit is not None, definition.metrics.guardrails
         found = (g for rail in rails for g in guarded(tally(self._db, span, rail, moving=moving), rail, definition))
         return {g.arm: g.why for g in found if g.breached and g.arm not in stored.stopped}
@@ -77,14 +76,10 @@ class Guard(threading.Thread):
     def _weigh(self, stored: Stored) -> None:
         """Give each arm of a bandit the share that it deserves by now; a stopped one none."""
         definition, primary = stored.definition, stored.definition.metrics.primary
-        found = moments(tally(self._db, _span(stored), primary, moving=True), primary, definition).arms
+        found = moments(tally(self._db, stored.span, primary, moving=True), primary, definition).arms
         going = {name: arm for name, arm in found.items() if name not in stored.stopped}
         assert definition.bandit is not None
         lower = primary.better == "lower"
         share = primary.kind == "share"
         weights = thompson(going, share=share, explore=definition.bandit.explore, lower_is_better=lower)
         settings.put(self._db, weights_key(definition.name), {arm.name: weights.get(arm.name, 0.0) for arm in definition.arms})
-
-
-def _span(stored: Stored) -> Span:
-    return Span(stored.definition.name, stored.since or 1)

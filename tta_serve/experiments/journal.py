@@ -69,7 +69,7 @@ class Journal:
             arm=assigned.arm,
             unit=assigned.unit,
             policy=assigned.policy,
-            policy_version=entry.view.policy_version(assigned.policy),
+            policy_version=entry.view.versions[assigned.policy],
             mix=info.mix,
             propensity=assigned.propensity,
             abstained=info.abstained,

@@ -8,15 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tta_serve.evaluation.tables import Sheet
 from tta_serve.experiments import pictures
 from tta_serve.experiments.analysis import LOOKS, analyse
 from tta_serve.experiments.control import Stored, weights_key
 from tta_serve.experiments.results import MetricFound, Report
-from tta_serve.experiments.words import chance, number, percent, spread, table
+from tta_serve.experiments.words import chance, number, percent, spread
+from tta_serve.sheets import Sheet
 from tta_serve.store import experiments, settings
 from tta_serve.store.database import Database
-from tta_serve.store.measures import Span
 
 _HOW = """\
 - Brackets are confidence sequences: with the probability that is its level, a bracket has the truth in it at every look,
@@ -40,7 +39,7 @@ def report_of(db: Database, name: str, looks: int = LOOKS) -> Report:
     return analyse(
         db,
         stored.definition,
-        Span(name, stored.since or 1),
+        stored.span,
         time.time(),
         stopped=stored.stopped,
         weights=weights.value if weights else None,
@@ -63,8 +62,7 @@ def as_markdown(report: Report, drawn: Mapping[str, str] | None = None) -> str:
     parts += [f"What is missing:\n\n{_list(report.verdict.missing)}"] if report.verdict.missing else []
     parts += ["## Health", _list(report.health)]
     parts += [f"![{title}]({file})\n\n{title}." for file, title in (drawn or {}).items()]
-    for sheet in sheets(report):
-        parts += [f"## {sheet.title}", table(sheet.columns, sheet.rows), *([sheet.notes] if sheet.notes else [])]
+    parts += [sheet.markdown() for sheet in sheets(report)]
     return "\n\n".join([*parts, "## How", _how(report)]) + "\n"
 
 

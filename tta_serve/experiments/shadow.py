@@ -26,7 +26,11 @@ class Shadow:
         self._config, self._hold = config, hold
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, entry: Entry, again: Again, write: Write) -> None:
+    def generates(self, entry: Entry) -> bool:
+        """Whether the policy is to answer a request too, if it comes to that."""
+        return uniform("shadow", entry.id) < self._config.share * self._config.generate
+
+    def begin(self, entry: Entry, again: Again | None, write: Write) -> None:
         """Decide for a request, if it is one of the share. write: called once, with what was found or None"""
         config, place = self._config, uniform("shadow", entry.id)
         if entry.routed is None or entry.routed.info is None or entry.outcome != "ok" or place >= config.share:
@@ -35,7 +39,7 @@ class Shadow:
             metrics.shadows.labels(config.policy, "skipped").inc()
             write(None)
         else:
-            task = asyncio.create_task(self._run(entry, again if place < config.share * config.generate else None, write))
+            task = asyncio.create_task(self._run(entry, again, write))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

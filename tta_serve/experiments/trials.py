@@ -44,8 +44,12 @@ class Trials:
         name, arm = entry.assigned.policy, f"{entry.assigned.experiment}/{entry.assigned.arm}"
         return replace(ask, label=name, policy=name, arm=arm, ticket=self._journal.ticket(entry))
 
-    def ended(self, entry: Entry, again: Again) -> None:
-        """A request is over. again: answers it with another mix, unseen"""
+    def generates(self, entry: Entry) -> bool:
+        """Whether a shadow is to answer the request too."""
+        return self._shadow is not None and self._shadow.generates(entry)
+
+    def ended(self, entry: Entry, again: Again | None) -> None:
+        """A request is over. again: answers it with another mix, unseen; None if no shadow does"""
         write = partial(self._journal.write, entry)
         if self._shadow is None:
             write(None)

@@ -1,7 +1,5 @@
 """Numbers in sentences and tables."""
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 
 from tta_serve.experiments.results import Estimate
@@ -29,12 +27,3 @@ def spread(found: Estimate | None, *, sign: bool = False) -> str:
 
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown."""
-    return "\n".join(_line(cells) for cells in (columns, ["---"] * len(columns), *rows))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -1,5 +1,6 @@
 """A running server's management, as the command line asks for it."""
 
+import json
 import os
 from typing import Any
 
@@ -8,10 +9,11 @@ import httpx
 from tta_serve.config import KEY_VARIABLE, ConfigError
 
 _TIMEOUT_S = 120
+_MOST_BYTES = 4 * 1024 * 1024
 
 
 def call(url: str, method: str, path: str, body: Any = None, **headers: str) -> dict[str, Any]:
-    """The answer's JSON. headers: with `_` for `-`
+    """The answer's JSON, of at most 4 MiB. headers: with `_` for `-`
 
     Raises ConfigError if there is no key, no server, or the server refuses.
     """
@@ -21,17 +23,17 @@ def call(url: str, method: str, path: str, body: Any = None, **headers: str) -> 
     sent = {"Authorization": f"Bearer {key}", **{name.replace("_", "-"): value for name, value in headers.items()}}
     try:
         # Without a proxy: the key is for this server alone.
-        answer = httpx.request(
-            method, f"{url.rstrip('/')}{path}", json=body, headers=sent, timeout=_TIMEOUT_S, trust_env=False
-        )
+        where = f"{url.rstrip('/')}{path}"
+        with httpx.stream(method, where, json=body, headers=sent, timeout=_TIMEOUT_S, trust_env=False) as answer:
+            text = _read(answer)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL):
         raise ConfigError(f"--url is http://HOST:PORT, got {url!r}") from None
     except httpx.HTTPError as error:
         raise ConfigError(f"no server answers at {url} ({error}); start one with `tta serve`, or name it with --url") from None
     if answer.is_error:
-        raise ConfigError(f"{url} refused, status {answer.status_code}: {_message(answer)}")
+        raise ConfigError(f"{url} refused, status {answer.status_code}: {_message(text)}")
     try:
-        found = answer.json()
+        found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):
@@ -39,8 +41,17 @@ def call(url: str, method: str, path: str, body: Any = None, **headers: str) -> 
     return found
 
 
-def _message(answer: httpx.Response) -> str:
+def _read(answer: httpx.Response) -> bytes:
+    text = b""
+    for part in answer.iter_bytes():
+        text += part
+        if len(text) > _MOST_BYTES:
+            break
+    return text[:_MOST_BYTES]
+
+
+def _message(text: bytes) -> str:
     try:
-        return str(answer.json()["error"]["message"])
+        return str(json.loads(text)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return answer.text[:200]
+        return text[:200].decode(errors="replace")
