@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from adapters.expert import LowRank
-from adapters.gating import Blocks, Sharing, blocks, shares
+from adapters.gating import Blocks, Sharing, Trained, blocks, shares
+from adapters.layer_gates import LayerGate, untrained
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Bank:
 
     a: [rows, in]   b: for each of the layer's weights, [its rows, its out], transposed, so that the product reads it in order
     rows, outs: how many rows and outputs each weight has; one that no expert touches has no rows
-    expert: [rows], the index of each row's expert
+    expert: [rows], the index of each row's expert   gates: [2, rows], each row's g and the d of its expert, if any is trained
     """
 
     a: Tensor
@@ -33,6 +34,7 @@ class Bank:
     rows: tuple[int, ...]
     outs: tuple[int, ...]
     expert: tuple[int, ...]
+    gates: Tensor | None = None
 
     def add_(
         self, y: Tensor, x: Tensor, coefficients: Tensor | Sharing, whole: Callable[[Tensor], Tensor] | None = None
@@ -45,7 +47,7 @@ class Bank:
         """
         h = torch.nn.functional.linear(x, self.a)
         if isinstance(coefficients, Sharing):
-            coefficients = shares(whole(h) if whole else h, coefficients)
+            coefficients = shares(whole(h) if whole else h, coefficients, self._trained)
         h = h.mul_(coefficients) if h.dtype == coefficients.dtype else (h * coefficients).to(h.dtype)
         if len(self.b) == 1:
             return y.addmm_(h, self.b[0])
@@ -59,19 +61,32 @@ class Bank:
         """Whose the rows are."""
         return blocks(self.rows, self.expert, self.a.device)
 
+    @cached_property
+    def _trained(self) -> Trained | None:
+        if self.gates is None:
+            return None
+        g, d = self.gates
+        blocks = self.blocks
+        return Trained(g, d.new_zeros(blocks.of.shape[1]).scatter_(0, blocks.cell, d))
+
     def to(self, device: torch.device) -> "Bank":
-        return replace(self, a=self.a.to(device), b=tuple(b.to(device) for b in self.b))
+        gates = None if self.gates is None else self.gates.to(device)
+        return replace(self, a=self.a.to(device), b=tuple(b.to(device) for b in self.b), gates=gates)
 
     @property
     def nbytes(self) -> int:
         return self.a.nbytes + sum(b.nbytes for b in self.b)
 
 
-def build(weights: Sequence[Sequence[LowRank | None]], outs: Sequence[int]) -> Bank | None:
+def build(
+    weights: Sequence[Sequence[LowRank | None]],
+    outs: Sequence[int],
+    gates: Sequence[Sequence[LayerGate | None]] = (),
+) -> Bank | None:
     """The bank of a layer; None if no expert touches it.
 
     weights: for each of the layer's weights in their order, each expert's factors, None for one that leaves it alone
-    outs: the output size of each weight
+    outs: the output size of each weight   gates: as weights, of canonical factors; none at all where none is trained
     """
     present = [[(k, f) for k, f in enumerate(factors) if f is not None] for factors in weights]
     if not any(present):
@@ -80,4 +95,12 @@ def build(weights: Sequence[Sequence[LowRank | None]], outs: Sequence[int]) -> B
     b = [torch.cat([f.b.t() for _, f in part] or [like.new_empty(0, out)]) for part, out in zip(present, outs, strict=True)]
     expert = [k for part in present for k, f in part for _ in range(f.rank)]
     a = torch.cat([f.a for part in present for _, f in part])
-    return Bank(a, tuple(b), tuple(len(part) for part in b), tuple(outs), tuple(expert))
+    rows = tuple(len(part) for part in b)
+    return Bank(a, tuple(b), rows, tuple(outs), tuple(expert), _gates(present, gates))
+
+
+def _gates(present: Sequence[Sequence[tuple[int, LowRank]]], gates: Sequence[Sequence[LayerGate | None]]) -> Tensor | None:
+    if not any(map(any, gates)):
+        return None
+    of_each = [(own[k] or untrained(f.rank)) for part, own in zip(present, gates, strict=True) for k, f in part]
+    return torch.cat([torch.stack([gate.g, torch.full_like(gate.g, gate.d)]) for gate in of_each], 1)

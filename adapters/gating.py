@@ -4,11 +4,12 @@ Of canonical factors, b_k a_k = (U S) V^T, the product h_k = a_k x says how much
 
     s_k = |h_k1|      arrow     along the top right singular vector (Arrow, Ostapenko et al. 2024, arXiv 2405.11157)
     s_k = ||h_k||     spectr    within all that it reads (SpectR, Fleshman and Van Durme 2025, arXiv 2504.03454)
+    s_k = ||h_k * sqrt(g_k)|| + d_k     trained    by gates of this weight, `adapters.layer_gates`
 
     y = W x + sum_k c_k b_k h_k        c = softmax(s / T) over the `top` best candidates, 0 for all others
 
-SpectR gives equal shares, which is T = infinity; SMILE (Tang et al. 2024, arXiv 2408.10174) is its score with T = 1. Both
-scores are norms of the first directions of h_k, of one or of all, so that tokens of different gatings are one computation.
+SpectR gives equal shares, which is T = infinity; SMILE (Tang et al. 2024, arXiv 2408.10174) is its score with T = 1. All
+scores are norms of weighted directions of h_k, so that tokens of different gatings are one computation.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Score = Literal["arrow", "spectr"]
-NUMBERS = 3  # that a gating is made of
+Score = Literal["arrow", "spectr", "trained"]
+NUMBERS = 4  # that a gating is made of
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class Gating:
     temperature: float | None = None
 
     @property
-    def numbers(self) -> tuple[float, float, float]:
-        """Directions of h_k that count, top, and T."""
-        return 1.0 if self.score == "arrow" else inf, float(self.top), self.temperature or inf
+    def numbers(self) -> tuple[float, float, float, float]:
+        """Directions of h_k that count, top, T, and whether by trained gates."""
+        directions = 1.0 if self.score == "arrow" else inf
+        return directions, float(self.top), self.temperature or inf, float(self.score == "trained")
 
 
 class Blocks(NamedTuple):
@@ -51,10 +53,17 @@ class Blocks(NamedTuple):
     experts: int
 
 
+class Trained(NamedTuple):
+    """A bank's gates. g: [rows]   d: [cells]"""
+
+    g: Tensor
+    d: Tensor
+
+
 class Sharing(NamedTuple):
     """What is known of tokens and a bank before h is.
 
-    coefficients: [tokens, rows], of those that are not gated   gated: [tokens, 1], bool
+    coefficients: [tokens, rows], of those that are not gated   gated, trained: [tokens, 1], bool
     counts: [tokens, rows], bool, whether a row counts in s   barred: [tokens, cells], 0 for candidates, else -inf
     cut: [tokens, weights, experts], bool, which of the scores in falling order have no share
     sharpness: [tokens, 1, 1], 1 / T
@@ -63,6 +72,7 @@ class Sharing(NamedTuple):
     blocks: Blocks
     coefficients: Tensor
     gated: Tensor
+    trained: Tensor
     counts: Tensor
     barred: Tensor
     cut: Tensor
@@ -83,22 +93,28 @@ def sharing(coefficients: Tensor, gatings: Tensor, blocks: Blocks) -> Sharing:
 
     coefficients: [tokens, rows]   gatings: [tokens, NUMBERS], `Gating.numbers`, zeros for tokens that are not gated
     """
-    directions, top, temperature = gatings.unsqueeze(1).unbind(2)
+    directions, top, temperature, trained = gatings.unsqueeze(1).unbind(2)
     candidates = (coefficients != 0).float() @ blocks.of > 0
     shared = candidates.unflatten(1, (blocks.weights, blocks.experts)).sum(2, keepdim=True).minimum(top.unsqueeze(2))
     cut = torch.arange(blocks.experts, device=shared.device) >= shared
     barred = torch.zeros_like(candidates, dtype=torch.float32).masked_fill_(~candidates, -inf)
     counts = blocks.direction < directions
-    return Sharing(blocks, coefficients, directions > 0, counts, barred, cut, 1 / temperature.unsqueeze(2))
+    sharpness = 1 / temperature.unsqueeze(2)
+    return Sharing(blocks, coefficients, directions > 0, trained > 0, counts, barred, cut, sharpness)
 
 
-def shares(h: Tensor, sharing: Sharing) -> Tensor:
+def shares(h: Tensor, sharing: Sharing, gates: Trained | None = None) -> Tensor:
     """The coefficients of each token's rows: shares if it is gated, else its own. h: [tokens, rows]. Returns the same shape
+
+    gates: of this bank; without, g = 1 and d = 0
 
     All shapes are fixed and nothing waits for a value, so that a CUDA graph may replay it.
     """
     blocks, cut = sharing.blocks, sharing.cut
-    scores = ((h.float().square() * sharing.counts) @ blocks.of).sqrt_().add_(sharing.barred)
+    weights = gates.g.where(sharing.trained, sharing.counts) if gates else sharing.counts
+    scores = ((h.float().square() * weights) @ blocks.of).sqrt_().add_(sharing.barred)
+    if gates:
+        scores.add_(gates.d * sharing.trained)
     best, order = scores.view(-1, blocks.weights, blocks.experts).sort(dim=2, descending=True, stable=True)
     ordered = (best * sharing.sharpness).masked_fill_(cut, -inf).softmax(2).masked_fill_(cut, 0)
     by_cell = torch.empty_like(ordered).scatter_(2, order, ordered).flatten(1)

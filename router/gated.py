@@ -1,11 +1,14 @@
 """Gated: experts that share every token of a request in each layer anew, by what they read of it there."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from adapters.errors import AdapterError
 from adapters.gating import Gating, Score
+from adapters.layer_gates import LAYER_GATES, read_gates
 from adapters.mix import Mix
 from router.policy import Context, Decision, Options, Policy, Probe, Prompt, RouterError, Selector
 from router.selectors import SELECTORS, checked, create_selector, find
@@ -13,6 +16,7 @@ from router.selectors import SELECTORS, checked, create_selector, find
 _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "arrow": {"top": 3, "temperature": 1.0},  # as PEFT has it
     "spectr": {"top": 4, "temperature": None},
+    "trained": {"top": 4, "temperature": 1.0},  # as they were in training, but for `top`
 }
 
 
@@ -62,6 +66,8 @@ class GatedPolicy(Policy):
         names = context.rules.names
         if not names:
             raise RouterError("gating needs an expert to be a candidate; without any, choose the policy 'static'")
+        if options.score == "trained":
+            await asyncio.to_thread(_check, context)
         selector = await create_selector(options.selector, options.selector_options, context) if options.selector else None
         gating = Gating(options.score, options.top, options.temperature)
         return cls(gating, Mix.of(dict.fromkeys(names, 1.0)), selector)
@@ -72,3 +78,15 @@ class GatedPolicy(Policy):
 
     def moved(self, before: Decision, now: Decision) -> bool:
         return self.selector is not None and self.selector.moved(before, now)
+
+
+def _check(context: Context) -> None:
+    """Raises RouterError if there are no trained gates of any expert."""
+    if context.artifacts is None:
+        raise RouterError("score 'trained' needs a library with gates: tta router gates --library DIR --base FOLDER")
+    try:
+        known = read_gates(context.artifacts / LAYER_GATES.name)
+    except AdapterError as error:
+        raise RouterError(str(error)) from None
+    if known.keys().isdisjoint(context.digests.values()):
+        raise RouterError("no expert here has trained gates; make them with: tta router gates --library DIR --base FOLDER")

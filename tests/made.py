@@ -1,12 +1,17 @@
 """Experts made for a test: random LoRA folders in PEFT's own format."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from adapters.canonical import canonical
+from adapters.expert import Expert
+from adapters.layer_gates import Gates, LayerGate
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 ALL_LINEAR = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -79,3 +84,16 @@ def write_peft(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) ->
     settings = {**fixed, "bias": "none", "inference_mode": True, **config}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def gates_of(experts: Mapping[str, Expert], *, without: str = "", seed: int = 5) -> Gates:
+    """Random gates of all experts but one."""
+    g = torch.Generator().manual_seed(seed)
+    return {
+        expert.digest: {
+            module: LayerGate(torch.rand(canonical(factor).rank, generator=g) * 4, float(torch.randn(1, generator=g)))
+            for module, factor in expert.factors.items()
+        }
+        for name, expert in experts.items()
+        if name != without
+    }

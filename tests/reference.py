@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from adapters.coefficient import Coefficient, Pair
 from adapters.expert import Expert
-from adapters.gating import Gating
+from adapters.gating import Gating, Score
+from adapters.layer_gates import Gates, LayerGate
 
 Name = TypeVar("Name")
 
@@ -67,17 +69,34 @@ class Reference:
 
     @contextmanager
     def gated(
-        self, experts: Mapping[str, Expert], candidates: Mapping[str, Coefficient], gating: Gating, since: int = 0
+        self,
+        experts: Mapping[str, Expert],
+        candidates: Mapping[str, Coefficient],
+        gating: Gating,
+        since: int = 0,
+        gates: Gates = MappingProxyType({}),
     ) -> Iterator[None]:
         """As `per_token`, with each token's shares of the experts that have a coefficient there, from token `since` on."""
 
         def coefficients(name: str, module: str, x: torch.Tensor) -> torch.Tensor:
             there = [n for n in candidates if module in experts[n].factors and _at(candidates[n], module)]
-            shares = gated_shares({n: self._reads(experts[n], module) for n in there}, gating, x)
+            own = {n: gates.get(experts[n].digest, {}).get(module) for n in there}
+            shares = gated_shares({n: self._reads(experts[n], module) for n in there}, gating, x, own)
             return shares.get(name, torch.zeros(len(x))) * (torch.arange(len(x)) >= since)
 
         with self.per_token({name: experts[name] for name in candidates}, coefficients):
             yield
+
+    def used(
+        self,
+        experts: Mapping[str, Expert],
+        mix: Mapping[str, Coefficient],
+        gating: Gating | None,
+        since: int = 0,
+        gates: Gates = MappingProxyType({}),
+    ) -> AbstractContextManager[None]:
+        """`gated`, or `merged` without a gating."""
+        return self.gated(experts, mix, gating, since, gates) if gating else self.merged(experts, mix)
 
     def _reads(self, expert: Expert, module: str) -> torch.Tensor:
         key = expert.digest, module
@@ -104,17 +123,25 @@ def read(delta: torch.Tensor) -> torch.Tensor:
     return vt[s > 1e-6 * s[0]]
 
 
-def gated_shares(candidates: Mapping[Name, torch.Tensor], gating: Gating, x: torch.Tensor) -> dict[Name, torch.Tensor]:
+def gated_shares(
+    candidates: Mapping[Name, torch.Tensor], gating: Gating, x: torch.Tensor, gates: Mapping[Name, LayerGate | None]
+) -> dict[Name, torch.Tensor]:
     """Shares of one weight, token by token. candidates: by name, what each reads   x: [tokens, in]. Returns [tokens] each"""
     found = {name: torch.zeros(len(x)) for name in candidates}
     for t, token in enumerate(x.double()):
         along = {name: vt @ token for name, vt in candidates.items()}
-        scores = {name: float(h[0].abs() if gating.score == "arrow" else h.norm()) for name, h in along.items()}
+        scores = {name: _score(h, gating.score, gates.get(name)) for name, h in along.items()}
         best = sorted(scores, key=lambda name: -scores[name])[: gating.top]
         powers = {name: math.exp(scores[name] / gating.temperature) if gating.temperature else 1.0 for name in best}
         for name, power in powers.items():
             found[name][t] = power / sum(powers.values())
     return found
+
+
+def _score(h: torch.Tensor, score: Score, gate: LayerGate | None) -> float:
+    if score == "trained" and gate is not None:
+        return math.sqrt(sum(float(g) * float(value) ** 2 for g, value in zip(gate.g, h, strict=True))) + gate.d
+    return float(h[0].abs() if score == "arrow" else h.norm())
 
 
 def _at(coefficient: Coefficient, module: str) -> float:

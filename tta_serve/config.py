@@ -165,9 +165,9 @@ class ServeConfig(_Section):
         return any(policy_class(p.type).reads_features for p in self.policies.values())
 
     @property
-    def gates(self) -> bool:
-        """Whether a policy gates, for which the engine keeps factors of another form."""
-        return any(p.type == "gated" for p in self.policies.values())
+    def gating_scores(self) -> set[str]:
+        """What its policies gate by; if any does, the engine keeps factors of another form."""
+        return {check_options(p.type, p.options).score for p in self.policies.values() if p.type == "gated"}
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> ServeConfig:

@@ -16,6 +16,7 @@ from tta_serve.experts_cli import LIBRARY, BaseFolder, Root, console
 
 if TYPE_CHECKING:
     from adapters.entries import Entry
+    from adapters.expert import Expert
     from adapters.library import Library
     from adapters.mix import MixRules
     from router.pareto import Front
@@ -91,6 +92,31 @@ def pareto(  # noqa: PLR0913 - one option each
         console.print(f"The picture is {picture}")
 
 
+def gates(  # noqa: PLR0913 - one option each
+    library: Root = LIBRARY,
+    base: BaseFolder = None,
+    prompts: PerExpert = 16,
+    answer: AnswerTokens = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 60,
+    rate: Annotated[float, typer.Option(min=0, help="Adam's learning rate.")] = 0.1,
+    replace: Replace = False,
+) -> None:
+    """Train in-layer gates, for policies of type gated with score trained: which expert a token uses in each weight."""
+    from adapters.layer_gates import LAYER_GATES, write_gates
+    from adapters.library import Library
+    from adapters.writing import check_free
+    from tta_serve.train_gates import Settings, train
+
+    file = library / LAYER_GATES
+    check_free(file, replace=replace)
+    work = _sampled(Library.open(library), library, base, None, prompts, answer, canonical=True)
+    with bar("Training gates", steps) as tell:
+        trained = train(work.mixed, work.experts, work.samples, Settings(steps, rate), lambda _: tell())
+    write_gates(file, trained.gates, replace=replace)
+    console.print(f"-log p of a token of the experts' answers: {trained.before:.4g} -> {trained.after:.4g}")
+    console.print(f"The gates are {file}", soft_wrap=True)
+
+
 def offline(root: Path, base: Path | None) -> Offline:
     """The library's base in transformers."""
     from adapters.store import Store
@@ -102,11 +128,18 @@ def offline(root: Path, base: Path | None) -> Offline:
 
 @dataclass(frozen=True)
 class _Work:
-    """samples: of each expert's prompts with its own answers   rules: of coefficients of these experts"""
+    """samples: of each expert's prompts with its own answers   experts: as the library has them"""
 
     mixed: Mixed
     samples: list[list[Sample]]
-    rules: MixRules
+    experts: list[Expert]
+
+    @property
+    def rules(self) -> MixRules:
+        """Of coefficients of these experts."""
+        from adapters.mix import MixRules
+
+        return MixRules(frozenset(expert.name for expert in self.experts), self.mixed.layers)
 
 
 def _begin(  # noqa: PLR0913 - options of the commands
@@ -115,26 +148,36 @@ def _begin(  # noqa: PLR0913 - options of the commands
     """Read the base and the experts, and let each answer its prompts. new: the name of what will be made"""
     from adapters.errors import LibraryError
     from adapters.library import Library
-    from adapters.mix import MixRules
     from adapters.store import check_name
-    from tta_serve.mixed import Mixed
 
     opened = Library.open(root)
     check_name(root, new)
     if new in opened.all_names:
         raise LibraryError(f"{new!r} is an expert: an entry needs another name")
+    return _sampled(opened, root, base, chosen, prompts, answer)
+
+
+def _sampled(  # noqa: PLR0913 - options of the commands
+    opened: Library, root: Path, base: Path | None, chosen: str | None, prompts: int, answer: int, *, canonical: bool = False
+) -> _Work:
+    """Let each expert answer its prompts. canonical: whether the model is made with the canonical forms of their factors"""
+    from adapters.canonical import canonical_expert
+    from adapters.errors import LibraryError
+    from tta_serve.mixed import Mixed
+
     names = _chosen(opened, chosen)
     asked = {name: opened.examples(name)[:prompts] for name in names}
     if silent := [name for name, own in asked.items() if not own]:
         raise LibraryError(f"{', '.join(silent)}: without example prompts; add the expert again with --examples")
-    mixed = Mixed(offline(root, base), [opened.expert(name) for name in names])
+    experts = [opened.expert(name) for name in names]
+    mixed = Mixed(offline(root, base), [canonical_expert(e) if canonical else e for e in experts])
     samples: list[list[Sample]] = [[] for _ in names]
     with bar("Asking the experts", sum(map(len, asked.values()))) as tell:
         for k, own in enumerate(asked.values()):
             for prompt in own:
                 samples[k].append(mixed.sample(k, prompt, answer))
                 tell()
-    return _Work(mixed, samples, MixRules(frozenset(names), mixed.layers))
+    return _Work(mixed, samples, experts)
 
 
 def _chosen(library: Library, names: str | None) -> list[str]:

@@ -34,9 +34,10 @@ class Outputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Site:
+class Site:
     """All experts' factors of one linear layer, stacked by rank. a: [ranks, in]   b: [out, ranks]   owners: [ranks]"""
 
+    name: str
     module: nn.Linear
     layer: int
     a: Tensor
@@ -44,8 +45,12 @@ class _Site:
     owners: Tensor
 
 
+# Of a linear layer and of A x, [1, tokens, ranks], the coefficient of each rank, in a shape that fits the latter's.
+Rule = Callable[["Site", Tensor], Tensor]
+
+
 class Mixed:
-    """y = W x + sum_k c[l, k] B_k A_k x in every linear layer, of decoder layer l, that an expert touches.
+    """y = W x + B (c * (A x)) in every linear layer that an expert touches, with c[l, k] of decoder layer l, or by a rule.
 
     The base's weights stay as they are, and take no gradients. Raises ExpertError for an expert that touches anything else.
     """
@@ -56,7 +61,7 @@ class Mixed:
         self.offline = offline
         self.experts = tuple(experts)
         self.layers = depth(offline.model)
-        self._sites = _sites(offline, experts)
+        self.sites = _sites(offline, experts)
         offline.model.requires_grad_(False)
 
     def alone(self, expert: int) -> Tensor:
@@ -80,15 +85,15 @@ class Mixed:
                     break
         return Sample(ids[:, :-1], ids.shape[1] - start)
 
-    def outputs(self, sample: Sample, coefficients: Tensor) -> Outputs:
+    def outputs(self, sample: Sample, coefficients: Tensor | Rule) -> Outputs:
         """What the base with the experts predicts for the answer. coefficients: [layers, experts]"""
         with self._added(coefficients):
             output = self.offline.model(sample.ids, use_cache=False, output_hidden_states=True, logits_to_keep=sample.answer)
         return Outputs(output.logits[0], torch.stack([s[0, -sample.answer :] for s in output.hidden_states]))
 
     @contextmanager
-    def _added(self, coefficients: Tensor) -> Iterator[None]:
-        hooks = [site.module.register_forward_hook(_adder(site, coefficients)) for site in self._sites]
+    def _added(self, coefficients: Tensor | Rule) -> Iterator[None]:
+        hooks = [site.module.register_forward_hook(_adder(site, coefficients)) for site in self.sites]
         try:
             yield
         finally:
@@ -96,16 +101,18 @@ class Mixed:
                 hook.remove()
 
 
-def _adder(site: _Site, coefficients: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    scale = coefficients[site.layer][site.owners]
+def _adder(site: Site, coefficients: Tensor | Rule) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    fixed = coefficients[site.layer][site.owners] if isinstance(coefficients, Tensor) else coefficients
 
     def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + (inputs[0] @ site.a.T * scale) @ site.b.T
+        h = inputs[0] @ site.a.T
+        scale = fixed if isinstance(fixed, Tensor) else fixed(site, h)
+        return output + (h * scale) @ site.b.T
 
     return add
 
 
-def _sites(offline: Offline, experts: Sequence[Expert]) -> list[_Site]:
+def _sites(offline: Offline, experts: Sequence[Expert]) -> list[Site]:
     linear = {name: module for name, module in offline.model.named_modules() if isinstance(module, nn.Linear)}
     found = []
     for name in dict.fromkeys(name for expert in experts for name in expert.factors):
@@ -115,7 +122,7 @@ def _sites(offline: Offline, experts: Sequence[Expert]) -> list[_Site]:
         own = [(k, expert.factors[name]) for k, expert in enumerate(experts) if name in expert.factors]
         owners = torch.cat([torch.full((factor.rank,), k) for k, factor in own])
         a, b = torch.cat([factor.a for _, factor in own]), torch.cat([factor.b for _, factor in own], 1)
-        found.append(_Site(linear[name], layer, a.float(), b.float(), owners))
+        found.append(Site(name, linear[name], layer, a.float(), b.float(), owners))
     return found
 
 

@@ -41,7 +41,10 @@ class Plan:
         """What vLLM's engine is told of the experts."""
         library = self.config.library
         experts = tuple(self.digests.items())
-        bank = BankOptions(str(library.path), experts, self.tap_layer, library.capacity, self.config.gates)
+        scores = self.config.gating_scores
+        bank = BankOptions(
+            str(library.path), experts, self.tap_layer, library.capacity, gated=bool(scores), trained="trained" in scores
+        )
         return bank.engine_args(self.config.server.slots)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from tta_serve.entries_cli import Seed, bar, learn, offline, pareto
+from tta_serve.entries_cli import Seed, bar, gates, learn, offline, pareto
 from tta_serve.experts_cli import LIBRARY, BaseFolder, Root, console
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ Split = Annotated[str | None, typer.Option(help='Take only the lines whose "spli
 app = typer.Typer(no_args_is_help=True, help="Routing: train a gate, learn entries and fronts, compare features, explain.")
 app.command()(learn)
 app.command()(pareto)
+app.command()(gates)
 
 
 @app.command()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from adapters.bank import Bank, build
 from adapters.canonical import canonical
 from adapters.expert import LowRank
-from adapters.gating import Gating, Sharing, shares, sharing
+from adapters.gating import NUMBERS, Gating, Sharing, shares, sharing
+from adapters.layer_gates import LayerGate
 from tests.adapters.test_bank import factor
 from tests.reference import gated_shares, read
 
@@ -23,6 +24,8 @@ GATINGS = [
     Gating("spectr", 2),
     Gating("spectr", 2, 0.3),
     Gating("arrow", 9, 2.0),
+    Gating("trained", 3, 1.0),
+    Gating("trained", 2),
     None,
 ]
 OUTS = [12, 5, 7]
@@ -36,8 +39,18 @@ def weights() -> list[list[LowRank | None]]:
     return [first, second, [None] * EXPERTS]
 
 
+def gates(weights: Sequence[Sequence[LowRank | None]], seed: int = 5) -> list[list[LayerGate | None]]:
+    """Of some experts."""
+    g = torch.Generator().manual_seed(seed)
+
+    def of(f: LowRank | None) -> LayerGate | None:
+        return f and LayerGate(torch.rand(canonical(f).rank, generator=g) * 4, float(torch.randn(1, generator=g)))
+
+    return [[of(f) if k != 1 else None for k, f in enumerate(part)] for part in weights]
+
+
 def bank_of(weights: Sequence[Sequence[LowRank | None]], outs: Sequence[int] = OUTS) -> Bank:
-    bank = build([[f and canonical(f) for f in part] for part in weights], outs)
+    bank = build([[f and canonical(f) for f in part] for part in weights], outs, gates(weights))
     assert bank is not None
     return bank
 
@@ -54,7 +67,7 @@ def added(  # noqa: PLR0913 - one part each
 
 
 def of(gatings: Sequence[Gating | None], c: Tensor, bank: Bank) -> Sharing:
-    return sharing(c, torch.tensor([g.numbers if g else (0.0, 0.0, 0.0) for g in gatings]), bank.blocks)
+    return sharing(c, torch.tensor([g.numbers if g else [0.0] * NUMBERS for g in gatings]), bank.blocks)
 
 
 def inputs(tokens: int, seed: int = 1) -> Tensor:
@@ -63,18 +76,20 @@ def inputs(tokens: int, seed: int = 1) -> Tensor:
 
 def test_each_token_shares_each_weight_by_its_own_gating_and_candidates() -> None:
     g, parts = torch.Generator().manual_seed(2), weights()
-    x, gatings = inputs(70), GATINGS * 10
-    c = torch.randn(70, EXPERTS, generator=g) * (torch.rand(70, EXPERTS, generator=g) < 0.7)
+    gatings = GATINGS * 10
+    x, n = inputs(len(gatings)), len(gatings)
+    c = torch.randn(n, EXPERTS, generator=g) * (torch.rand(n, EXPERTS, generator=g) < 0.7)
     c[3] = 0
     bank = bank_of(parts)
-    y = added(bank, torch.zeros(70, sum(OUTS)), x, c[:, bank.expert], gatings)
+    y = added(bank, torch.zeros(n, sum(OUTS)), x, c[:, bank.expert], gatings)
     for t, gating in enumerate(gatings):
         wanted = []
-        for part, out in zip(parts, OUTS, strict=True):
+        for part, trained, out in zip(parts, gates(parts), OUTS, strict=True):
             dense = {k: f.dense() for k, f in enumerate(part) if f is not None}
             used = {k: float(c[t, k]) for k in dense if c[t, k]}
             if gating:
-                used = {k: float(s) for k, s in gated_shares({k: read(dense[k]) for k in used}, gating, x[t : t + 1]).items()}
+                reads = {k: read(dense[k]) for k in used}
+                used = {k: float(s) for k, s in gated_shares(reads, gating, x[t : t + 1], dict(enumerate(trained))).items()}
             wanted.append(sum((s * dense[k] @ x[t] for k, s in used.items()), torch.zeros(out)))
         torch.testing.assert_close(y[t], torch.cat(wanted), rtol=1e-3, atol=1e-4)
 
@@ -144,8 +159,9 @@ def test_an_input_that_one_expert_alone_reads_is_its_own() -> None:
 
 
 def test_a_token_without_candidates_is_the_bases_and_a_mixed_batch_gives_each_what_it_gets_alone() -> None:
-    bank, x, y = bank_of(weights()), inputs(7), torch.randn(7, sum(OUTS))
-    c = torch.ones(7, len(bank.expert))
+    n = len(GATINGS)
+    bank, x, y = bank_of(weights()), inputs(n), torch.randn(n, sum(OUTS))
+    c = torch.ones(n, len(bank.expert))
     c[2] = 0
     together = added(bank, y, x, c, GATINGS)
     assert torch.equal(together[2], y[2])

@@ -37,7 +37,7 @@ class Engine:
     def __init__(self, base: Path, library: Library | None, *, tap_layer: int = TAP_LAYER, **settings: Any) -> None:
         from vllm import LLM
 
-        from tta_serve.engine.options import BankOptions, Capacity
+        from tta_serve.engine.options import BankOptions
 
         self.digests = library.digests if library else {}
         options: dict[str, Any] = {
@@ -49,8 +49,8 @@ class Engine:
             "disable_log_stats": True,
         }
         if library:
-            capacity, gated = settings.pop("capacity", Capacity()), settings.pop("gated", False)
-            bank = BankOptions(str(library.root), tuple(self.digests.items()), tap_layer, capacity, gated)
+            ours = {key: settings.pop(key) for key in ("capacity", "gated", "trained") if key in settings}
+            bank = BankOptions(str(library.root), tuple(self.digests.items()), tap_layer, **ours)
             options |= bank.engine_args(SLOTS)
         self.llm = LLM(str(base), **options | settings)
 

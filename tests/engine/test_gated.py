@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from transformers import PretrainedConfig
 from vllm.lora.request import LoRARequest
 
 from adapters.bank import build
 from adapters.canonical import canonical
 from adapters.coefficient import Pair, Place
 from adapters.gating import Gating, Sharing
+from adapters.layer_gates import LAYER_GATES, read_gates, write_gates
 from adapters.mix import Mix
 from tests.adapters.test_bank import factor
 from tests.engine.conftest import TOLERANCE, Answer, Engine, assert_same, distance, workers_of
@@ -24,13 +26,14 @@ from tests.engine.test_architectures import MILD
 from tests.engine.test_inline import BLOCK, CHUNKED, undecided
 from tests.engine.test_places import bank_bytes
 from tests.engine.tiny import BASES, compiling_with_lora, prompts, tiny_engine, write_base, write_library
-from tests.made import make_expert
+from tests.made import gates_of, make_expert
 from tta_serve.engine import wire
 from tta_serve.engine.step import StepState
 
 ALL = Mix.of({"few": 1.0, "rslora": 1.0, "small": 1.0})
 ARROW, SPECTR, SMILE = Gating("arrow", 2, 1.0), Gating("spectr", 2), Gating("spectr", 3, 0.5)
 TOP = Gating("arrow", 1)
+TRAINED = Gating("trained", 2, 1.0)
 
 
 class Wish(NamedTuple):
@@ -52,29 +55,32 @@ WISHES = [
     Wish(Mix.of({"rslora": 1.0, "small": 1.0}), TOP),
     Wish(Mix.of({"rslora": Pair(1.0, 0.0), "small": (0.0, 1.0), "few": 1.0}), SMILE),
     Wish(Mix.of({"few": 1.0}), SPECTR),
+    Wish(ALL, TRAINED),
 ]
-LENGTHS = (3, 9, 24, 40, 17, 31, 12, 28)
+LENGTHS = (3, 9, 24, 40, 17, 31, 12, 28, 22)
 
 
-def world_of(root: Path, base: str) -> World:
-    folder = write_base(root / "base", BASES[base])
-    return World.of(folder, write_library(root / "library", folder))
+def world_of(root: Path, config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> World:
+    folder = write_base(root / "base", config, dtype)
+    library = write_library(root / "library", folder)
+    write_gates(library.root / LAYER_GATES, gates_of(library.experts, without="rslora"), replace=False)
+    return World.of(folder, library)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return world_of(tmp_path_factory.mktemp("gated"), "llama")
+    return world_of(tmp_path_factory.mktemp("gated"), BASES["llama"])
 
 
-def engine(world: World, slots: int = 8, **settings: Any) -> AbstractContextManager[Engine]:
-    fixed = {"max_loras": slots, "max_cpu_loras": slots, "max_num_seqs": slots, "block_size": BLOCK, "gated": True}
+def engine(world: World, slots: int = 9, **settings: Any) -> AbstractContextManager[Engine]:
+    fixed = {"max_loras": slots, "max_cpu_loras": slots, "max_num_seqs": slots, "block_size": BLOCK}
+    fixed |= {"gated": True, "trained": True}
     return tiny_engine(world.base, world.library, **fixed | settings)
 
 
 def logprobs(world: World, answer: Answer, wish: Wish, since: int = 0) -> torch.Tensor:
     experts, mix = world.library.experts, wish.mix.as_dict()
-    used = world.reference.gated(experts, mix, wish.gating, since) if wish.gating else world.reference.merged(experts, mix)
-    with used:
+    with world.reference.used(experts, mix, wish.gating, since, read_gates(world.library.root / LAYER_GATES)):
         return world.reference.logprobs(answer.prompt, answer.tokens)
 
 
@@ -89,7 +95,7 @@ def assert_right(world: World, answers: Sequence[Answer], wishes: Sequence[Wish]
 
 @pytest.mark.parametrize("base", ["llama", "phi3, fused in the checkpoint", "qwen3-moe, first layer dense"])
 def test_shares_are_those_of_plain_transformers(base: str, tmp_path: Path) -> None:
-    world = world_of(tmp_path, base)
+    world = world_of(tmp_path, BASES[base])
     with engine(world) as ours:
         answers = [got.answer for got in ask(ours, asked_for(world, WISHES))]
         assert_right(world, answers, WISHES)
@@ -177,11 +183,16 @@ def test_a_compiled_model(world: World, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_in_bfloat16_where_one_bank_serves_all_shares_are_those_but_for_rounding(tmp_path: Path) -> None:
     """Of all candidates with a temperature: shares that do not jump where scores are nearly equal."""
-    base = write_base(tmp_path / "base", MILD, torch.bfloat16)
-    world = World.of(base, write_library(tmp_path / "library", base))
-    wishes = [Wish(ALL, SMILE), Wish(Mix()), Wish(ALL, Gating("arrow", 3, 1.0)), Wish(Mix.of({"small": 0.5, "few": -0.25}))]
+    world = world_of(tmp_path, MILD, torch.bfloat16)
+    wishes = [
+        Wish(ALL, SMILE),
+        Wish(Mix()),
+        Wish(ALL, Gating("arrow", 3, 1.0)),
+        Wish(Mix.of({"small": 0.5, "few": -0.25})),
+        Wish(ALL, Gating("trained", 3, 1.0)),
+    ]
     with engine(world, dtype="bfloat16") as ours:
-        for got, wish in zip(ask(ours, asked_for(world, wishes, LENGTHS[:4])), wishes, strict=True):
+        for got, wish in zip(ask(ours, asked_for(world, wishes, LENGTHS[:5])), wishes, strict=True):
             assert distance(got.answer, logprobs(world, got.answer, wish)) < 0.04
             if wish.gating:
                 assert distance(got.answer, logprobs(world, got.answer, Wish(Mix()))) > 0.4

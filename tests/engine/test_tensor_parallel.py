@@ -14,13 +14,14 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from adapters.errors import ExpertError
 from adapters.gating import Gating
+from adapters.layer_gates import LAYER_GATES, read_gates, write_gates
 from adapters.library import Library
 from adapters.mix import Mix
 from router.policy import Prompt, Window
 from tests.engine import inlined as inline
 from tests.engine.conftest import SLOTS, Answer, assert_same, workers_of
 from tests.engine.probing import Front, assert_compared, assert_watched
-from tests.made import make_expert, make_narrow_expert
+from tests.made import gates_of, make_expert, make_narrow_expert
 from tests.reference import Reference
 from tta_serve.engine.options import BankOptions
 from tta_serve.engine.wire import mix_request, undecided_request
@@ -85,6 +86,7 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
     make_expert(root / "one", tiny, seed=1, layers=range(2), strength=5)
     make_expert(root / "two", tiny, seed=2, layers=range(2), rank=3, alpha=3, strength=5)
     digests = tuple(Library.open(root).digests.items())
+    write_gates(root / LAYER_GATES, gates_of(Library.open(root).experts), replace=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         llm = LLM(
@@ -94,7 +96,7 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
             enforce_eager=True,
             tensor_parallel_size=2,
             disable_log_stats=True,
-            **BankOptions(str(root), digests, tap_layer=1, gated=True).engine_args(SLOTS),
+            **BankOptions(str(root), digests, tap_layer=1, gated=True, trained=True).engine_args(SLOTS),
         )
         try:
             yield World(llm, root, Reference(tiny))
@@ -131,15 +133,11 @@ def test_both_ranks_use_what_the_pass_decides(world: World, tiny: Path) -> None:
 
 def test_both_ranks_share_by_the_whole_of_what_each_has_a_part_of(world: World) -> None:
     library, mix = Library.open(world.root), Mix.of({"one": 1.0, "two": 1.0})
-    gatings = [Gating("arrow", 1), Gating("spectr", 2, 1.0), Gating("arrow", 2, 0.5), None]
+    gatings = [Gating("arrow", 1), Gating("spectr", 2, 1.0), Gating("arrow", 2, 0.5), Gating("trained", 2, 1.0), None]
     prompts = [[5, 9, 100 + i, 7, 300 * i, 8] for i in range(len(gatings))]
     asked = [inline.Asked(p, mix_request(mix, library.digests, g)) for p, g in zip(prompts, gatings, strict=True)]
     for got, gating in zip(inline.ask(world, asked), gatings, strict=True):
-        there = mix.as_dict()
-        used = (
-            world.reference.gated(library.experts, there, gating) if gating else world.reference.merged(library.experts, there)
-        )
-        with used:
+        with world.reference.used(library.experts, mix.as_dict(), gating, gates=read_gates(world.root / LAYER_GATES)):
             assert_same(got.answer, world.reference.logprobs(got.answer.prompt, got.answer.tokens))
 
 

@@ -71,7 +71,7 @@ def test_a_conversation_moves_as_the_selector_says() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"score": "mass"}, "score: Input should be 'arrow' or 'spectr'"),
+        ({"score": "mass"}, "score: Input should be 'arrow', 'spectr' or 'trained'"),
         ({"top": 0}, "top: Input should be greater than or equal to 1"),
         ({"temperature": 0}, "temperature: Input should be greater than 0"),
         ({"selector": "static"}, "unknown selector 'static'; there are: retrieval, gate"),

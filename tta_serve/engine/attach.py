@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from adapters.canonical import canonical_expert
 from adapters.coefficient import Place, layer_of
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
+from adapters.layer_gates import Gates, LayerGate
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Site:
 
 
 Shares = Mapping[str, tuple[LowRank | None, ...]]
+SiteGates = Mapping[str, tuple[LayerGate | None, ...]]
+T = TypeVar("T")
 
 
 class Placed(NamedTuple):
@@ -54,11 +57,13 @@ class Placed(NamedTuple):
     reads: what it does at each of `first_sites`: factors of the singular values and right singular vectors that its delta of
         the first weight it touches there has, over all ranks, with another b of [rank, rank]
     gated: as shares, but canonical, for gated tokens; empty if `shares` serve those too, or nothing is gated
+    gates: as shares, of those weights for which any were trained
     """
 
     shares: Shares
     reads: Mapping[Place, LowRank]
     gated: Shares = MappingProxyType({})
+    gates: SiteGates = MappingProxyType({})
 
 
 def find_sites(model: nn.Module) -> dict[str, Site]:
@@ -81,7 +86,7 @@ def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], keep: Cal
 
     Raises ExpertError if the expert touches something that is no linear layer of this base, or does not fit its shape.
     """
-    factors = _renamed(model, expert)
+    factors = _renamed(model, expert.factors)
     known = {weight for site in sites.values() for weight in site.weights}
     for name in factors:
         if name not in known:
@@ -95,12 +100,31 @@ def place(expert: Expert, model: nn.Module, sites: Mapping[str, Site], keep: Cal
     return Placed(shares, {where: _reads(shares[site.name], site, factors, keep) for where, site in first.items()})
 
 
-def place_gated(
-    expert: Expert, model: nn.Module, sites: Mapping[str, Site], keep: Callable[[Tensor], Tensor], *, apart: bool
+def place_gated(  # noqa: PLR0913 - one part each
+    expert: Expert,
+    model: nn.Module,
+    sites: Mapping[str, Site],
+    keep: Callable[[Tensor], Tensor],
+    *,
+    apart: bool,
+    gates: Gates,
 ) -> Placed:
-    """As `place`, with canonical factors, as gating wants them; if `apart` these are in float32 beside those as they are."""
-    exact = place(canonical_expert(expert), model, sites, Tensor.float if apart else keep)
-    return place(expert, model, sites, keep)._replace(gated=exact.shares) if apart else exact
+    """As `place`, with canonical factors, as gating wants them; if `apart` these are in float32 beside those as they are.
+
+    gates: of all experts. Raises ExpertError too if those of this one are not of its ranks
+    """
+    canonical = canonical_expert(expert)
+    own = gates.get(expert.digest, {})
+    for module, gate in own.items():
+        if module not in canonical.factors or len(gate.g) != canonical.factors[module].rank:
+            raise ExpertError(
+                f"expert {expert.name!r}: its trained gates do not fit {module}; make them anew: tta router gates"
+            )
+    exact = place(canonical, model, sites, Tensor.float if apart else keep)
+    by_weight = _renamed(model, own)
+    of_sites = {name: tuple(by_weight.get(w) for w in sites[name].weights) for name in exact.shares} if own else {}
+    placed = place(expert, model, sites, keep)._replace(gated=exact.shares) if apart else exact
+    return placed._replace(gates=of_sites)
 
 
 def first_sites(sites: Mapping[str, Site]) -> dict[Place, Site]:
@@ -140,13 +164,13 @@ def _full_sizes(layer: LinearBase) -> tuple[int, ...]:
     return tuple(getattr(layer, "output_sizes", None) or [layer.output_size])
 
 
-def _renamed(model: nn.Module, expert: Expert) -> dict[str, LowRank]:
-    """An expert's factors under vLLM's module names."""
+def _renamed(model: nn.Module, by_module: Mapping[str, T]) -> dict[str, T]:
+    """What an expert has, under vLLM's module names."""
     mapper = getattr(model, "hf_to_vllm_mapper", None)
     if mapper is None:
-        return dict(expert.factors)
-    names = mapper.get_rename_mapper().apply_list(list(expert.factors))
-    return dict(zip(names, expert.factors.values(), strict=True))
+        return dict(by_module)
+    names = mapper.get_rename_mapper().apply_list(list(by_module))
+    return dict(zip(names, by_module.values(), strict=True))
 
 
 def _share(expert: str, site: Site, part: int, factor: LowRank | None, keep: Callable[[Tensor], Tensor]) -> LowRank | None:

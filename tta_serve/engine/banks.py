@@ -7,7 +7,8 @@ import torch
 
 from adapters.bank import Bank, build
 from adapters.expert import LowRank
-from tta_serve.engine.attach import Shares, Site
+from adapters.layer_gates import LayerGate
+from tta_serve.engine.attach import Shares, Site, SiteGates
 from tta_serve.engine.sparse import SparseBank
 
 # A bank that holds more than it needs is rebuilt after this many steps of it, so that taking turns rebuilds nothing.
@@ -24,13 +25,13 @@ class Banks:
     def __init__(self, sites: Mapping[str, Site], device: torch.device, *, sparse: bool, fixed: bool) -> None:
         """fixed: always hold all experts, at the same addresses, as a captured CUDA graph wants it."""
         self._sites, self._device, self._sparse, self._fixed = sites, device, sparse, fixed
-        self._experts: dict[int, Shares] = {}
+        self._experts: dict[int, tuple[Shares, SiteGates]] = {}
         self._idle: dict[int, int] = {}  # steps since its last use, of each column in the banks
         self.by_site: dict[str, Bank | SparseBank] = {}
 
-    def add(self, column: int, expert: Shares) -> None:
+    def add(self, column: int, expert: Shares, gates: SiteGates) -> None:
         """Keep an expert ready under its column."""
-        self._experts[column] = expert
+        self._experts[column] = expert, gates
 
     def remove(self, column: int) -> None:
         """Forget an expert. Until the banks are built anew its rows stay in them, so its coefficients must be zero."""
@@ -63,17 +64,24 @@ class Banks:
     def _build(self, columns: Sequence[int]) -> None:
         for name, site in self._sites.items():
             absent = (None,) * len(site.weights)
-            by_expert = [self._experts[k].get(name, absent) for k in columns]
-            bank = self._bank([*zip(*by_expert, strict=True)], site.local_sizes, columns)
+            weights, gates = (
+                [*zip(*(part.get(name, absent) for part in parts), strict=True)]
+                for parts in zip(*(self._experts[k] for k in columns), strict=True)
+            )
+            bank = self._bank(weights, gates, site.local_sizes, columns)
             if bank is None:
                 self.by_site.pop(name, None)
             else:
                 self.by_site[name] = bank
 
     def _bank(
-        self, weights: Sequence[Sequence[LowRank | None]], outs: Sequence[int], columns: Sequence[int]
+        self,
+        weights: Sequence[Sequence[LowRank | None]],
+        gates: Sequence[Sequence[LayerGate | None]],
+        outs: Sequence[int],
+        columns: Sequence[int],
     ) -> Bank | SparseBank | None:
         if self._sparse:
             return SparseBank(weights, outs, columns) if any(any(factors) for factors in weights) else None
-        bank = build(weights, outs)
+        bank = build(weights, outs, gates)
         return bank and replace(bank.to(self._device), expert=tuple(columns[k] for k in bank.expert))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from vllm.lora.request import LoRARequest
 
 from adapters.coefficient import Coefficient
 from adapters.errors import ExpertError
+from adapters.layer_gates import LAYER_GATES, read_gates
 from adapters.library import Library
 from router.policy import RouterError
 from tta_serve.engine import wire
@@ -82,7 +84,8 @@ class MixtureManager:
         self._banks = Banks(sites, self._device, sparse=self._sparse, fixed=captured)
         self._apart = Banks(sites, self._device, sparse=False, fixed=False)  # for gated tokens, where the others' are sparse
         keep = narrowed if self._sparse else lambda factor: factor.to(dtype)
-        placed = partial(place_gated, apart=self._sparse) if self._options.gated else place
+        gates = read_gates(Path(self._options.library) / LAYER_GATES) if self._options.trained else {}
+        placed = partial(place_gated, apart=self._sparse, gates=gates) if self._options.gated else place
         self._place = lambda expert: placed(expert, model, sites, keep)
         for name, digest in self._options.experts:
             self._add(digest, self._read(name, digest))
@@ -104,8 +107,8 @@ class MixtureManager:
 
     def _add(self, digest: str, expert: Placed) -> None:
         column = self._residents.add(digest, expert)
-        self._banks.add(column, expert.shares)
-        self._apart.add(column, expert.gated)
+        self._banks.add(column, expert.shares, expert.gates)
+        self._apart.add(column, expert.gated, expert.gates)
         self._probes.watch.add(digest, expert.reads)
         self._remap()
 

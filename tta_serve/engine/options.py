@@ -31,7 +31,7 @@ class Capacity:
 class BankOptions:
     """What a worker needs to build the bank. experts: the (name, digest) of those it starts with
 
-    gated: whether requests may be gated, for which it keeps canonical factors
+    gated: whether requests may be gated, for which it keeps canonical factors   trained: and by the library's trained gates
     """
 
     library: str
@@ -39,6 +39,7 @@ class BankOptions:
     tap_layer: int | None = None
     capacity: Capacity = Capacity()
     gated: bool = False
+    trained: bool = False
 
     def engine_args(self, slots: int) -> dict[str, Any]:
         """Arguments for vLLM's engine, beside the model's own. slots: most requests in one batch, each with its own mix."""
