@@ -49,8 +49,9 @@ class GatedOptions(Options):
 class GatedPolicy(Policy):
     """The selector says which experts are candidates; the engine, which of them a token uses in a layer, and how much.
 
-    Per token and layer as Arrow, SpectR and SMILE (`adapters.gating`), after a choice for the request as a whole, which is
-    what LAG (two stages) and every abstaining policy add to them: of a prompt that no expert fits the base answers.
+    Per token and weight as Arrow, SpectR and SMILE, or by trained gates (`adapters.gating`), after a choice for the request
+    as a whole, which is what LAG (two stages) and every abstaining policy add to them: of a prompt that no expert fits the
+    base answers. An expert that came after the gates were trained is scored as SpectR does.
     """
 
     Options = GatedOptions

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from adapters.gating import Gating
+from adapters.layer_gates import LAYER_GATES, LayerGate, write_gates
 from adapters.mix import Mix
 from router.gated import GatedPolicy
 from router.policy import Context, Decision, Prompt, RouterError
@@ -54,10 +57,31 @@ def test_without_a_selector_every_expert_is_a_candidate_whatever_is_asked() -> N
         ({"score": "arrow"}, Gating("arrow", 3, 1.0)),
         ({"score": "arrow", "temperature": None}, Gating("arrow", 3)),
         ({"temperature": 1.0, "top": 1}, Gating("spectr", 1, 1.0)),
+        ({"score": "trained"}, Gating("trained", 4, 1.0)),
     ],
 )
-def test_what_is_not_given_is_as_published(options: dict[str, Any], gating: Gating) -> None:
-    assert policy_of(KnownFeatures().context, options).gating == gating
+def test_what_is_not_given_is_as_published(options: dict[str, Any], gating: Gating, tmp_path: Path) -> None:
+    assert policy_of(with_gates(KnownFeatures().context, tmp_path, "b"), options).gating == gating
+
+
+def with_gates(context: Context, folder: Path, expert: str) -> Context:
+    """Of one expert."""
+    gates = {expert * 64: {"layers.0.up": LayerGate(torch.ones(2), 0.0)}}
+    write_gates(folder / LAYER_GATES.name, gates, replace=False)
+    return replace(context, artifacts=folder)
+
+
+def test_trained_gates_must_be_there_and_of_an_expert_that_is(tmp_path: Path) -> None:
+    context, trained = KnownFeatures().context, {"score": "trained"}
+    for without_gates in (context, replace(context, artifacts=tmp_path)):
+        with pytest.raises(RouterError, match="tta router gates"):
+            policy_of(without_gates, trained)
+    others = with_gates(context, tmp_path, "z")
+    with pytest.raises(RouterError, match="no expert here has trained gates"):
+        policy_of(others, trained)
+    (tmp_path / LAYER_GATES.name).write_bytes(b"{}")
+    with pytest.raises(RouterError, match="cannot be read"):
+        policy_of(others, trained)
 
 
 def test_a_conversation_moves_as_the_selector_says() -> None:

@@ -112,7 +112,7 @@ def test_only_with_a_selector_that_can_it_decides_inside_a_pass() -> None:
         asyncio.run(Installed.into(router().probe, GatedPolicy(ARROW, EVERY, None), RULES))
 
 
-def test_an_engine_keeps_canonical_factors_if_a_policy_gates(tmp_path: Path) -> None:
+def test_an_engine_keeps_canonical_factors_if_a_policy_gates_and_reads_gates_if_one_is_trained(tmp_path: Path) -> None:
     base = llama(tmp_path / "base", 0)
     make_expert(tmp_path / "library" / "sql", base, seed=0, layers=range(2))
     settings = {
@@ -121,6 +121,10 @@ def test_an_engine_keeps_canonical_factors_if_a_policy_gates(tmp_path: Path) -> 
         "library.path": str(tmp_path / "library"),
         "default_policy": "base",
     }
-    for kind, wanted in (("gated", True), ("static", False)):
-        args = Plan.of(load(None, {**settings, "policies.x.type": kind})).engine_args()
-        assert args["additional_config"]["tta_serve"]["gated"] is wanted
+    for policy, wanted in (
+        ({"type": "gated"}, (True, False)),
+        ({"type": "gated", "options": {"score": "trained"}}, (True, True)),
+        ({"type": "static"}, (False, False)),
+    ):
+        options = Plan.of(load(None, {**settings, "policies.x": policy})).engine_args()["additional_config"]["tta_serve"]
+        assert (options["gated"], options["trained"]) == wanted
