@@ -16,8 +16,9 @@ from vllm.lora.request import LoRARequest
 from adapters.bank import build
 from adapters.canonical import canonical
 from adapters.coefficient import Pair, Place
+from adapters.errors import ExpertError
 from adapters.gating import Gating, Sharing
-from adapters.layer_gates import LAYER_GATES, read_gates, write_gates
+from adapters.layer_gates import LAYER_GATES, LayerGate, read_gates, write_gates
 from adapters.mix import Mix
 from tests.adapters.test_bank import factor
 from tests.engine.conftest import TOLERANCE, Answer, Engine, assert_same, distance, workers_of
@@ -28,6 +29,7 @@ from tests.engine.test_places import bank_bytes
 from tests.engine.tiny import BASES, compiling_with_lora, prompts, tiny_engine, write_base, write_library
 from tests.made import gates_of, make_expert
 from tta_serve.engine import wire
+from tta_serve.engine.attach import place_gated
 from tta_serve.engine.step import StepState
 
 ALL = Mix.of({"few": 1.0, "rslora": 1.0, "small": 1.0})
@@ -249,3 +251,11 @@ def test_candidates_come_and_go_and_one_that_changes_nothing_is_none(world: Worl
         ask(ours, [Asked([5])])
         asyncio.run(workers.load("rslora", digest))
         assert ask(ours, [asked])[0].answer == got.answer
+
+
+def test_gates_of_other_ranks_are_refused_by_name(world: World) -> None:
+    expert = world.library.expert("few")
+    module = next(iter(expert.factors))
+    for gates in ({module: LayerGate(torch.ones(99), 0.0)}, {"elsewhere": LayerGate(torch.ones(1), 0.0)}):
+        with pytest.raises(ExpertError, match="'few': its trained gates do not fit"):
+            place_gated(expert, torch.nn.Module(), {}, torch.Tensor.float, apart=True, gates={expert.digest: gates})
