@@ -30,7 +30,7 @@ SuiteFile = Annotated[
     Path | None,
     typer.Option("--suite", help="Questions as JSON, one a line (tta_serve/evaluation/questions.py).  [default: the demo's]"),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer questions, merges and arms: some 15 minutes on two cores.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer questions, merges and arms: 15 to 45 minutes on two cores.")]
 N = Annotated[int | None, typer.Option("--n", min=1, help="The demo's prompts for each task.  [default: 20; 8 with --quick]")]
 Arms = Annotated[
     str, typer.Option(help="Names or kinds of arms, with commas between; base, oracle and default are always there.")

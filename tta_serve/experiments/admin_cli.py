@@ -78,7 +78,7 @@ def stop(
 
 def kill(
     url: Url = LOCAL,
-    to: Annotated[str | None, typer.Option(help="An entry of the library.  [default: base, the base model]")] = None,
+    to: Annotated[str | None, typer.Option(help="`base`, or an entry of the library.  [default: base, the base model]")] = None,
     off: Annotated[bool, typer.Option("--off", help="Answer as usual again.")] = False,
 ) -> None:
     """Answer everybody with the base or an entry, until it is switched off. The last line is JSON."""
