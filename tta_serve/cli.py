@@ -38,8 +38,8 @@ def serve(  # noqa: PLR0913 - one option each
     model: Annotated[str | None, typer.Option(help="The base: a folder or a Hugging Face id.")] = None,
     experts: Annotated[Path | None, typer.Option(help="A folder of PEFT adapters, examples.txt in each if any.")] = None,
     policy: Annotated[str | None, typer.Option(help="The default policy.")] = None,
-    host: Annotated[str | None, typer.Option(help="Where to listen.  [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="[default: 8000]")] = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(show_default="8000")] = None,
 ) -> None:
     """Start the server and stay in the foreground until interrupted."""
     if config is None and (model is None or experts is None):

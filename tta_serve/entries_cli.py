@@ -67,7 +67,7 @@ def pareto(  # noqa: PLR0913 - one option each
     library: Root = LIBRARY,
     base: BaseFolder = None,
     experts: Experts = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Random merges to measure.  [default: by experts]")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Random merges to measure.", show_default="by experts")] = None,
     points: Annotated[int, typer.Option(min=1, help="Of the front, at most.")] = 12,
     prompts: PerExpert = 4,
     answer: AnswerTokens = 32,

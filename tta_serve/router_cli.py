@@ -34,10 +34,10 @@ def train(  # noqa: PLR0913 - one option each
     library: Root = LIBRARY,
     base: BaseFolder = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A folder of <expert>.txt and everyday.txt.  [default: examples]")
+        Path | None, typer.Option(help="A folder of <expert>.txt and everyday.txt.", show_default="examples")
     ] = None,
-    validation: Annotated[Path | None, typer.Option(help="Such a folder, held out.  [default: a fifth]")] = None,
-    layer: Annotated[int | None, typer.Option(min=0, help="Whose input is read.  [default: the one servers read]")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Such a folder, held out.", show_default="a fifth")] = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="Whose input is read.", show_default="the one servers read")] = None,
     hidden: Annotated[int, typer.Option(min=0, help="Width of a hidden layer; 0 is a linear gate.")] = 0,
     seed: Seed = 0,
     name: Annotated[str, typer.Option(help="The gate's files are NAME.safetensors and NAME.json.")] = "gate",
@@ -96,7 +96,9 @@ def choose_layer(  # noqa: PLR0913 - one option each
     prompts: Labelled,
     library: Root = LIBRARY,
     base: BaseFolder = None,
-    layers: Annotated[str | None, typer.Option(help="Decoder layers, with commas between.  [default: the lower half]")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Decoder layers, with commas between.", show_default="the lower half")
+    ] = None,
     split: Split = None,
     examples: Annotated[int, typer.Option(min=1, help="Prompts of each expert that losses are measured on.")] = 16,
     plot: Annotated[Path | None, typer.Option(help="A PNG to write.")] = None,

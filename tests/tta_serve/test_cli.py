@@ -2,9 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from rich.text import Text
+
+from tta_serve.cli import app
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -45,3 +51,15 @@ def test_without_a_config_model_and_experts_are_needed() -> None:
     result = run("serve", "--model", "x")
     assert result.returncode == 2
     assert "--experts" in result.stderr
+
+
+def test_no_help_is_taken_for_markup_and_lost() -> None:
+    def helps(command: Any) -> Iterator[str]:
+        yield command.help or ""
+        yield from (getattr(parameter, "help", None) or "" for parameter in command.params)
+        for part in getattr(command, "commands", {}).values():
+            yield from helps(part)
+
+    found = list(helps(typer.main.get_command(app)))
+    assert len(found) > 100
+    assert [text for text in found if str(Text.from_markup(text)) != text] == []

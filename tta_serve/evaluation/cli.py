@@ -25,19 +25,25 @@ SEED = 5  # earlier ones of the demo's test split have been looked at
 _QUICK_N, _QUICK_MOST, _QUICK_TIMED = 8, 24, 12
 _FULL_N, _FULL_TIMED = 20, 60
 
-Config = Annotated[Path | None, typer.Option(help="As `tta serve` takes it.  [default: the demo's, in a checkout]")]
+Config = Annotated[Path | None, typer.Option(help="As `tta serve` takes it.", show_default="the demo's, in a checkout")]
 SuiteFile = Annotated[
     Path | None,
-    typer.Option("--suite", help="Questions as JSON, one a line (tta_serve/evaluation/questions.py).  [default: the demo's]"),
+    typer.Option(
+        "--suite", help="Questions as JSON, one a line (tta_serve/evaluation/questions.py).", show_default="the demo's"
+    ),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer questions, merges and arms: 15 to 45 minutes on two cores.")]
-N = Annotated[int | None, typer.Option("--n", min=1, help="The demo's prompts for each task.  [default: 20; 8 with --quick]")]
+N = Annotated[
+    int | None, typer.Option("--n", min=1, help="The demo's prompts for each task.", show_default="20; 8 with --quick")
+]
 Arms = Annotated[
     str, typer.Option(help="Names or kinds of arms, with commas between; base, oracle and default are always there.")
 ]
 Live = Annotated[
     list[str] | None,
-    typer.Option(help="An arm that answers traffic, beside the default policy.  [default: all policies; none with --quick]"),
+    typer.Option(
+        help="An arm that answers traffic, beside the default policy.", show_default="all policies; none with --quick"
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="A folder for report.md, pictures, results.json and answers.jsonl.")]
 Seed = Annotated[int, typer.Option(help="Of the demo's questions, of orders and of intervals.")]

@@ -19,7 +19,7 @@ LOCAL = "http://127.0.0.1:8000"
 Name = Annotated[str, typer.Argument(help="The experiment's name.")]
 File = Annotated[Path, typer.Argument(help="The definition, a YAML file.")]
 Seen = Annotated[
-    int | None, typer.Option("--version", help="Only if it is at this version still.  [default: whatever it is at]")
+    int | None, typer.Option("--version", help="Only if it is at this version still.", show_default="whatever it is at")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check.")]
 
@@ -78,7 +78,9 @@ def stop(
 
 def kill(
     url: Url = LOCAL,
-    to: Annotated[str | None, typer.Option(help="`base`, or an entry of the library.  [default: base, the base model]")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="An entry of the library, or base, the base model.", show_default="base")
+    ] = None,
     off: Annotated[bool, typer.Option("--off", help="Answer as usual again.")] = False,
 ) -> None:
     """Answer everybody with the base or an entry, until it is switched off. The last line is JSON."""

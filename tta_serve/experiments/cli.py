@@ -66,7 +66,7 @@ def replay(  # noqa: PLR0913 - one option each
     probabilities: Annotated[
         Path | None, typer.Option(help='JSON lines: {"request_id": ..., "arms": {ARM: probability, ...}}.')
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="[default: the primary one]")] = None,
+    metric: Annotated[str | None, typer.Option(show_default="the primary one")] = None,
     clip: Annotated[float, typer.Option(min=1, help="Of weights, for the estimate that clips them.")] = 20.0,
     store: StoreUrl = STORE,
 ) -> None:
@@ -109,7 +109,7 @@ def plan(  # noqa: PLR0913 - one option each
     power: Annotated[float, typer.Option(min=0.06, max=0.99, help="Probability of finding it.")] = 0.8,
     alpha: Annotated[float, typer.Option(min=0.0001, max=0.05, help="Error rate.")] = 0.05,
     comparisons: Annotated[int, typer.Option(min=1, help="Treatments times primary and secondary metrics.")] = 1,
-    target: Annotated[int | None, typer.Option(min=2, help="The definition's target.  [default: the best one]")] = None,
+    target: Annotated[int | None, typer.Option(min=2, help="The definition's target.", show_default="the best one")] = None,
 ) -> None:
     """How many units an experiment takes, or what it can find. The last line is JSON."""
     from router.experiments import planner
