@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from adapters.canonical import canonical
-from adapters.expert import Expert
+from adapters.expert import Expert, LowRank
 from adapters.layer_gates import Gates, LayerGate
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -86,14 +86,15 @@ def write_peft(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) ->
     return folder
 
 
+def random_gate(factor: LowRank, g: torch.Generator) -> LayerGate:
+    return LayerGate(torch.rand(canonical(factor).rank, generator=g) * 4, float(torch.randn(1, generator=g)))
+
+
 def gates_of(experts: Mapping[str, Expert], *, without: str = "", seed: int = 5) -> Gates:
     """Random gates of all experts but one."""
     g = torch.Generator().manual_seed(seed)
     return {
-        expert.digest: {
-            module: LayerGate(torch.rand(canonical(factor).rank, generator=g) * 4, float(torch.randn(1, generator=g)))
-            for module, factor in expert.factors.items()
-        }
+        expert.digest: {module: random_gate(factor, g) for module, factor in expert.factors.items()}
         for name, expert in experts.items()
         if name != without
     }

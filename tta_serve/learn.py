@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import mse_loss
 
 from adapters.coefficient import Coefficient
 from adapters.mix import MixRules
+from tta_serve.descent import Samples, descend, mean_loss
 from tta_serve.mixed import Mixed, Outputs, Sample
 
 TEMPERATURE = 3.0
@@ -66,7 +68,7 @@ def entropy(found: Outputs) -> Tensor:
 
 def learn(
     mixed: Mixed,
-    samples: Sequence[Sequence[Sample]],
+    samples: Samples,
     rules: MixRules,
     settings: Settings,
     tell: Callable[[float], None] = lambda loss: None,
@@ -80,30 +82,25 @@ def learn(
     """
     rows = mixed.layers if settings.per_layer else 1
     learned = torch.full((rows, len(samples)), settings.start, requires_grad=True)
-    optimiser = torch.optim.Adam([learned], lr=settings.rate)
-    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, settings.steps)
-    before = _mean_loss(mixed, samples, learned, settings.loss)
-    for step in range(settings.steps):
-        optimiser.zero_grad()
-        stay = settings.stay * (learned - settings.start).abs().sum(1).mean()
-        stay.backward()
-        total = float(stay.detach())
-        for k, own in enumerate(samples):
-            loss = _loss(mixed, k, own[step % len(own)], learned, settings.loss) / len(samples)
-            loss.backward()
-            total += float(loss.detach())
-        optimiser.step()
-        decay.step()
-        with torch.no_grad():
-            learned.clamp_(rules.minimum, rules.maximum)
-        tell(total)
+
+    def loss(coefficients: Tensor, expert: int, number: int) -> Tensor:
+        return _loss(mixed, expert, samples[expert][number], coefficients, settings.loss)
+
+    def stay() -> Tensor:
+        return settings.stay * (learned - settings.start).abs().sum(1).mean()
+
+    def confine() -> Tensor:
+        return learned.clamp_(rules.minimum, rules.maximum)
+
+    before = mean_loss(partial(loss, learned), samples)
+    descend([learned], partial(loss, learned), samples, settings.steps, settings.rate, tell, stay, confine)
     coefficients = {
         expert.name: tuple(column) if settings.per_layer else column[0]
         for expert, column in zip(mixed.experts, learned.T.tolist(), strict=True)
     }
     final = rules.entry(coefficients)
     on_grid = torch.tensor([[rules.rounded(c) for c in row] for row in learned.tolist()])
-    return Learned(final.as_dict(), before, _mean_loss(mixed, samples, on_grid, settings.loss))
+    return Learned(final.as_dict(), before, mean_loss(partial(loss, on_grid), samples))
 
 
 def _loss(mixed: Mixed, expert: int, sample: Sample, coefficients: Tensor, kind: Loss) -> Tensor:
@@ -113,11 +110,3 @@ def _loss(mixed: Mixed, expert: int, sample: Sample, coefficients: Tensor, kind:
     with torch.no_grad():
         target = mixed.outputs(sample, mixed.alone(expert))
     return alignment(target, found)
-
-
-@torch.no_grad()
-def _mean_loss(mixed: Mixed, samples: Sequence[Sequence[Sample]], coefficients: Tensor, kind: Loss) -> float:
-    of_each = [
-        torch.stack([_loss(mixed, k, sample, coefficients, kind) for sample in own]).mean() for k, own in enumerate(samples)
-    ]
-    return float(torch.stack(of_each).mean())

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from adapters.expert import Expert
 from adapters.layer_gates import Gates, LayerGate
+from tta_serve.descent import Samples, descend, mean_loss
 from tta_serve.mixed import Mixed, Sample, Site
 
 _LEAST = 1e-9  # beside a square: the root of nothing has no slope
@@ -20,7 +21,7 @@ _LEAST = 1e-9  # beside a square: the root of nothing has no slope
 class Settings:
     """steps: each takes the next sample of every expert   rate: of Adam, falling to 0"""
 
-    steps: int = 30
+    steps: int = 60
     rate: float = 0.1
 
 
@@ -62,7 +63,7 @@ class Gating:
 def train(
     mixed: Mixed,
     originals: Sequence[Expert],
-    samples: Sequence[Sequence[Sample]],
+    samples: Samples,
     settings: Settings = Settings(),
     tell: Callable[[float], None] = lambda loss: None,
 ) -> Trained:
@@ -75,36 +76,19 @@ def train(
     """
     wanted = [[_greedy(mixed, k, sample) for sample in own] for k, own in enumerate(samples)]
     gating = Gating(mixed)
-    optimiser = torch.optim.Adam(gating.parameters, settings.rate)
-    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, settings.steps)
 
     def loss(expert: int, number: int) -> Tensor:
         return cross_entropy(mixed.outputs(samples[expert][number], gating).logits, wanted[expert][number])
 
-    before = _mean(loss, samples)
-    for step in range(settings.steps):
-        optimiser.zero_grad()
-        total = 0.0
-        for k, own in enumerate(samples):
-            part = loss(k, step % len(own)) / len(samples)
-            part.backward()
-            total += float(part.detach())
-        optimiser.step()
-        decay.step()
-        tell(total)
+    before = mean_loss(loss, samples)
+    descend(gating.parameters, loss, samples, settings.steps, settings.rate, tell)
     found: dict[str, dict[str, LayerGate]] = {expert.digest: {} for expert in originals}
     for site in mixed.sites:
         for k, gate in gating.gates(site).items():
             found[originals[k].digest][site.name] = gate
-    return Trained(found, before, _mean(loss, samples))
+    return Trained(found, before, mean_loss(loss, samples))
 
 
 @torch.no_grad()
 def _greedy(mixed: Mixed, expert: int, sample: Sample) -> Tensor:
     return mixed.outputs(sample, mixed.alone(expert)).logits.argmax(-1)
-
-
-@torch.no_grad()
-def _mean(loss: Callable[[int, int], Tensor], samples: Sequence[Sequence[Sample]]) -> float:
-    of_each = [torch.stack([loss(k, n) for n in range(len(own))]).mean() for k, own in enumerate(samples)]
-    return float(torch.stack(of_each).mean())

@@ -15,6 +15,7 @@ from adapters.expert import LowRank
 from adapters.gating import NUMBERS, Gating, Sharing, shares, sharing
 from adapters.layer_gates import LayerGate
 from tests.adapters.test_bank import factor
+from tests.made import random_gate
 from tests.reference import gated_shares, read
 
 GATINGS = [
@@ -42,11 +43,7 @@ def weights() -> list[list[LowRank | None]]:
 def gates(weights: Sequence[Sequence[LowRank | None]], seed: int = 5) -> list[list[LayerGate | None]]:
     """Of some experts."""
     g = torch.Generator().manual_seed(seed)
-
-    def of(f: LowRank | None) -> LayerGate | None:
-        return f and LayerGate(torch.rand(canonical(f).rank, generator=g) * 4, float(torch.randn(1, generator=g)))
-
-    return [[of(f) if k != 1 else None for k, f in enumerate(part)] for part in weights]
+    return [[random_gate(f, g) if f and k != 1 else None for k, f in enumerate(part)] for part in weights]
 
 
 def bank_of(weights: Sequence[Sequence[LowRank | None]], outs: Sequence[int] = OUTS) -> Bank:
