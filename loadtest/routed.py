@@ -90,14 +90,12 @@ class Inlined(Mixture):
         turns: Sequence[tuple[int, int]] | None = None,
     ) -> list[Any]:
         """Greedy answers of so many tokens. turns: of the users, the whole prompts if left out"""
-        asked = []
-        for turn in turns or [(0, len(prompt)) for prompt in prompts]:
-            params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
-            wire.say_turn(params, turn)
-            asked.append(params)
+        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+        read = turns or [(0, len(prompt)) for prompt in prompts]
+        told = [adapter and wire.with_turn(adapter, turn) for adapter, turn in zip(adapters, read, strict=True)]
         return list(
             self.llm.generate(
-                [{"prompt_token_ids": list(prompt)} for prompt in prompts], asked, lora_request=list(adapters), use_tqdm=False
+                [{"prompt_token_ids": list(prompt)} for prompt in prompts], params, lora_request=told, use_tqdm=False
             )
         )
 

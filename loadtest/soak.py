@@ -295,7 +295,7 @@ def _serve_and_soak(minutes: float, concurrency: int, seed: int) -> Report:
     from deploy.demo.base import ensure_base
     from loadtest.workload import EXPERTS
     from tta_serve.config import KEY_VARIABLE, load
-    from tta_serve.run import RunningApp
+    from tta_serve.serving.launch import RunningApp
 
     key = os.environ[KEY_VARIABLE] = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:

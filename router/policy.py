@@ -30,14 +30,14 @@ class Prompt:
 
     user_turn: the text of the last user turn, or the prompt of a completion   chat: whether the base's chat template goes
     around it   tenant: whose request it is, None where that is not known   preference: what a request wants of `pareto`
-    single: whether it is not one of several prompts of a request, which have one mix
+    in_prompt: whether it stands in the prompt, where the pass that answers can read it
     """
 
     user_turn: str
     chat: bool = True
     tenant: str | None = None
     preference: Mapping[str, float] | None = None
-    single: bool = True
+    in_prompt: bool = True
 
 
 @dataclass(frozen=True)

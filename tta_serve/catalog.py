@@ -1,11 +1,11 @@
 """The names a client can use, and what a request's `model` and `merge` mean."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from adapters.coefficient import Coefficient
+from adapters.coefficient import Coefficient, numbers
 from adapters.errors import MixError
 from adapters.mix import Mix, MixRules
 from tta_serve.config import ConfigError, ServeConfig
@@ -18,7 +18,8 @@ class Ask:
 
     label: how the answer names what decided   preference: what the policy is to prefer
     free: whether the request leaves all to the server, so that an experiment may decide   arm: of the experiment that did
-    ticket: under which outcomes of the request are sent
+    ticket: under which outcomes of the request are sent   read: the text that policies read in place of the prompt
+    warnings: what of the wish is not heeded
     """
 
     label: str
@@ -28,6 +29,13 @@ class Ask:
     free: bool = False
     arm: str | None = None
     ticket: str | None = None
+    read: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def warned(self, more: Iterable[str]) -> "Ask":
+        """The same wish, with more that is not heeded."""
+        found = tuple(more)
+        return replace(self, warnings=(*self.warnings, *found)) if found else self
 
 
 @dataclass(frozen=True)
@@ -73,15 +81,21 @@ class Catalog:
 
     def models(self) -> list[str]:
         """All model names a client may send."""
-        pins = ["base", *sorted(self.rules.names), *self.entries]
-        return [self.served, *(f"{self.served}:{pin}" for pin in pins)]
+        return [self.served, "auto", *self._pins]
+
+    @property
+    def _pins(self) -> dict[str, str]:
+        """What each pinned model's name pins: `SERVED:NAME`, and the bare name of an expert."""
+        experts = sorted(self.rules.names)
+        pins = {f"{self.served}:{name}": name for name in ["base", *experts, *self.entries]}
+        return pins | {name: name for name in experts if name not in (self.served, "auto")}
 
     def ask(self, model: str | None, merge: Any) -> Ask:
         """What a request wants. Raises RequestError: 404 for an unknown model, 400 for an unusable merge."""
         pin = self._pin(model)
         if merge is None:
             if pin is None:
-                return Ask(self.default_policy, policy=self.default_policy, free=True)
+                return self._default(None)
             return Ask("pinned", mix=self.pinned(pin))
         if pin is not None:
             raise RequestError(f"model {model!r} already fixes the mix; send merge with {self.served!r}", param="merge")
@@ -90,17 +104,29 @@ class Catalog:
             _known("policy", wish.policy, self.policies)
         if wish.preference is not None:
             chooser = self._chooser(wish.policy)
-            return Ask(chooser, policy=chooser, preference=wish.preference)
+            return Ask(chooser, policy=chooser, preference=wish.preference, read=wish.read)
         if wish.policy is not None:
-            return Ask(wish.policy, policy=wish.policy)
+            return Ask(wish.policy, policy=wish.policy, read=wish.read)
+        if wish.read is not None:
+            return self._default(wish.read)
         if wish.entry is not None:
             return Ask("entry", mix=self.entries[_known("entry", wish.entry, tuple(self.entries))])
         if not wish.experts:
             raise RequestError(f"merge.experts names no expert; for the base send {self.served + ':base'!r}", param="merge")
         try:
-            return Ask("explicit", mix=self.rules.mix(wish.experts))
+            mix = self.rules.mix(wish.experts)
         except MixError as error:
             raise RequestError(f"merge.experts: {error}", param="merge.experts") from None
+        return Ask("explicit", mix=mix, warnings=tuple(self._rounded_away(wish.experts)))
+
+    def _default(self, read: str | None) -> Ask:
+        return Ask(self.default_policy, policy=self.default_policy, free=True, read=read)
+
+    def _rounded_away(self, coefficients: Mapping[str, Coefficient]) -> Iterator[str]:
+        """Coefficients that the grid makes 0."""
+        for name, coefficient in coefficients.items():
+            if any(number and not self.rules.rounded(number) for number in numbers(coefficient)):
+                yield f"merge.experts.{name}: a coefficient below half of the grid of {self.rules.grid} was taken as 0"
 
     def _chooser(self, policy: str | None) -> str:
         """The policy that is to heed a preference: the one named, else the default one, else the first that does."""
@@ -116,14 +142,14 @@ class Catalog:
     def _pin(self, model: str | None) -> str | None:
         if model is None or model in (self.served, "auto"):
             return None
-        served, _, pin = model.partition(":")
-        if served != self.served or f"{served}:{pin}" not in self.models():
-            raise RequestError(
-                f"The model {model!r} does not exist; there are: {', '.join(['auto', *self.models()])}",
-                status=404,
-                param="model",
-            )
-        return pin
+        if model not in self._pins:
+            raise self.unknown(model)
+        return self._pins[model]
+
+    def unknown(self, model: str) -> RequestError:
+        """The refusal of a model that does not exist."""
+        message = f"The model {model!r} does not exist; there are: {', '.join(self.models())}"
+        return RequestError(message, status=404, param="model")
 
     def pinned(self, pin: str) -> Mix:
         """The mix of the base, an expert or an entry."""

@@ -78,7 +78,7 @@ def _serve(config: ServeConfig) -> None:
     start = time.perf_counter()
     with ExitStack() as running:
         with console.status(f"Starting {config.model.id}: engine, experts, policies (about a minute) ..."):
-            from tta_serve.run import RunningApp
+            from tta_serve.serving.launch import RunningApp
 
             app = running.enter_context(RunningApp(config))
         console.print(f"Ready after {time.perf_counter() - start:.0f} s: {app.url}/v1   metrics: {app.url}/metrics")

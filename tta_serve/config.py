@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from router.policy import CoefficientField, InlineSelector, Policy, RouterError
 from router.selectors import SELECTORS
@@ -13,6 +13,36 @@ from tta_serve.engine.options import Capacity
 from tta_serve.store.options import StoreOptions
 
 _SQLITE = "sqlite:///"
+_OURS = "tta-serve sets it itself"
+_NOT_ENGINE_ARGS = {
+    "model": "it is model.source",
+    "served_model_name": "it is model.id",
+    "dtype": "it is model.dtype",
+    "max_model_len": "it is model.max_model_len",
+    "tensor_parallel_size": "it is model.tensor_parallel",
+    "max_num_seqs": "it is server.slots",
+    "enable_lora": _OURS,
+    "max_loras": _OURS,
+    "max_cpu_loras": _OURS,
+    "max_lora_rank": _OURS,
+    "lora_modules": "experts come from library.path",
+    "default_mm_loras": "experts come from library.path",
+    "fully_sharded_loras": _OURS,
+    "additional_config": _OURS,
+    "worker_extension_cls": _OURS,
+    "disable_log_stats": "/metrics needs them",
+    "chat_template": "it is model.chat_template",
+    "tool_call_parser": "it is model.tool_parser",
+    "enable_auto_tool_choice": "it is model.tool_parser",
+    "reasoning_parser": "it is model.reasoning_parser",
+    "api_key": "vLLM's own keys are not asked for",
+    "allowed_origins": "it is server.cors_origins",
+    "middleware": _OURS,
+    "pipeline_parallel_size": "a mix is decided in one process of a stage",
+    "data_parallel_size": "it is server.replicas",
+    "enable_prompt_embeds": "a prompt without tokens cannot be routed",
+}
+_CONNECTORS = ("OffloadingConnector", "SimpleCPUOffloadConnector")
 KEY_VARIABLE = "TTA_ADMIN_KEY"  # of the environment: the key of management
 
 
@@ -29,7 +59,11 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """id: the name clients use   source: a folder or a Hugging Face id   engine_args: passed on to vLLM as they are"""
+    """id: the name clients use   source: a folder or a Hugging Face id   engine_args: passed on to vLLM as they are
+
+    tool_parser, reasoning_parser: how vLLM reads tool calls and reasoning out of this base's answers, by vLLM's names; with a
+    tool parser clients may leave the choice of tools to the base   chat_template: a file, in place of the base's own
+    """
 
     id: str = Field(pattern=r"^[^:\s]+$")
     source: str
@@ -37,7 +71,24 @@ class ModelConfig(_Section):
     max_model_len: int | None = Field(None, ge=16)
     tensor_parallel: int = Field(1, ge=1)
     kv_cache_gib: int = Field(1, ge=1, description="CPU only; on a GPU vLLM takes what is free")
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    chat_template: Path | None = None
     engine_args: dict[str, Any] = {}
+
+    @field_validator("engine_args")
+    @classmethod
+    def _keeps_promises(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in _NOT_ENGINE_ARGS:
+                raise ValueError(f"{name}: {_NOT_ENGINE_ARGS[name]}")
+        connector = (value.get("kv_transfer_config") or {}).get("kv_connector")
+        if "kv_transfer_config" in value and connector not in _CONNECTORS:
+            raise ValueError(
+                f"kv_transfer_config: the connector {connector!r} may hand one mix's cache to another; "
+                f"these key it by mix: {', '.join(_CONNECTORS)}"
+            )
+        return value
 
 
 class LibraryConfig(_Section):
@@ -73,6 +124,8 @@ class ServerConfig(_Section):
     """slots: requests in one batch, each with its own mix; further ones wait, at most `max_queued` of them
 
     sessions: turns of conversations whose mix a replica remembers   session_idle_s: until nobody has followed for so long
+    body_timeout_s: until all of a request's body is there   drain_s: that running requests have to end when the server stops
+    cors_origins: the web pages that may ask, by their origins; `*` for all
     """
 
     host: str = "127.0.0.1"
@@ -82,7 +135,10 @@ class ServerConfig(_Section):
     max_queued: int = Field(256, ge=1)
     max_probe_tokens: int = Field(512, ge=1)
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    body_timeout_s: float = Field(30, gt=0)
     request_timeout_s: float = Field(600, gt=0)
+    drain_s: float = Field(10, ge=0)
+    cors_origins: list[str] = []
     sessions: int = Field(4096, ge=0)
     session_idle_s: float = Field(3600, gt=0)
 
@@ -192,7 +248,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold sections such as model: and library:")
-    library, store = data.get("library"), data.get("store")
+    library, store, model = data.get("library"), data.get("store"), data.get("model")
+    if isinstance(model, dict) and isinstance(model.get("chat_template"), str):
+        model["chat_template"] = _beside(path, model["chat_template"])
     if isinstance(library, dict):  # paths in a file are relative to the file
         for key in ("path", "everyday"):
             if isinstance(library.get(key), str):

@@ -30,7 +30,7 @@ class Routed:
     """A request's way through the engine, and what its answer says of it.
 
     label: what decides   arm, ticket: as `catalog.Ask` has them   adapter: how it is run, None for the base
-    info: None as long as nothing is decided
+    warnings: what of the request is not heeded   info: None as long as nothing is decided
     """
 
     label: str
@@ -38,6 +38,7 @@ class Routed:
     ticket: str | None = None
     adapter: LoRARequest | Undecided | None = None
     info: MergeInfo | None = None
+    warnings: tuple[str, ...] = ()
 
     def decide(self, made: Made, digests: Mapping[str, str], router_ms: float) -> None:
         """Fix what the answer says, and count it. digests: of the experts"""
@@ -55,6 +56,7 @@ class Routed:
             scores=_best(decision.scores),
             reason=decision.reason,
             router_ms=router_ms,
+            warnings=list(self.warnings),
         )
         metrics.decided(self.info, decision.mix)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ logger = logging.getLogger("ray.serve")
 
 _UNLOAD_TRIES = 600
 _UNLOAD_PAUSE_S = 0.1
+_GIVEN_UP_S = 150.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,15 @@ class Change:
     name: str
     remove: bool
     replaces: str | None
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """A view that is to be the next one. change: the name of the change   at: by the monotonic clock"""
+
+    change: str
+    at: float
+    view: View | None = None
 
 
 class Experts:
@@ -51,7 +62,7 @@ class Experts:
         self._changing = asyncio.Lock()
         self._loaded: set[str] = set()
         self._retired: list[View] = []
-        self._staged: View | None = None
+        self._staged: _Staged | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
     async def open(self, digests: Mapping[str, str]) -> None:
@@ -72,43 +83,54 @@ class Experts:
             if view is not self.current and not view.holders:
                 self._sweep()
 
-    async def stage(self, change: Change) -> None:
-        """Do all of a change that can fail: read, check and load the expert, build the policies.
+    async def stage(self, name: str, change: Change) -> None:
+        """Do all of a change that can fail: read, check and load the expert, build the policies. name: of the change
 
         A new expert must suit all policies that work now. To change or remove one may cost those policies and entries that
         were made for it; not the default policy, and no fallback.
 
-        Raises RequestError: 404 or 409 if the name is not what the change expects, 400 if the expert or a policy refuses,
-        503 if the engine did not find room for a policy's probes.
+        Raises RequestError: 404 or 409 if the name is not what the change expects, 409 while another change is staged, 400 if
+        the expert or a policy refuses, 503 if the engine did not find room for a policy's probes.
         """
+        self._begin(name)
         async with self._changing:
-            self._staged = None  # of a change that was given up half-way
             digests = self._expected(change)
             new = change.name not in self.current.digests
             must = self.current.router.policies.keys() if new else self._config.needed
             try:
                 if not change.remove:
                     digests[change.name] = await self._load(change.name)
-                self._staged = await self._views.make(self.current.generation + 1, digests, must)
+                view = await self._views.make(self.current.generation + 1, digests, must)
             except (AdapterError, ConfigError, RouterError) as error:
                 self._sweep()
                 raise RequestError(str(error), param="name") from None
             except ProbeError as error:
                 self._sweep()
                 raise RequestError(f"{error}; try again when the engine has less to do", status=503) from None
+            self._staged = _Staged(name, time.monotonic(), view)
 
-    async def commit(self) -> None:
-        """Make the staged view the current one."""
+    def _begin(self, name: str) -> None:
+        """Raises RequestError while another change is under way; one that nobody has ended for long was given up."""
+        other = self._staged
+        if other is not None and other.change != name and time.monotonic() - other.at < _GIVEN_UP_S:
+            raise RequestError("another change is under way; try again when it is done", status=409)
+        self._staged = _Staged(name, time.monotonic())
+
+    async def commit(self, name: str) -> None:
+        """Make the view that was staged under this name the current one."""
         assert self._staged is not None
+        assert self._staged.change == name
+        assert self._staged.view is not None
         self._retired.append(self.current)
-        self.current, self._staged = self._staged, None
+        self.current, self._staged = self._staged.view, None
         metrics.experts_loaded.set(len(self.current.digests))
         self._sweep()
 
-    async def discard(self) -> None:
+    async def discard(self, name: str) -> None:
         """Undo `stage`."""
-        self._staged = None
-        self._sweep()
+        if self._staged is not None and self._staged.change == name:
+            self._staged = None
+            self._sweep()
 
     async def report(self) -> dict[str, Any]:
         """What is served, what cannot be since the experts changed, how much room is taken, and how much there is."""
@@ -167,5 +189,7 @@ class Experts:
 
     def _unused(self) -> set[str]:
         self._retired = [view for view in self._retired if view.holders]
-        views = [self.current, *self._retired, *([self._staged] if self._staged else [])]
+        views = [self.current, *self._retired]
+        if self._staged is not None and self._staged.view is not None:
+            views.append(self._staged.view)
         return self._loaded - {digest for view in views for digest in view.digests.values()}

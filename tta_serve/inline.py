@@ -15,7 +15,7 @@ from tta_serve.decided import Made, Routed
 from tta_serve.engine.client import Undecided
 from tta_serve.engine.wire import Said, content, conversation_request, undecided_request
 from tta_serve.probes import ViewProbe
-from tta_serve.reading import Turn
+from tta_serve.serving.request import Turn
 from tta_serve.sessions import Conversation, Kept, Sessions
 
 

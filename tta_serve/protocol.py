@@ -7,6 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from adapters.coefficient import Json
 from adapters.gating import Gating
 from router.policy import CoefficientField
+from tta_serve.validation import explain_validation
+
+_ONE_OF = "merge takes exactly one of: experts, policy, entry, preference"
+_TOGETHER = ({"policy", "preference"}, {"policy", "preference", "read"}, {"read"})
 
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -14,16 +18,20 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class RequestError(ValueError):
     """The client's mistake: becomes an OpenAI error with this status, message and parameter."""
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int = 400, param: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.param = param
+        self.headers = headers
 
 
 class MergeRequest(BaseModel):
     """Exactly one of: explicit coefficients, a policy, a named entry of the library, a preference.
 
     preference: how much each task of a front matters, by name, in any unit; a policy may be named with it
+    read: a text that policies are to read in place of the prompt; alone, or with a policy or a preference
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -32,6 +40,7 @@ class MergeRequest(BaseModel):
     policy: str | None = None
     entry: str | None = None
     preference: dict[str, Share] | None = None
+    read: Annotated[str, Field(min_length=1, max_length=1 << 20)] | None = None
 
     @field_validator("preference")
     @classmethod
@@ -43,17 +52,16 @@ class MergeRequest(BaseModel):
     @classmethod
     def parse(cls, value: Any) -> "MergeRequest":
         """Raises RequestError naming the fields there are."""
-        fields = ", ".join(cls.model_fields)
         try:
             merge = cls.model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(["merge", *map(str, first["loc"])])
-            raise RequestError(
-                f"{place}: {first['msg'].removeprefix('Value error, ')}; merge takes one of: {fields}", param=place
-            ) from None
-        if merge.model_fields_set != {"policy", "preference"} and len(merge.model_dump(exclude_none=True)) != 1:
-            raise RequestError(f"merge takes exactly one of: {fields}; or a policy with a preference", param="merge")
+            message, place = explain_validation([{**one, "loc": ("merge", *one["loc"])} for one in error.errors()])
+            raise RequestError(f"{message}; {_ONE_OF}", param=place or "merge") from None
+        given = merge.model_dump(exclude_none=True).keys()
+        if not (len(given - {"read"}) == 1 or given in _TOGETHER):
+            raise RequestError(f"{_ONE_OF}; or a policy with a preference, or read alone", param="merge")
+        if "read" in given and given & {"experts", "entry"}:
+            raise RequestError("merge.read: experts and entry leave nothing to a policy to read", param="merge.read")
         return merge
 
 
@@ -65,6 +73,7 @@ class MergeInfo(BaseModel):
     gating: how these experts share each token in each layer, instead of by their coefficients
     kept: the mix is that of an earlier turn   fallback: the policy that answered in place of `policy`, if one had to
     scores: of the best experts, in the policy's own units   reason: in words   router_ms: time until the mix was known
+    warnings: what of the request was not heeded
     """
 
     policy: str
@@ -79,6 +88,7 @@ class MergeInfo(BaseModel):
     scores: dict[str, float] = {}
     reason: str = ""
     router_ms: float = 0.0
+    warnings: list[str] = []
 
     def headers(self) -> dict[str, str]:
         found = {"x-tta-policy": self.policy, "x-tta-arm": self.arm, "x-tta-mix": self.mix}

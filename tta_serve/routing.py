@@ -18,7 +18,7 @@ from tta_serve.engine.wire import mix_request
 from tta_serve.inline import InlineTurn, Installed
 from tta_serve.probes import ViewProbe
 from tta_serve.protocol import Explained, RequestError
-from tta_serve.reading import Turn
+from tta_serve.serving.request import Turn
 from tta_serve.sessions import Kept, Sessions
 
 
@@ -72,13 +72,14 @@ class Router:
         A turn that follows another keeps its mix, unless the policy says that the topic has changed.
         Raises RequestError as `_decide`.
         """
-        start, routed = time.perf_counter(), Routed(ask.label, ask.arm, ask.ticket)
+        start = time.perf_counter()
+        routed = Routed(ask.label, ask.arm, ask.ticket, warnings=ask.warnings)
         if ask.mix is not None:
             made = Made(Decision(ask.mix))
         else:
             assert ask.policy is not None
             name = ask.policy
-            if name in self.inline and prompt.single and prompt.user_turn.strip():
+            if name in self.inline and prompt.in_prompt and prompt.user_turn.strip():
                 return self._undecided(routed, name, prompt, turn, start)
             made = await self._in_turn(name, prompt, turn)
         routed.adapter = mix_request(made.decision.mix, self.probe.digests, made.decision.gating)

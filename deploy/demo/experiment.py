@@ -104,7 +104,7 @@ async def _ask(client: AsyncOpenAI, admin: httpx.AsyncClient, user: User) -> Non
 def demonstrate(count: int, seed: int, out: Path, port: int, tell: Callable[[], None]) -> dict[str, Any]:
     """The whole of it, on a database of its own; the report is left in `out`. Returns the last line of the command."""
     from tta_serve.experiments.report import report_of, summary, write
-    from tta_serve.run import managed
+    from tta_serve.serving.launch import managed
     from tta_serve.store.database import Database
 
     with tempfile.TemporaryDirectory(prefix="tta-experiment-") as folder:

@@ -113,18 +113,11 @@ class World:
 
 def ask(engine: Any, asked: Sequence[Asked], tokens: int = 8, **settings: Any) -> list[Got]:
     """Greedy answers to all at once."""
-    parameters = []
-    for one in asked:
-        params = SamplingParams(
-            max_tokens=tokens, ignore_eos=True, logprobs=0, detokenize=False, **{"temperature": 0} | settings
-        )
-        if one.turn is not None:
-            wire.say_turn(params, one.turn)
-        parameters.append(params)
+    params = SamplingParams(max_tokens=tokens, ignore_eos=True, logprobs=0, detokenize=False, **{"temperature": 0} | settings)
     outputs = engine.llm.generate(
         [{"prompt_token_ids": one.prompt} for one in asked],
-        parameters,
-        lora_request=[one.adapter for one in asked],
+        params,
+        lora_request=[wire.with_turn(one.adapter, one.turn) if one.adapter and one.turn else one.adapter for one in asked],
         use_tqdm=False,
     )
     return [Got(_answer(output), wire.said_of(output)) for output in outputs]

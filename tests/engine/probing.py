@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -77,9 +76,7 @@ class Front:
         return list(output.outputs[0].token_ids), output.outputs[0].cumulative_logprob
 
     def client(self, most: int = 512) -> EngineClient:
-        parts = ("_oai_serving_chat", "_oai_serving_completion", "_oai_models")
-        engine = SimpleNamespace(_engine_client=self, **{part: SimpleNamespace() for part in parts})
-        return EngineClient(engine, "base", most)
+        return EngineClient(self, most)
 
 
 def assert_compared(  # noqa: PLR0913 - one thing each

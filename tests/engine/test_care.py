@@ -100,10 +100,10 @@ class Desk:
         return name
 
     def probe(self, prompt: list[int]) -> str:
-        from tta_serve.engine.wire import probe_request
+        from tta_serve.engine.wire import probe_request, with_turn
 
-        probe = probe_request("features")
-        self._add(probe.lora_name, prompt, probe, 0, {"max_tokens": 1, "extra_args": {"tta_turn": [0, len(prompt)]}})
+        probe = with_turn(probe_request("features"), (0, len(prompt)))
+        self._add(probe.lora_name, prompt, probe, 0, {"max_tokens": 1})
         return str(probe.lora_name)
 
     def _add(self, name: str, prompt: list[int], lora: Any, priority: int, params: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from tests.engine.inlined import Asked, World, ask
 from tests.engine.probing import Front, Numbers
 from tests.engine.tiny import BASES, compiling_with_lora, prompts, tiny_engine, write_base, write_library
 from tta_serve.engine import wire
-from tta_serve.engine.client import Undecided
+from tta_serve.engine.client import EngineCall, Undecided
 
 BLOCK, CHUNK = 32, 32
 CHUNKED = {"max_num_batched_tokens": CHUNK, "enable_chunked_prefill": True}
@@ -146,8 +146,8 @@ def test_parallel_samples_share_a_decision(world: World) -> None:
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=6, ignore_eos=True, logprobs=0, detokenize=False, **parameters)
-        wire.say_turn(params, (20, 68))
-        [output] = ours.llm.generate([{"prompt_token_ids": prompt}], params, lora_request=[asked.adapter], use_tqdm=False)
+        adapter = wire.with_turn(wire.undecided_request(policy), (20, 68))
+        [output] = ours.llm.generate([{"prompt_token_ids": prompt}], params, lora_request=[adapter], use_tqdm=False)
         said = wire.said_of(output)
         assert said is not None
         mix = world.decision(prompt, (20, 68))[2]
@@ -254,27 +254,22 @@ def test_the_client_starts_a_request_anew_if_the_topic_has_changed(world: World)
             return other
 
         mine = wire.conversation_request(None, {digests["small"]: to_json(1.0)}, policy=policy)
-        tokens, said, turn = asyncio.run(_answered(front, client, prompt, Undecided(mine, None, settle, follows=True)))
+        tokens, said = asyncio.run(_answered(client, prompt, Undecided(mine, None, settle, follows=True)))
         world.assert_answer(tokens, Mix.of({"few": 1.0}), 0)
-        assert (said, turn) == (None, None)
+        assert said is None
         assert len(heard) == 1
         assert heard[0] is not None
         assert heard[0]["scores"] == pytest.approx([*world.decision(prompt, (0, 40))[0].values()], abs=1e-3)
 
 
-async def _answered(front: Front, client: Any, prompt: list[int], undecided: Undecided) -> tuple[Any, Any, Any]:
-    from types import SimpleNamespace
-
+async def _answered(client: Any, prompt: list[int], undecided: Undecided) -> tuple[Any, Any]:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     from tests.engine.conftest import _answer
-    from tta_serve.engine.client import _bound_adapter
 
-    request = SimpleNamespace(model="x")
-    client.bind(request, undecided)
     params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, logprobs=0, detokenize=False)
     params.output_kind = RequestOutputKind.FINAL_ONLY
-    outputs = front.generate({"prompt_token_ids": prompt}, params, "asked", lora_request=_bound_adapter(request))
+    outputs = client.run(EngineCall({"prompt_token_ids": prompt}, params, "asked"), undecided)
     [output] = [output async for output in outputs]
-    return _answer(output), wire.said_of(output), wire.turn_of(params)
+    return _answer(output), wire.said_of(output)

@@ -20,7 +20,7 @@ from tta_serve.engine import wire
 from tta_serve.engine.client import Undecided
 from tta_serve.inline import Installed
 from tta_serve.probes import ProbeCache, ViewProbe
-from tta_serve.reading import Turn
+from tta_serve.serving.request import Turn
 from tta_serve.routing import Router
 from tta_serve.sessions import Sessions
 
@@ -162,7 +162,7 @@ def test_a_conversation_whose_expert_has_changed_starts_undecided() -> None:
     assert wire.wanted(talk.begin()[1].adapter).mix is None
 
 
-@pytest.mark.parametrize("prompt", [Prompt("two", chat=False, single=False), Prompt("  ")])
+@pytest.mark.parametrize("prompt", [Prompt("two", chat=False, in_prompt=False), Prompt("  ")])
 def test_what_has_no_one_turn_is_decided_before(prompt: Prompt) -> None:
     routed = asyncio.run(Talk().router.route(Ask("table", policy="table"), prompt, Turn()))
     assert not isinstance(routed.adapter, Undecided)

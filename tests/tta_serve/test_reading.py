@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from router.policy import Prompt
-from tta_serve.reading import Turn, prompt_of, turn_of
+from tta_serve.serving.request import Turn, prompt_of, turn_of
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 FIRST = {"role": "user", "content": "Which tables are there?"}

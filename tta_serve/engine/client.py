@@ -1,14 +1,16 @@
-"""The server's side of the engine: bind mixes to OpenAI requests, and probe."""
+"""The server's side of the engine: run prompts as mixes, decided or not, and probe."""
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
@@ -17,11 +19,8 @@ from router import turns
 from router.inline import Head
 from router.policy import Activations, Outputs, Prompt, Window
 from tta_serve.engine import wire
-from tta_serve.engine.usage import CURRENT
 from tta_serve.engine.wire import Said, said_of
 from tta_serve.engine.workers import Workers
-
-_BOUND = "tta_lora_request"
 
 
 class ProbeError(RuntimeError):
@@ -42,47 +41,81 @@ class Undecided(NamedTuple):
     follows: bool = False
 
 
-class EngineClient:
-    """Around Ray's started `VLLMEngine`. served: the model name that answers carry, whatever the mix."""
+class EngineCall(NamedTuple):
+    """One prompt that vLLM's serving layer hands to its engine. options: the other arguments of `generate`"""
 
-    def __init__(self, engine: Any, served: str, max_probe_tokens: int) -> None:
+    prompt: Any
+    params: SamplingParams
+    name: str
+    options: Mapping[str, Any] = {}
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Of the prompt."""
+        return self.prompt["prompt_token_ids"]  # type: ignore[no-any-return]
+
+
+class Owner(Protocol):
+    """The HTTP request that prompts belong to: it decides how each is run. model: the name that it was asked under"""
+
+    @property
+    def model(self) -> str | None: ...
+
+    def answer(self, call: EngineCall) -> AsyncIterator[Any]:
+        """The engine's outputs of one of its prompts."""
+        ...
+
+
+OWNER: ContextVar[Owner | None] = ContextVar("tta_owner", default=None)
+
+
+class EngineClient:
+    """Around vLLM's started asynchronous engine, in place of whose `generate` it stands from then on."""
+
+    def __init__(self, llm: Any, max_probe_tokens: int) -> None:
         """max_probe_tokens: that routing reads of a prompt"""
-        self._llm = engine._engine_client
+        self._llm = llm
         self._generate = self._llm.generate
         self._llm.generate = self._generating
         self.workers = Workers(self._llm.collective_rpc)
-        self._served = served
+        self.vocabulary = int(self._llm.model_config.get_vocab_size())
         self._max_probe_tokens = min(max_probe_tokens, self._llm.model_config.max_model_len - 1)
         self._kinds: list[str] | None = None
-        for serving in (engine._oai_serving_chat, engine._oai_serving_completion):
-            serving._maybe_get_adapters = _bound_adapter
-        engine._oai_models.model_name = lambda lora_request=None: served
         _drop_lora_gauge(self._llm)
 
-    def bind(self, request: Any, adapter: LoRARequest | Undecided | None) -> None:
-        """Make vLLM answer this OpenAI request with a mix, decided or not, under the served name."""
-        request.model = self._served
-        setattr(request, _BOUND, _carrier(adapter) if isinstance(adapter, Undecided) else adapter)
+    def _generating(self, prompt: Any, params: SamplingParams, name: str, **options: Any) -> AsyncIterator[Any]:
+        """In place of vLLM's `generate`: a prompt of an HTTP request is run as that request decides."""
+        options.pop("lora_request", None)
+        call, owner = EngineCall(prompt, params, name, options), OWNER.get()
+        self._check_tokens(call.tokens)
+        return self.run(call) if owner is None else owner.answer(call)
 
-    def _generating(self, prompt: Any, params: Any, name: str, *, lora_request: Any = None, **named: Any) -> Any:
-        """In place of vLLM's `generate`."""
-        if isinstance(lora_request, _Carrier):
-            outputs = self._deciding(prompt, params, name, lora_request.undecided, named)
-        else:
-            outputs = self._generate(prompt, params, name, lora_request=lora_request, **named)
-        usage = CURRENT.get()
-        return outputs if usage is None else usage.watch(outputs, params)
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        """Raises VLLMValidationError for a token that the base's embedding has no row for; vLLM lets the first one pass."""
+        if tokens and not (0 <= min(tokens) and max(tokens) < self.vocabulary):
+            wrong = next(token for token in tokens if not 0 <= token < self.vocabulary)
+            raise VLLMValidationError(
+                f"token id {wrong} is out of the vocabulary, whose ids are 0 to {self.vocabulary - 1}", parameter="prompt"
+            )
 
-    async def _deciding(
-        self, prompt: Any, params: SamplingParams, name: str, undecided: Undecided, named: Mapping[str, Any]
-    ) -> AsyncIterator[Any]:
-        asked = params.clone()
-        wire.say_turn(asked, self._turn(prompt["prompt_token_ids"], undecided.text))
+    def run(self, call: EngineCall, adapter: LoRARequest | Undecided | None = None) -> AsyncIterator[Any]:
+        """The outputs of a prompt that runs with a mix, decided or not. adapter: None for the base"""
+        if isinstance(adapter, Undecided):
+            return self._deciding(call, adapter)
+        outputs: AsyncIterator[Any] = self._generate(
+            call.prompt, call.params, call.name, lora_request=adapter, **call.options
+        )
+        return outputs
+
+    async def _deciding(self, call: EngineCall, undecided: Undecided) -> AsyncIterator[Any]:
+        asked = call.params
         whole = undecided.follows and asked.n == 1 and asked.output_kind == RequestOutputKind.FINAL_ONLY
         if whole:  # its first token tells whether the topic has changed
+            asked = asked.clone()
             asked.output_kind = RequestOutputKind.CUMULATIVE
+        adapter = wire.with_turn(undecided.adapter, self._turn(call.tokens, undecided.text))
         other, settled = None, False
-        outputs = self._generate(prompt, asked, name, lora_request=undecided.adapter, **named)
+        outputs: Any = self.run(call._replace(params=asked), adapter)
         async with aclosing(outputs):
             async for output in outputs:
                 said = said_of(output)
@@ -93,7 +126,7 @@ class EngineClient:
                 if output.finished or not whole:
                     yield output
         if other is not None:
-            async for output in self._generate(prompt, params, f"{name}-moved", lora_request=other, **named):
+            async for output in self.run(call._replace(name=f"{call.name}-moved"), other):
                 yield output
 
     def _turn(self, tokens: Sequence[int], text: str | None) -> tuple[int, int]:
@@ -199,26 +232,11 @@ class EngineClient:
         """The output with at most so many tokens of a greedy answer."""
         params = SamplingParams(max_tokens=most, temperature=0.0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
         if turn is not None:
-            wire.say_turn(params, turn)
+            assert adapter is not None
+            adapter = wire.with_turn(adapter, turn)
         name = f"tta-{secrets.token_hex(8)}"
         outputs = self._generate({"prompt_token_ids": tokens}, params, name, lora_request=adapter)
         return [output async for output in outputs][-1]
-
-
-class _Carrier(LoRARequest):  # type: ignore[misc]
-    """An undecided request's adapter on its way through vLLM's OpenAI layer, with what is to be done with it."""
-
-    undecided: Any = None
-
-
-def _carrier(undecided: Undecided) -> _Carrier:
-    adapter = undecided.adapter
-    return _Carrier(adapter.lora_name, adapter.lora_int_id, adapter.lora_path, undecided=undecided)
-
-
-def _bound_adapter(request: Any, supports_default_mm_loras: bool = False) -> Any:
-    """In place of vLLM's look-up by model name in a dict that only grows: the request carries its adapter."""
-    return getattr(request, _BOUND, None)
 
 
 def _drop_lora_gauge(llm: Any) -> None:

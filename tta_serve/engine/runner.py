@@ -15,7 +15,7 @@ from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
 from tta_serve.engine.inline import Part
 from tta_serve.engine.manager import MixtureManager
-from tta_serve.engine.wire import SAID, Said, turn_of
+from tta_serve.engine.wire import SAID, Said, wanted
 
 _SPARE = 64
 
@@ -43,7 +43,7 @@ def _parts(requests: Mapping[str, Any], batch: Any, counts: Any) -> list[Part]:
     for name, start, count in zip(batch.req_ids, batch.num_computed_tokens_cpu.tolist(), counts.tolist(), strict=False):
         request = requests[name]
         if request.lora_request is not None:
-            parts.append(Part(name, request.lora_request, first, start, count, turn_of(request.sampling_params)))
+            parts.append(Part(name, request.lora_request, first, start, count, wanted(request.lora_request).turn))
         first += count
     return parts
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,5 +40,3 @@ class Usage:
                     self.finish_reason = sample.finish_reason or self.finish_reason
                 yield output
 
-
-CURRENT: ContextVar[Usage | None] = ContextVar("tta_usage", default=None)

@@ -8,8 +8,9 @@ adapter to the scheduler without anybody keeping a table.
 A probe is a request of which the worker observes something. Its name and id are its own, so that none of its tokens is read
 from the prefix cache, which would skip them.
 
-Which tokens are a user's turn is said of each request by itself, in its sampling parameters. What the pass said of a request
-comes back with every one of its outputs, where vLLM has room for what a cache's transfer is to know.
+Which tokens are a user's turn stands in the path too, so that two turns of one conversation have one name and two paths.
+Nothing of it is in the fields of a request that a client can fill. What the pass said of a request comes back with every one
+of its outputs, where vLLM has room for what a cache's transfer is to know.
 """
 
 import hashlib
@@ -20,7 +21,6 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from adapters.coefficient import Coefficient, Json, from_json, to_json
@@ -31,7 +31,6 @@ Said = dict[str, Any]
 Kind = Literal["features", "compare", "activations"]
 
 _PATH = "tta:"
-_TURN = "tta_turn"
 SAID = "tta_said"
 _ID_BITS = 62
 
@@ -43,6 +42,7 @@ class Wanted(NamedTuple):
     upper: whether layers below the one that decides are the base's   since: the token from which the mix is used, before it
     the base is   probe: what to observe   skip: how many of its first tokens a comparison passes over
     gating: how the experts of the mix share each token, instead of by their coefficients
+    turn: the user's, the tokens [start, end) of the prompt, to be read in the pass
     """
 
     mix: Mapping[str, Coefficient] | None = {}
@@ -52,6 +52,7 @@ class Wanted(NamedTuple):
     probe: Kind | None = None
     skip: int = 0
     gating: Gating | None = None
+    turn: tuple[int, int] | None = None
 
 
 def mix_request(mix: Mix, digests: Mapping[str, str], gating: Gating | None = None) -> LoRARequest | None:
@@ -101,15 +102,11 @@ def wanted(request: LoRARequest) -> Wanted:
     return _read(request.lora_path)
 
 
-def say_turn(params: SamplingParams, turn: tuple[int, int]) -> None:
-    """Mark the tokens [start, end) of the request's prompt as the user's turn, to be read in the pass."""
-    params.extra_args = {**(params.extra_args or {}), _TURN: list(turn)}
-
-
-def turn_of(params: SamplingParams | None) -> tuple[int, int] | None:
-    """What `say_turn` said."""
-    said = params.extra_args.get(_TURN) if params is not None and params.extra_args else None
-    return None if said is None else (said[0], said[1])
+def with_turn(request: LoRARequest, turn: tuple[int, int]) -> LoRARequest:
+    """The same request, whose tokens [start, end) are the user's turn, to be read in the pass."""
+    assert 0 <= turn[0] <= turn[1], turn
+    said = json.loads(request.lora_path.removeprefix(_PATH)) | {"turn": turn}
+    return LoRARequest(request.lora_name, request.lora_int_id, _PATH + json.dumps(said, sort_keys=True))
 
 
 def said_of(output: Any) -> Said | None:
@@ -124,9 +121,9 @@ def said_of(output: Any) -> Said | None:
 @lru_cache(1024)
 def _read(path: str) -> Wanted:
     said = json.loads(path.removeprefix(_PATH)) if path.startswith(_PATH) else {}
-    mix, gating = said.pop("mix", {}), said.pop("gating", None)
+    mix, gating, turn = said.pop("mix", {}), said.pop("gating", None), said.pop("turn", None)
     known = mix if mix is None else {digest: from_json(c) for digest, c in mix.items()}
-    return Wanted(known, gating=gating and Gating(**gating), **said)
+    return Wanted(known, gating=gating and Gating(**gating), turn=turn and (turn[0], turn[1]), **said)
 
 
 def _path(**wanted: Any) -> str:

@@ -90,7 +90,7 @@ class Evaluation:
     @contextmanager
     def _serving(self, config: ServeConfig) -> Iterator[tuple[str, str]]:
         """The address and the admin key of a server on a free port of this machine."""
-        from tta_serve.run import managed
+        from tta_serve.serving.launch import managed
 
         server = config.server.model_copy(update={"host": "127.0.0.1", "port": _free_port()})
         advance = self._step("start a server", 1)

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from router.experiments.bandit import thompson
@@ -22,10 +23,13 @@ _PRUNE_S = 3600.0
 
 
 class Guard(threading.Thread):
-    """One for the server, in its ingress. A look that fails is tried again at the next one."""
+    """One in each replica, of which the one that leads looks. A look that fails is tried again at the next one."""
 
-    def __init__(self, db: Database, control: Control, options: StoreOptions, every_s: float) -> None:
+    def __init__(
+        self, db: Database, control: Control, options: StoreOptions, every_s: float, leads: Callable[[], bool] = lambda: True
+    ) -> None:
         super().__init__(name="tta-guard", daemon=True)
+        self._leads = leads
         self._db, self._control, self._options, self._every_s = db, control, options, every_s
         self._weighed: dict[str, float] = {}
         self._pruned = 0.0
@@ -35,7 +39,8 @@ class Guard(threading.Thread):
         while True:
             time.sleep(self._every_s)
             try:
-                self.look()
+                if self._leads():
+                    self.look()
             except Exception:
                 logger.exception("experiments could not be looked after")
 

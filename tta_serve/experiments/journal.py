@@ -25,6 +25,7 @@ class Entry:
     """A request on its way, filled as it goes on.
 
     id: its own   began: by the monotonic clock   outcome: as `metrics.requests` counts it
+    prompt, routed: of the first of its prompts, which stands for all in the logs
     """
 
     view: View

@@ -5,10 +5,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import ray
-from ray import serve
-
-from tta_serve.app import build_app
 from tta_serve.config import KEY_VARIABLE, ServeConfig, StartError
 from tta_serve.plan import Plan
 
@@ -29,7 +25,13 @@ class RunningApp:
     def __enter__(self) -> "RunningApp":
         plan = Plan.of(self.config)
         server = self.config.server
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.update(_environment(server.replicas > 1))
+        # Ray reads its environment when it is imported.
+        import ray
+        from ray import serve
+
+        from tta_serve.serving.app import build_app
+
         need = 2 + server.replicas * (1 + self.config.model.tensor_parallel)
         with ExitStack() as started:
             ray.init(
@@ -41,11 +43,15 @@ class RunningApp:
                 _node_ip_address="127.0.0.1",
             )
             started.callback(ray.shutdown)
-            serve.start(http_options={"host": server.host, "port": server.port})
+            behind_proxy = server.replicas > 1
+            serve.start(
+                proxy_location="EveryNode" if behind_proxy else "Disabled",
+                http_options={"host": server.host, "port": server.port},
+            )
             started.callback(serve.shutdown)
             app = build_app(plan)
             try:
-                serve.run(app, name=APP_NAME, route_prefix="/")
+                serve.run(app, name=APP_NAME, route_prefix="/" if behind_proxy else None)
             except RuntimeError:
                 raise StartError(_last_words()) from None
             self._stack = started.pop_all()
@@ -63,7 +69,23 @@ def managed(config: ServeConfig) -> Iterator[tuple[str, str]]:
         yield app.url, key
 
 
+def _environment(behind_proxy: bool) -> dict[str, str]:
+    """What Ray's processes are told."""
+    told = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+    }
+    if behind_proxy:
+        told["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] = "1"
+        told["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+        told["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "tta_serve.serving.replica:middlewares"
+    return told
+
+
 def _last_words() -> str:
+    from ray import serve
+
     application = serve.status().applications[APP_NAME]
     messages = [d.message for d in application.deployments.values() if d.message]
     return "\n".join(messages or [application.message])

@@ -6,29 +6,23 @@ from typing import Any
 
 from ray import serve
 from ray.serve.llm import LLMConfig, build_llm_deployment
-from ray.serve.llm.ingress import make_fastapi_ingress
 
 from tta_serve.config import KEY_VARIABLE, ServeConfig
-from tta_serve.http import make_app
-from tta_serve.ingress import ENDPOINTS, MergingIngress
 from tta_serve.plan import Plan, source_of
-from tta_serve.server import MergingServer
+from tta_serve.serving.ray_private import with_request_router
+from tta_serve.serving.replica import MergingReplica
 
 _FEW_CORES = 4
+_HEALTH_CHECK_S = 5
 
 
 def build_app(plan: Plan) -> serve.Application:
-    """The application: an ingress in front of replicas of `MergingServer`."""
-    config = plan.config
-    server = build_llm_deployment(_llm_config(plan), deployment_cls=MergingServer, bind_kwargs={"plan": plan})
-    app = make_app(config.server.max_request_bytes)
-    ingress = make_fastapi_ingress(MergingIngress, endpoint_map=ENDPOINTS, app=app)
-    limit = config.server.slots + config.server.max_queued
-    return serve.deployment(ingress, name="ingress", num_replicas=1, max_ongoing_requests=2 * limit).bind(
-        llm_deployments={config.model.id: server},
-        config=config,
-        admin_key=os.environ.get(KEY_VARIABLE),
-    )
+    """The application. A lone replica listens itself; several stand behind HAProxy, as Ray's direct ingress has it."""
+    llm_config = _llm_config(plan)
+    arguments = {"plan": plan, "admin_key": os.environ.get(KEY_VARIABLE)}
+    if plan.config.server.replicas > 1:
+        return with_request_router(MergingReplica, llm_config, arguments)
+    return build_llm_deployment(llm_config, deployment_cls=MergingReplica, bind_kwargs=arguments)
 
 
 def _llm_config(plan: Plan) -> LLMConfig:
@@ -39,17 +33,15 @@ def _llm_config(plan: Plan) -> LLMConfig:
         engine_kwargs=_engine_args(plan, on_gpu),
         deployment_config={
             "num_replicas": server.replicas,
-            "max_ongoing_requests": server.slots + server.max_queued,
-            "max_queued_requests": server.max_queued,
-            "health_check_period_s": 2,
+            # Who waits is our `Admission`'s affair.
+            "max_ongoing_requests": 1_000_000,
+            "health_check_period_s": _HEALTH_CHECK_S,
             "health_check_timeout_s": 30,
-            "graceful_shutdown_timeout_s": 10,
+            "graceful_shutdown_timeout_s": server.drain_s + 10,
             "max_constructor_retry_count": 1,
         },
         placement_group_config=None if on_gpu else {"bundles": [{"CPU": 1}] * model.tensor_parallel},
         runtime_env={"env_vars": _environment(plan.config, on_gpu)},
-        # The batcher would hold the first token back by its interval.
-        experimental_configs={"stream_batching_interval_ms": 0},
         # vLLM's metrics go to the process's own registry, which /metrics reads, and not to Ray's agent.
         log_engine_metrics=False,
     )
@@ -63,6 +55,12 @@ def _engine_args(plan: Plan, on_gpu: bool) -> dict[str, Any]:
         "tensor_parallel_size": model.tensor_parallel,
         "enforce_eager": True,
         "disable_log_stats": False,
+        "enable_tokenizer_info_endpoint": True,
+        "enable_server_load_tracking": True,
+        "enable_auto_tool_choice": model.tool_parser is not None,
+        "tool_call_parser": model.tool_parser,
+        "chat_template": None if model.chat_template is None else str(model.chat_template),
+        **({"reasoning_parser": model.reasoning_parser} if model.reasoning_parser else {}),
         # On a CPU it is only what must be free at the start: the cache has a size of its own.
         **({} if on_gpu else {"gpu_memory_utilization": 0.5}),
         **({"max_model_len": model.max_model_len} if model.max_model_len else {}),

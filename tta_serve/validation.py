@@ -1,0 +1,76 @@
+"""What pydantic found wrong with a body, in one sentence: of the field, and of the alternative, that the client meant.
+
+Where a field may have several forms pydantic complains of each. The form that was meant is the one whose tags (`role`,
+`type`) fit, else the one that the value has the kind of, else the one with the fewest complaints.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_TAGS = ("literal_error", "union_tag_invalid", "union_tag_not_found", "enum")
+_MOST_TOLD = 300
+_SHOULD = "Input should be "
+
+Complaint = Mapping[str, Any]
+
+
+def explain_validation(errors: Sequence[Complaint], body: Any = None) -> tuple[str, str | None]:
+    """What is wrong, and the name of the field. body: the JSON that was refused, None if it is not known"""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON: {first['ctx']['error']}", None
+    where = [part for part in first["loc"][:1] if part in ("body", "query", "path", "header")]
+    located = [_Located(error, error["loc"][len(where) :], body) for error in errors]
+    meant = _meant([one for one in located if one.place[:1] == located[0].place[:1]], 0)
+    place = ".".join(map(str, meant[0].place))
+    return f"{place or 'body'}: {_joined([one.message for one in meant])[:_MOST_TOLD]}", place or None
+
+
+def _joined(messages: Sequence[str]) -> str:
+    """Several complaints of one value as one: Input should be a string or a list."""
+    first, *others = dict.fromkeys(messages)
+    return " or ".join([first, *(other.removeprefix(_SHOULD) for other in others)])
+
+
+class _Located:
+    """A complaint, and where it is. place: keys and indices in the body   forms: of unions, on the way there, with depths"""
+
+    def __init__(self, error: Complaint, loc: Sequence[str | int], body: Any) -> None:
+        self.kind, self.message = str(error["type"]), str(error["msg"]).removeprefix("Value error, ")
+        place: list[str | int] = []
+        forms: list[tuple[int, str]] = []
+        for i, part in enumerate(loc):
+            if _has(body, part):
+                place.append(part)
+                body = body[part]
+            elif (i == len(loc) - 1 and self.kind in ("missing", "extra_forbidden")) or body is None and not forms:
+                place.append(part)
+            else:
+                forms.append((len(place), str(part)))
+        self.place, self.forms = place, forms
+
+
+def _has(value: Any, part: str | int) -> bool:
+    if isinstance(value, dict):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value)
+
+
+def _meant(errors: list[_Located], level: int) -> list[_Located]:
+    """The complaints of the form that was meant; several if the value has the kind of none."""
+    by_form: dict[tuple[int, str] | None, list[_Located]] = {}
+    for one in errors:
+        by_form.setdefault(one.forms[level] if level < len(one.forms) else None, []).append(one)
+    if None in by_form:
+        return by_form[None][:1]
+    best = min(_cost(form, group, level) for form, group in by_form.items() if form)
+    chosen = [group for form, group in by_form.items() if form and _cost(form, group, level) == best]
+    told = [one for group in chosen for one in _meant(group, level + 1)]
+    return [one for one in told if one.place == told[0].place]
+
+
+def _cost(form: tuple[int, str], group: Sequence[_Located], level: int) -> tuple[int, int, int]:
+    """Tags that do not fit; whether the value itself is of another kind; complaints."""
+    tags = sum(one.kind in _TAGS for one in group)
+    other = all(len(one.place) == form[0] and one.kind.endswith(("_type", "_parsing")) for one in group)
+    return tags, int(other and len(group[0].forms) == level + 1), len(group)
