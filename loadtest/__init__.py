@@ -13,6 +13,8 @@ parts.py      the parts of the benchmark: cells, scaling, first token
 engine.py     the commands: what to run, in which order
 report.py     machine, tables, the line of JSON
 
+`python -m loadtest edge` (edge.py, servers.py, direct.py, processes.py, client.py): the way from
+client to engine over HTTP, beside vLLM's own server and Ray's direct streaming.
 `python -m loadtest library` (library.py, library_job.py, checkpoints.py): adding and merging, beside mergekit.
 `python -m loadtest lifecycle` (lifecycle.py): what a load costs those who are being answered.
 `python -m loadtest kernel` (kernel.py, scale_expand.py): on a GPU, one layer's delta, ours and vLLM's.

@@ -2,10 +2,11 @@
 
 import typer
 
-from loadtest import engine, inline, kernel, library, soak
+from loadtest import edge, engine, inline, kernel, library, soak
 
 app = typer.Typer(help="Benchmarks of tta-serve.", no_args_is_help=True)
 
+app.command("edge")(edge.command)
 app.command("engine")(engine.command)
 app.command("inline")(inline.command)
 app.command("kernel")(kernel.command)

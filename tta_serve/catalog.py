@@ -94,21 +94,21 @@ class Catalog:
         """What a request wants. Raises RequestError: 404 for an unknown model, 400 for an unusable merge."""
         pin = self._pin(model)
         if merge is None:
-            if pin is None:
-                return self._default(None)
-            return Ask("pinned", mix=self.pinned(pin))
+            name = self.default_policy
+            return Ask(name, policy=name, free=True) if pin is None else Ask("pinned", mix=self.pinned(pin))
         if pin is not None:
             raise RequestError(f"model {model!r} already fixes the mix; send merge with {self.served!r}", param="merge")
-        wish = MergeRequest.parse(merge)
+        return self._wished(MergeRequest.parse(merge))
+
+    def _wished(self, wish: MergeRequest) -> Ask:
         if wish.policy is not None:
             _known("policy", wish.policy, self.policies)
         if wish.preference is not None:
             chooser = self._chooser(wish.policy)
             return Ask(chooser, policy=chooser, preference=wish.preference, read=wish.read)
-        if wish.policy is not None:
-            return Ask(wish.policy, policy=wish.policy, read=wish.read)
-        if wish.read is not None:
-            return self._default(wish.read)
+        if wish.policy is not None or wish.read is not None:
+            name = wish.policy or self.default_policy
+            return Ask(name, policy=name, free=wish.policy is None, read=wish.read)
         if wish.entry is not None:
             return Ask("entry", mix=self.entries[_known("entry", wish.entry, tuple(self.entries))])
         if not wish.experts:
@@ -118,9 +118,6 @@ class Catalog:
         except MixError as error:
             raise RequestError(f"merge.experts: {error}", param="merge.experts") from None
         return Ask("explicit", mix=mix, warnings=tuple(self._rounded_away(wish.experts)))
-
-    def _default(self, read: str | None) -> Ask:
-        return Ask(self.default_policy, policy=self.default_policy, free=True, read=read)
 
     def _rounded_away(self, coefficients: Mapping[str, Coefficient]) -> Iterator[str]:
         """Coefficients that the grid makes 0."""

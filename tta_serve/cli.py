@@ -1,6 +1,5 @@
 """The command `tta`."""
 
-import logging
 import os
 import signal
 import sys
@@ -74,7 +73,6 @@ def _defaults(model: str, experts: Path | None) -> dict[str, Any]:
 def _serve(config: ServeConfig) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     start = time.perf_counter()
     with ExitStack() as running:
         with console.status(f"Starting {config.model.id}: engine, experts, policies (about a minute) ..."):

@@ -43,7 +43,7 @@ class _Located:
             if _has(body, part):
                 place.append(part)
                 body = body[part]
-            elif (i == len(loc) - 1 and self.kind in ("missing", "extra_forbidden")) or body is None and not forms:
+            elif (i == len(loc) - 1 and self.kind in ("missing", "extra_forbidden")) or (body is None and not forms):
                 place.append(part)
             else:
                 forms.append((len(place), str(part)))
@@ -58,19 +58,38 @@ def _has(value: Any, part: str | int) -> bool:
 
 def _meant(errors: list[_Located], level: int) -> list[_Located]:
     """The complaints of the form that was meant; several if the value has the kind of none."""
-    by_form: dict[tuple[int, str] | None, list[_Located]] = {}
-    for one in errors:
-        by_form.setdefault(one.forms[level] if level < len(one.forms) else None, []).append(one)
-    if None in by_form:
-        return by_form[None][:1]
-    best = min(_cost(form, group, level) for form, group in by_form.items() if form)
-    chosen = [group for form, group in by_form.items() if form and _cost(form, group, level) == best]
-    told = [one for group in chosen for one in _meant(group, level + 1)]
+    by_form, own = _by_form(errors, level)
+    if own:
+        return own[:1]
+    costs = {form: _cost(form, group, level) for form, group in by_form.items()}
+    best = min(costs.values())
+    told = [one for form, group in by_form.items() if costs[form] == best for one in _meant(group, level + 1)]
     return [one for one in told if one.place == told[0].place]
 
 
-def _cost(form: tuple[int, str], group: Sequence[_Located], level: int) -> tuple[int, int, int]:
-    """Tags that do not fit; whether the value itself is of another kind; complaints."""
-    tags = sum(one.kind in _TAGS for one in group)
+def _by_form(errors: list[_Located], level: int) -> tuple[dict[tuple[int, str], list[_Located]], list[_Located]]:
+    """By the form of a union at this depth, and those that are of none."""
+    by_form: dict[tuple[int, str], list[_Located]] = {}
+    own = [one for one in errors if level >= len(one.forms)]
+    formed = [one for one in errors if level < len(one.forms)]
+    for one in formed:  # of the first value that is wrong
+        depth = formed[0].forms[level][0]
+        if one.forms[level][0] == depth and one.place[:depth] == formed[0].place[:depth]:
+            by_form.setdefault(one.forms[level], []).append(one)
+    return by_form, own
+
+
+def _cost(form: tuple[int, str], group: list[_Located], level: int) -> tuple[int, int, int]:
+    """Whether the value itself is of another kind; of the form in it that fits best: tags that do not, and complaints."""
     other = all(len(one.place) == form[0] and one.kind.endswith(("_type", "_parsing")) for one in group)
-    return tags, int(other and len(group[0].forms) == level + 1), len(group)
+    inner = _cheapest(group, level + 1)
+    tags = sum(one.kind in _TAGS for one in inner)
+    return int(other and len(group[0].forms) == level + 1), tags, len(inner)
+
+
+def _cheapest(errors: list[_Located], level: int) -> list[_Located]:
+    by_form, own = _by_form(errors, level)
+    if not by_form:
+        return own
+    form = min(by_form, key=lambda form: _cost(form, by_form[form], level))
+    return own + _cheapest(by_form[form], level + 1)

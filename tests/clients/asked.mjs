@@ -37,7 +37,7 @@ export function ensurePerson(person) {
   ensure(Number.isInteger(person.age), `no age: ${JSON.stringify(person)}`);
 }
 
-/** Run all steps, say of each whether it passed, and end the process: not with 0 if one failed. */
+/** Run all steps, say how each went, and end the process: not with 0 if one failed. */
 export async function run(...steps) {
   let failed = 0;
   for (const step of steps) {

@@ -1,15 +1,14 @@
-"""What every job shares: where the server is, what the demo answers, and how a job says that it failed.
+"""What every job shares: where the server is, what the demo answers, and how a job fails.
 
 Jobs run in environments of their own, so this module needs the standard library only.
 """
 
 import asyncio
-import contextlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 QUESTION = "Table staff(name, salary, dept). Which name in staff have salary above 70?"
@@ -86,25 +85,25 @@ def ensure_raises(error: type[Exception], says: str, step: Step) -> None:
     raise AssertionError(f"the server accepted what it must refuse: {says}")
 
 
-@contextlib.contextmanager
-def _told(step: Step) -> Iterator[list[str]]:
-    failures: list[str] = []
+def failure(step: Step) -> str:
+    """Run one step; say why it failed, or nothing."""
     try:
-        yield failures
+        outcome = step()
+        if inspect.iscoroutine(outcome):
+            asyncio.run(outcome)
     except Exception as error:
         traceback.print_exc()
         lines = str(error).strip().splitlines() or [""]
-        failures.append(f"{step.__name__}: {type(error).__name__}: {lines[0]}")
+        return f"{type(error).__name__}: {lines[0]}"
+    return ""
 
 
 def run(*steps: Step) -> None:
-    """Run all steps, say of each whether it passed, and end the process: not with 0 if one failed."""
-    failed = []
+    """Run all steps, say how each went, and end the process: not with 0 if one failed."""
+    failed = 0
     for step in steps:
-        with _told(step) as failures:
-            outcome = step()
-            if inspect.iscoroutine(outcome):
-                asyncio.run(outcome)
-        failed += failures
-        print(f"failed: {failures[0]}" if failures else f"passed: {step.__name__}", flush=True)
+        why = failure(step)
+        failed += bool(why)
+        how = f"failed: {step.__name__}: {why}" if why else f"passed: {step.__name__}"
+        print(how, flush=True)
     sys.exit(1 if failed else 0)

@@ -96,6 +96,7 @@ def test_two_replicas_assign_alike_forget_nothing_and_obey_the_kill_switch(
         assert {line.partition('replica="')[2][0] for line in served} == {"0", "1"}, "both replicas took part"
         assert 'tta_shadow_requests_total{found="' in metrics
 
+        _check_change(http)
         refused = http.put("/admin/kill", json={"to": "nobody"})
         assert refused.status_code == 400
         assert all(name in refused.text for name in ("base", "half", "learned"))
@@ -117,6 +118,23 @@ def test_two_replicas_assign_alike_forget_nothing_and_obey_the_kill_switch(
     exposure = rows[0][0]
     assert (exposure.prompt_tokens > 10, exposure.completion_tokens, exposure.finish_reason) == (True, 4, "length")
     assert exposure.total_ms >= (exposure.ttft_ms or 0) > 0
+
+
+def _check_change(http: httpx.Client) -> None:
+    """An expert leaves both replicas and comes back to both, whichever of them is asked."""
+
+    def served() -> list[dict[str, str]]:
+        replicas = http.get("/admin/experts").raise_for_status().json()["replicas"]
+        return [replica["experts"] for replica in replicas]
+
+    digest = served()[0]["dates"]
+    assert len(served()) == 2
+    http.delete("/admin/experts/dates", params={"digest": digest}).raise_for_status()
+    assert all("dates" not in experts for experts in served())
+    wrong = http.put("/admin/experts/dates", params={"replaces": digest})
+    assert wrong.status_code == 404, wrong.text
+    http.put("/admin/experts/dates").raise_for_status()
+    assert all(experts["dates"] == digest for experts in served())
 
 
 def _check_feedback(http: httpx.Client, tickets: Sequence[str]) -> None:

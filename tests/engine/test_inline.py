@@ -141,7 +141,6 @@ def test_parallel_samples_share_a_decision(world: World) -> None:
     with engine(world) as ours:
         policy = world.install(ours)
         [prompt] = prompts((70,))
-        asked = Asked(prompt, wire.undecided_request(policy), (20, 68))
         parameters = {"n": 3, "temperature": 1.0, "seed": 7}
         from vllm import SamplingParams
 

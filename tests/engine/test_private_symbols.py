@@ -3,6 +3,7 @@
 import inspect
 import re
 from importlib.metadata import version
+from pathlib import Path
 
 
 def test_the_versions_are_the_ones_this_was_read_at() -> None:
@@ -108,16 +109,146 @@ def test_adapter_ids_are_carried_in_64_bits() -> None:
     assert "request_lora_mapping = np.zeros((self.max_num_reqs,), dtype=np.int64)" in inspect.getsource(InputBatch.__init__)
 
 
-def test_openai_serving_asks_for_the_adapter_where_we_answer() -> None:
+def test_every_route_that_generates_hands_its_prompts_to_generate_which_we_replace() -> None:
+    """With these arguments, and from nowhere else that is served."""
+    from vllm import entrypoints
+
+    calls = "engine_client.generate("
+    served = {
+        "openai/chat_completion/serving.py",
+        "openai/chat_completion/batch_serving.py",
+        "openai/completion/serving.py",
+        "openai/responses/serving.py",
+        "generate/beam_search/online.py",
+    }
+    not_served = {
+        "generate/generative_scoring/serving.py",
+        "scale_out/token_in_token_out/serving.py",
+        "speech_to_text/base/serving.py",
+        "speech_to_text/realtime/connection.py",
+    }
+    root = Path(entrypoints.__path__[0])
+    found = {str(file.relative_to(root)): file.read_text() for file in root.rglob("*.py")}
+    callers = {name: text for name, text in found.items() if calls in text}
+    assert callers.keys() == served | not_served
+    for name in served:
+        for call in callers[name].split(calls)[1:]:
+            positional = call.lstrip().split(",")[:3]
+            assert len(positional) == 3, name
+            assert not any("=" in one for one in positional), "prompt, params and request_id have no names"
+            assert "lora_request=" in call[:400]
+    assert not [name for name in served if ".beam_search(" in found[name] and "self.beam_search(" not in found[name]]
+
+
+def test_beam_search_and_batches_call_it_in_the_context_of_their_request() -> None:
+    """In tasks made on the spot, which copy the context; a thread or a queue would lose whose prompt it is."""
+    from vllm.entrypoints.generate.beam_search import online
+    from vllm.entrypoints.serve.utils import api_utils
+
+    assert "asyncio.create_task(" in inspect.getsource(online)
+    assert "asyncio.create_task(handler_func(" in inspect.getsource(api_utils.with_cancellation)
+
+
+def test_messages_of_anthropic_are_chats() -> None:
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+
+    assert issubclass(AnthropicServingMessages, OpenAIServingChat)
+    assert "self.create_chat_completion(" in inspect.getsource(AnthropicServingMessages.create_messages)
+
+
+def test_names_of_models_are_checked_and_told_by_what_we_replace() -> None:
+    from vllm.entrypoints.openai.chat_completion.batch_serving import OpenAIServingChatBatch
     from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
     from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+    from vllm.entrypoints.serve.engine import serving as engine_serving
 
-    for serving in (OpenAIServingChat, OpenAIServingCompletion):
+    servings = (OpenAIServingChat, OpenAIServingChatBatch, OpenAIServingCompletion, OpenAIServingResponses)
+    for serving in servings:
         source = inspect.getsource(serving)
-        assert "self._maybe_get_adapters(request" in source
         assert "self.models.model_name(lora_request)" in source
+        assert not re.search(r"base_model_paths|models\.registry", source), "a way around model_name"
+    assert "self.models.is_base_model(model_name)" in inspect.getsource(engine_serving)
     assert list(inspect.signature(OpenAIServingModels.model_name).parameters) == ["self", "lora_request"]
+    assert list(inspect.signature(OpenAIServingModels.is_base_model).parameters) == ["self", "model_name"]
+    assert "self.base_model_paths = base_model_paths" in inspect.getsource(OpenAIServingModels.__init__)
+
+
+def test_names_are_served_as_they_were_asked_for() -> None:
+    from types import SimpleNamespace
+    from typing import Any, cast
+
+    from tta_serve.engine.client import OWNER
+    from tta_serve.serving.models import serve_names
+
+    models: Any = SimpleNamespace(base_model_paths=[SimpleNamespace(name="demo")])
+    serve_names(models)
+    assert models.is_base_model("anything at all")
+    assert models.model_name() == models.model_name(None) == "demo"
+    for asked, told in (("demo:sql", "demo:sql"), (None, "demo")):
+        token = OWNER.set(cast(Any, SimpleNamespace(model=asked)))
+        try:
+            assert models.model_name(lora_request=None) == told
+        finally:
+            OWNER.reset(token)
+
+
+def test_a_requests_id_need_not_be_its_own() -> None:
+    """Clients choose `x-request-id`, and may send one twice at the same time."""
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    source = inspect.getsource(InputProcessor.assign_request_id)
+    assert "external_req_id = request.request_id" in source
+    assert "random_uuid()" in source
+
+
+def test_headers_that_vllm_and_ray_take_orders_by_are_among_those_we_drop() -> None:
+    from ray.serve._private import constants
+    from vllm.entrypoints.generate.base import serving
+    from vllm.entrypoints.openai.chat_completion import api_router
+
+    from tta_serve.serving.edge import _NOT_FROM_CLIENTS
+
+    names = [
+        serving.SESSION_ID_HEADER,
+        serving.PRIORITY_HEADER,
+        api_router.ENDPOINT_LOAD_METRICS_FORMAT_HEADER_LABEL,
+        constants.SERVE_MULTIPLEXED_MODEL_ID,
+        constants.SERVE_SESSION_ID,
+        constants.SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER,
+        constants.SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER,
+        f"{constants.SERVE_INGRESS_ROUTER_HEADER_PREFIX}x",
+        "X-data-parallel-rank",
+    ]
+    for name in names:
+        assert _NOT_FROM_CLIENTS.fullmatch(name.lower()), name
+    assert constants.SERVE_HTTP_REQUEST_ID_HEADER == "x-request-id", "which is ours by then"
+    read = re.compile(r"raw_request\.headers\.get\(\s*([^)]*?)\s*\)")
+    root = Path(inspect.getfile(serving)).parents[2]
+    left_out = ("cohere", "scale_out", "speech_to_text", "pooling", "sagemaker")
+    files = [file for file in root.rglob("*.py") if not set(file.parts) & {*left_out}]
+    found = {name.partition(",")[0] for file in files for name in read.findall(file.read_text())}
+    assert found == {
+        '"X-data-parallel-rank"',
+        "SESSION_ID_HEADER",
+        "PRIORITY_HEADER",
+        "ENDPOINT_LOAD_METRICS_FORMAT_HEADER_LABEL",
+        '"X-Request-Id"',
+        '"content-type"',
+    }
+
+
+def test_vllms_errors_are_of_the_kinds_we_tell_apart() -> None:
+    from vllm.exceptions import GenerationError, GracefulHTTPError, VLLMClientError, VLLMServerError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    for kind in (EngineDeadError, EngineGenerateError, GenerationError):
+        assert issubclass(kind, VLLMServerError)
+        assert not issubclass(kind, (VLLMClientError, ValueError, TypeError))
+    assert not issubclass(GracefulHTTPError, (VLLMClientError, VLLMServerError))
+    assert not issubclass(VLLMClientError, ValueError)
 
 
 def test_async_llm_is_what_the_client_calls() -> None:
@@ -131,15 +262,117 @@ def test_async_llm_is_what_the_client_calls() -> None:
         assert f"self.{name} = " in inspect.getsource(AsyncLLM.__init__)
 
 
-def test_ray_engine_has_the_parts_we_reach_for() -> None:
-    from ray.llm._internal.serve.core.ingress.ingress import OpenAiIngress
+def test_ray_has_the_parts_we_reach_for() -> None:
+    from ray.llm._internal.serve.core.server.llm_server import LLMServer
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+    from ray.serve.llm import deployment
 
-    from tta_serve.engine import ray_private
+    from tta_serve.serving import ray_private
 
-    source = inspect.getsource(VLLMEngine)
-    for name in ("_engine_client", "_oai_models", "_oai_serving_chat", "_oai_serving_completion"):
-        assert f"self.{name}" in source
-    for name in ("_get_model_id", "_get_response", "_process_llm_request"):
-        assert hasattr(OpenAiIngress, name)
     assert all(hasattr(ray_private, name) for name in ray_private.__all__)
+    assert deployment.LLMServer is LLMServer or issubclass(deployment.LLMServer, LLMServer)
+    source = inspect.getsource(VLLMEngine)
+    assert "self._engine_client = self._start_async_llm_engine(" in source
+    assert inspect.iscoroutinefunction(VLLMEngine.build_asgi_app)
+    build = inspect.getsource(VLLMEngine.build_asgi_app)
+    assert "app = build_app(" in build
+    assert "app.state._state.update(self._app_state._state)" in build, "openai_serving_models is in it"
+    for name in ("__init__", "start", "check_health", "__del__", "__serve_build_asgi_app__"):
+        assert inspect.iscoroutinefunction(getattr(LLMServer, name)), name
+    assert "await self.start()" in inspect.getsource(LLMServer.__init__)
+
+
+def test_ray_builds_direct_streaming_from_the_parts_that_we_call() -> None:
+    from ray import serve
+    from ray.llm._internal.serve import constants as llm_constants
+    from ray.llm._internal.serve.core.ingress import builder
+    from ray.llm._internal.serve.utils.broadcast import broadcast
+    from ray.serve._private import constants, http_util, replica
+
+    server = inspect.signature(builder._build_direct_streaming_llm_deployment).parameters
+    assert {"llm_config", "deployment_cls", "bind_kwargs", "override_serve_options"} <= server.keys()
+    assert "_get_direct_streaming_serve_options" in inspect.getsource(builder)
+    router = inspect.signature(builder._build_openai_ingress_request_router).parameters
+    assert [*router] == ["server", "llm_config"]
+    assert callable(serve.Application._with_ingress_request_router)
+    assert [*inspect.signature(broadcast).parameters][:3] == ["handle", "method_name", "args"]
+    assert replica.SERVE_BUILD_ASGI_APP_METHOD == "__serve_build_asgi_app__"
+    # The variables of the environment under which it does what we want.
+    assert '"RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"' in inspect.getsource(llm_constants)
+    source = inspect.getsource(constants)
+    for name in (
+        "RAY_SERVE_ENABLE_HA_PROXY",
+        "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
+    ):
+        assert f'"{name}"' in source, name
+    assert "must be Starlette middlewares" in inspect.getsource(http_util)
+
+
+def test_ray_routes_by_a_key_that_we_choose() -> None:
+    from ray.llm._internal.serve.core.ingress import router
+    from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
+
+    assert list(inspect.signature(ConsistentHashRouter._routing_key).parameters) == ["self", "pending_request"]
+    assert "self._routing_key(pending_request)" in inspect.getsource(ConsistentHashRouter)
+    assert "metadata.session_id" in inspect.getsource(ConsistentHashRouter._routing_key)
+    payload = router._parse_routing_payload(b'{"messages": [1], "user": "u"}')
+    assert vars(payload) == {"messages": [1], "user": "u"}
+    assert router._parse_routing_payload(b"[1]") is None
+
+
+def test_ray_starts_beside_its_cluster_what_we_end() -> None:
+    from ray._private.node import Node
+
+    from tta_serve.serving import ray_private
+
+    for name in re.findall(r"node\.(kill_\w+)", inspect.getsource(ray_private)):
+        assert "check_alive" in inspect.signature(getattr(Node, name)).parameters
+
+
+def test_uvicorns_connections_have_the_hooks_that_ours_override() -> None:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    from tta_serve.serving.http_server import BoundedProtocol
+
+    overridden = {name for name, value in vars(BoundedProtocol).items() if inspect.isfunction(value)}
+    ours = {"_await_head", "_forget_head", "_give_up"}
+    hooks = {"connection_made", "connection_lost", "data_received", "on_message_begin", "on_headers_complete"}
+    assert overridden == ours | hooks
+    for name in hooks:
+        theirs = inspect.signature(getattr(HttpToolsProtocol, name))
+        assert [*inspect.signature(getattr(BoundedProtocol, name)).parameters] == [*theirs.parameters]
+    assert not [
+        name for name in vars(HttpToolsProtocol) if "head" in name and name not in ("on_header", "on_headers_complete")
+    ]
+    source = inspect.getsource(HttpToolsProtocol)
+    assert "self.parser = httptools.HttpRequestParser(self)" in source
+    assert "self.parser.feed_data(data)" in inspect.getsource(HttpToolsProtocol.data_received)
+    for name in ("self.loop = ", "self.transport = transport", "def send_400_response(self, msg: str)"):
+        assert name in source
+    assert "self.transport.close()" in inspect.getsource(HttpToolsProtocol.send_400_response)
+
+
+def test_uvicorns_server_can_be_run_and_ended_by_others() -> None:
+    import uvicorn
+
+    source = inspect.getsource(uvicorn.Server)
+    for name in ("self.started = True", "if self.should_exit", "not self.force_exit", "with self.capture_signals():"):
+        assert name in source
+    assert "sockets" in inspect.signature(uvicorn.Server.serve).parameters
+    assert "for sock in sockets" in inspect.getsource(uvicorn.Server.startup)
+
+
+def test_fastapi_and_starlette_keep_routes_handlers_and_middleware_where_we_change_them() -> None:
+    from fastapi import FastAPI
+    from fastapi.routing import APIRoute
+    from starlette.applications import Starlette
+
+    source = inspect.getsource(Starlette)
+    assert "self.user_middleware = " in source
+    assert "if self.middleware_stack is None" in source
+    assert "self.exception_handlers = " in source
+    assert isinstance(FastAPI().router.routes, list)
+    assert "body_params" in inspect.getsource(inspect.getmodule(APIRoute))  # type: ignore[arg-type]

@@ -47,7 +47,86 @@ def test_merge_chooses_coefficients_a_policy_an_entry_or_a_preference() -> None:
     assert CATALOG.ask("demo", {"entry": "half"}).mix == CATALOG.entries["half"]
 
 
-@pytest.mark.parametrize("model", ["gpt-4", "demo:", "demo:nope", "demo:sql:x", "", ":sql"])
+def test_a_text_that_policies_are_to_read_goes_with_the_policy_that_reads_it() -> None:
+    for merge, policy in (
+        ({"read": "x"}, "retrieval"),
+        ({"read": "x", "policy": "front"}, "front"),
+        ({"read": "x", "preference": {"sql": 1}}, "front"),
+        ({"read": "x", "preference": {"sql": 1}, "policy": "other"}, "other"),
+    ):
+        asked = CATALOG.ask("demo", merge)
+        assert (asked.read, asked.policy, asked.mix) == ("x", policy, None)
+    assert CATALOG.ask("demo", None).read is None
+
+
+@pytest.mark.parametrize(
+    ("experts", "mix", "warned"),
+    [
+        ({"sql": 0.5}, {"sql": 0.5}, []),
+        ({"sql": 0.02, "math": 1}, {"math": 1}, ["sql"]),
+        ({"sql": 0.02, "math": -0.01}, {}, ["sql", "math"]),
+        ({"sql": 0, "math": 1}, {"math": 1}, []),
+        ({"sql": [0.01, 1, 1]}, {"sql": (0.0, 1.0, 1.0)}, ["sql"]),
+        ({"sql": [0, 1, 1]}, {"sql": (0.0, 1.0, 1.0)}, []),
+        ({"sql": 0.04}, {"sql": 0.05}, []),
+    ],
+)
+def test_a_coefficient_that_the_grid_makes_0_is_warned_of(experts: Any, mix: Any, warned: list[str]) -> None:
+    asked = CATALOG.ask("demo", {"experts": experts})
+    assert asked.mix == Mix.of(mix)
+    assert asked.warnings == tuple(
+        f"merge.experts.{name}: a coefficient below half of the grid of 0.05 was taken as 0" for name in warned
+    )
+
+
+def test_warnings_add_up() -> None:
+    asked = CATALOG.ask("demo", {"experts": {"sql": 0.01}})
+    assert asked.warned(iter(["a", "b"])).warnings == (*asked.warnings, "a", "b")
+    assert asked.warned([]) is asked
+
+
+def test_nulls_in_merge_are_as_if_they_were_not_there() -> None:
+    nothing = dict.fromkeys(["experts", "policy", "entry", "preference", "read"])
+    assert CATALOG.ask("demo", nothing | {"policy": "base", "entry": None}).policy == "base"
+    assert CATALOG.ask("demo", nothing | {"entry": "half"}).mix == CATALOG.entries["half"]
+    assert CATALOG.ask("demo", nothing | {"read": "x"}).policy == "retrieval"
+    for merge in ({"policy": None, "entry": None}, nothing):
+        with pytest.raises(RequestError, match="exactly one of") as error:
+            CATALOG.ask("demo", merge)
+        assert error.value.param == "merge"
+
+
+def test_all_names_are_listed_once_auto_and_bare_experts_too() -> None:
+    names = ["demo", "auto", "demo:base", "demo:math", "demo:sql", "demo:half", "math", "sql"]
+    assert CATALOG.models() == names
+    for name in names:
+        CATALOG.ask(name, None)
+
+
+def test_the_bare_name_of_an_expert_pins_it_and_nothing_else_has_a_bare_name() -> None:
+    asked = CATALOG.ask("sql", None)
+    assert (asked.label, asked.mix, asked.free) == ("pinned", Mix.of({"sql": 1}), False)
+    for name in ("half", "base"):
+        with pytest.raises(RequestError, match="does not exist"):
+            CATALOG.ask(name, None)
+
+
+def test_an_expert_that_is_called_as_the_server_is_or_auto_does_not_take_the_name() -> None:
+    catalog = Catalog.of(config(entries={}), ("auto", "demo", "sql"), layers=3)
+    assert catalog.models() == ["demo", "auto", "demo:base", "demo:auto", "demo:demo", "demo:sql", "sql"]
+    for name in ("auto", "demo"):
+        assert catalog.ask(name, None).policy == "retrieval"
+        assert catalog.ask(f"demo:{name}", None).mix == Mix.of({name: 1})
+
+
+def test_only_a_request_that_asks_for_nothing_is_free_for_an_experiment() -> None:
+    for merge in (None, {"read": "x"}):
+        assert CATALOG.ask("demo", merge).free
+    for merge in ({"policy": "retrieval"}, {"entry": "half"}, {"experts": {"sql": 1}}, {"preference": {"sql": 1}}):
+        assert not CATALOG.ask("demo", merge).free
+
+
+@pytest.mark.parametrize("model", ["gpt-4", "demo:", "demo:nope", "demo:sql:x", "", ":sql", "SQL", "sql ", "demo:sql\n"])
 def test_an_unknown_model_is_404_and_never_the_base(model: str) -> None:
     with pytest.raises(RequestError, match="demo:sql") as error:
         CATALOG.ask(model, None)
@@ -79,6 +158,13 @@ def test_an_unknown_model_is_404_and_never_the_base(model: str) -> None:
         ({"experts": {"sql": 3}}, "[-2.0, 2.0]"),
         ({"experts": {"sql": "0.5"}}, "a coefficient is a number"),
         ({"experts": ["sql"]}, "valid dictionary"),
+        ({"read": ""}, "merge.read: String should have at least 1 character"),
+        ({"read": 5}, "merge.read: Input should be a valid string"),
+        ({"read": "x", "entry": "half"}, "leave nothing to a policy"),
+        ({"read": "x", "experts": {"sql": 1}}, "leave nothing to a policy"),
+        ({"policy": 5}, "merge.policy: Input should be a valid string"),
+        ([], "merge: Input should be a valid dictionary"),
+        (False, "merge: Input should be a valid dictionary"),
     ],
 )
 def test_an_unusable_merge_is_400_and_says_what_works(merge: Any, says: str) -> None:
@@ -117,7 +203,8 @@ def test_the_librarys_entries_stand_beside_the_configs_of_any_number_of_experts(
     catalog = Catalog.of(config(entries={"one": {"a": 1}}), names, 3, saved)
     assert catalog.ask("demo:all", None).mix == Mix.of(dict.fromkeys(names, 0.25))
     assert catalog.ask("demo", {"entry": "deep"}).mix == Mix.of({"a": (0.5, 1.0, 0.0)})
-    assert catalog.models()[-3:] == ["demo:one", "demo:all", "demo:deep"]
+    assert catalog.models()[-9:-6] == ["demo:one", "demo:all", "demo:deep"]
+    assert catalog.models()[-6:] == [*names]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """The config: what it accepts, and how it refuses."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tta_serve.config import ConfigError, load
+from tta_serve.config import ConfigError, ServeConfig, load
 
 GOOD = """
 model: {id: demo, source: some/base}
@@ -50,3 +51,27 @@ def test_a_wrong_config_stops_the_start_and_names_the_place(tmp_path: Path, text
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "nowhere.yaml", {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"enable_lora": False}, "engine_args.*enable_lora: tta-serve sets it itself"),
+        ({"max_num_seqs": 4}, "it is server.slots"),
+        ({"tool_call_parser": "hermes"}, "it is model.tool_parser"),
+        ({"kv_transfer_config": {"kv_connector": "NixlConnector"}}, "NixlConnector.*OffloadingConnector"),
+        ({"kv_transfer_config": None}, "these key it by mix"),
+    ],
+)
+def test_engine_args_that_would_break_a_promise_are_refused_by_name(arguments: dict[str, Any], says: str) -> None:
+    model = {"id": "demo", "source": "x", "engine_args": arguments}
+    with pytest.raises(ValueError, match=f"(?s){says}"):
+        ServeConfig.model_validate(
+            {"model": model, "library": {"path": "x"}, "policies": {"retrieval": {"type": "retrieval"}}}
+        )
+
+
+def test_a_connector_that_keys_caches_by_mix_may_be_used() -> None:
+    model = {"id": "d", "source": "x", "engine_args": {"kv_transfer_config": {"kv_connector": "OffloadingConnector"}}}
+    config = {"model": model, "library": {"path": "x"}, "policies": {"retrieval": {"type": "retrieval"}}}
+    assert ServeConfig.model_validate(config).model.engine_args

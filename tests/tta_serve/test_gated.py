@@ -26,8 +26,8 @@ from tta_serve.inline import Installed
 from tta_serve.plan import Plan
 from tta_serve.probes import ProbeCache, ViewProbe
 from tta_serve.protocol import MergeInfo
-from tta_serve.serving.request import Turn
 from tta_serve.routing import Router
+from tta_serve.serving.request import Turn
 from tta_serve.sessions import Sessions
 
 ARROW = Gating("arrow", 2, 0.5)

@@ -20,8 +20,8 @@ from tta_serve.engine import wire
 from tta_serve.engine.client import Undecided
 from tta_serve.inline import Installed
 from tta_serve.probes import ProbeCache, ViewProbe
-from tta_serve.serving.request import Turn
 from tta_serve.routing import Router
+from tta_serve.serving.request import Turn
 from tta_serve.sessions import Sessions
 
 RULES = MixRules(frozenset(DIGESTS), layers=2)

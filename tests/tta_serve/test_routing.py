@@ -15,8 +15,8 @@ from tta_serve.catalog import Ask
 from tta_serve.config import ServeConfig
 from tta_serve.probes import ProbeCache, ViewProbe
 from tta_serve.protocol import RequestError
-from tta_serve.serving.request import Turn
 from tta_serve.routing import Router
+from tta_serve.serving.request import Turn
 from tta_serve.sessions import Sessions
 
 DIGESTS = {"sql": "d1", "math": "d2"}

@@ -92,7 +92,7 @@ class EngineClient:
 
     def _check_tokens(self, tokens: Sequence[int]) -> None:
         """Raises VLLMValidationError for a token that the base's embedding has no row for; vLLM lets the first one pass."""
-        if tokens and not (0 <= min(tokens) and max(tokens) < self.vocabulary):
+        if tokens and not (min(tokens) >= 0 and max(tokens) < self.vocabulary):
             wrong = next(token for token in tokens if not 0 <= token < self.vocabulary)
             raise VLLMValidationError(
                 f"token id {wrong} is out of the vocabulary, whose ids are 0 to {self.vocabulary - 1}", parameter="prompt"
@@ -102,9 +102,7 @@ class EngineClient:
         """The outputs of a prompt that runs with a mix, decided or not. adapter: None for the base"""
         if isinstance(adapter, Undecided):
             return self._deciding(call, adapter)
-        outputs: AsyncIterator[Any] = self._generate(
-            call.prompt, call.params, call.name, lora_request=adapter, **call.options
-        )
+        outputs: AsyncIterator[Any] = self._generate(call.prompt, call.params, call.name, lora_request=adapter, **call.options)
         return outputs
 
     async def _deciding(self, call: EngineCall, undecided: Undecided) -> AsyncIterator[Any]:

@@ -39,4 +39,3 @@ class Usage:
                     self._tokens[key] = len(sample.token_ids) + (self._tokens.get(key, 0) if delta else 0)
                     self.finish_reason = sample.finish_reason or self.finish_reason
                 yield output
-

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Send
 
 from tta_serve.protocol import MergeInfo
 from tta_serve.serving.errors import Failure, failure_of, reshaped
@@ -31,16 +31,27 @@ _ERRORS = (b'data: {"error"', b"event: error", b'data: {"type":"error"')
 class Answer:
     """Where vLLM's app sends its answer.
 
-    status: None until something was sent   ended: whether all of it was
+    status: None until something was sent   ended: whether all of it was   left: whether the client had gone before
     """
 
     def __init__(self, exchange: Exchange, send: Send) -> None:
         self._exchange, self._send = exchange, send
         self._start: Message | None = None
         self._whole = b""
+        self._early: list[bytes] = []
         self._held: bytes | None = None
         self.status: int | None = None
-        self.ended = False
+        self.ended = self.left = False
+
+    def listening(self, receive: Receive) -> Receive:
+        """The same, noticing when the client goes."""
+
+        async def listen() -> Message:
+            message = await receive()
+            self.left |= message["type"] == "http.disconnect" and not self.ended
+            return message
+
+        return listen
 
     async def send(self, message: Message) -> None:
         """As ASGI has it."""
@@ -58,11 +69,11 @@ class Answer:
 
     async def fail(self, error: BaseException) -> None:
         """End with what went wrong: as an answer of its own, or as the last event of a stream that has begun."""
-        failure = failure_of(error)
+        failure = failure_of(self._exchange.error or error)
         if self.status is None:
             await self._refuse(failure)
         elif not self.ended:
-            await self._emit(_event(failure), last=True)
+            await self._emit(failure.event(), last=True)
             self.status = failure.status
 
     async def _gather(self, body: bytes, last: bool) -> None:
@@ -70,6 +81,9 @@ class Answer:
         assert self._start is not None
         self._whole += body
         if not last:
+            return
+        if self._start["status"] >= 400 and self._exchange.error is not None:
+            await self._refuse(failure_of(self._exchange.error))
             return
         info = self._exchange.merge()
         if self._start["status"] < 400 and info and self._whole.endswith(b"}"):
@@ -82,12 +96,16 @@ class Answer:
         if body.startswith(_ERRORS):
             await self._break(body)
             return
-        if self.status is None and body:
+        if body:
+            self._early.append(body)
+        if not last and self.status is None and not self._exchange.merge():
+            return  # an event from before the engine was asked: nothing is known yet that headers could say
+        if self.status is None:
             await self._begin(self._exchange.merge())
-        for chunk in self._let_through(body):
+        early, self._early = self._early, []
+        for chunk in [out for one in early for out in self._let_through(one)]:
             await self._emit(chunk)
         if last:
-            await self._begin(self._exchange.merge())
             held = _spliced_event(self._held, self._said()) if self._held else b""
             await self._emit(held, last=True)
 
@@ -117,7 +135,7 @@ class Answer:
         if self.status is None:
             await self._refuse(failure)
         else:
-            await self._emit(_event(failure), last=True)
+            await self._emit(failure.event(), last=True)
             self.status = failure.status
 
     async def _refuse(self, failure: Failure) -> None:
@@ -178,10 +196,6 @@ def _in_response(chunk: bytes, info: Sequence[MergeInfo]) -> bytes:
     event = json.loads(data)
     event["response"]["merge"] = json.loads(_merge(info))
     return head + b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-def _event(failure: Failure) -> bytes:
-    return f"data: {json.dumps(failure.body())}\n\n".encode()
 
 
 def _read_error(event: bytes) -> Failure:

@@ -13,7 +13,7 @@ from tta_serve.serving.ray_private import with_request_router
 from tta_serve.serving.replica import MergingReplica
 
 _FEW_CORES = 4
-_HEALTH_CHECK_S = 5
+_HEALTH_CHECK_S = 10
 
 
 def build_app(plan: Plan) -> serve.Application:

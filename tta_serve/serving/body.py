@@ -74,7 +74,8 @@ def _unpacked(body: bytes, packed: str, most_bytes: int) -> bytes:
 def read_json(body: bytes) -> Any:
     """The body's JSON. Raises RequestError for what is none, is nested too deeply, or has half of a character in it."""
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        # Not `json.loads(body)`, which takes UTF-16 and 32 too, and halves of characters.
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except RecursionError:
         raise _too_deep() from None
     except UnicodeDecodeError:

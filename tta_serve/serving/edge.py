@@ -56,10 +56,10 @@ class Edge:
         except Exception as error:
             await reply.fail(failure_of(error))
 
-    async def _serve(
-        self, scope: Scope, headers: Mapping[str, str], name: str, receive: Receive, reply: "_Reply"
-    ) -> None:
+    async def _serve(self, scope: Scope, headers: Mapping[str, str], name: str, receive: Receive, reply: "_Reply") -> None:
         path = scope["path"].rstrip("/") or "/"
+        if not path.isprintable():  # Starlette would take a line break at its end for nothing
+            raise RequestError("Not Found", status=404)
         if path.startswith(_MANAGED):
             self._check_key(headers)
         body = await read_body(receive, headers, self._config.max_request_bytes, self._config.body_timeout_s)
@@ -162,8 +162,7 @@ class _Reply:
         if self._ended:
             return
         if self._begun:
-            event = f"data: {json.dumps(failure.body())}\n\n".encode()
-            await self._body({"type": "http.response.body", "body": event, "more_body": False})
+            await self._body({"type": "http.response.body", "body": failure.event(), "more_body": False})
             return
         body = json.dumps(failure.body()).encode()
         headers = {**failure.headers, "content-type": "application/json", "content-length": str(len(body))}

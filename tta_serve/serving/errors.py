@@ -8,6 +8,7 @@ EngineDeadError         503     the engine is being restarted
 anything else           500
 """
 
+import json
 import logging
 from http import HTTPStatus
 from typing import Any
@@ -72,6 +73,10 @@ class Failure(Exception):
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"type": "error", "error": error}
 
+    def event(self) -> bytes:
+        """As the last event of a stream; its name is for Anthropic's clients, which pass over events without one."""
+        return f"event: error\ndata: {json.dumps(self.body())}\n\n".encode()
+
     def response(self) -> Response:
         return JSONResponse(self.body(), self.status, self.headers)
 
@@ -104,13 +109,17 @@ def _of_client(error: BaseException) -> Failure | None:
         return Failure(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     if isinstance(error, RecursionError):
         return Failure(400, "a part of the request is nested too deeply, or refers to itself")
+    return _by_vllm(error) if _blames_client(error) else None
+
+
+def _blames_client(error: BaseException) -> bool:
+    """vLLM has kinds of its own for most mistakes of clients, and raises Python's for the others."""
     if isinstance(error, (VLLMClientError, GracefulHTTPError)):
-        return _by_vllm(error)
-    if isinstance(error, (ValueError, TypeError, OverflowError, NotImplementedError)) or _is_template(error):
-        # vLLM has kinds of its own for most mistakes of clients, and raises Python's for the others.
+        return True
+    known = isinstance(error, (ValueError, TypeError, OverflowError, NotImplementedError)) or _is_template(error)
+    if known:
         logger.warning("a request was refused", exc_info=error)
-        return _by_vllm(error)
-    return None
+    return known
 
 
 def _of_server(error: BaseException) -> Failure:
@@ -150,4 +159,4 @@ def install(app: FastAPI) -> None:
         return failure_of(error).response()
 
     for kind in (*app.exception_handlers, RequestValidationError, HTTPException, RequestError, Exception):
-        app.exception_handlers[kind] = on_error  # type: ignore[assignment]
+        app.exception_handlers[kind] = on_error

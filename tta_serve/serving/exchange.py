@@ -18,7 +18,6 @@ from tta_serve.protocol import MergeInfo, RequestError
 from tta_serve.serving.admission import Admitted
 from tta_serve.serving.request import GenerateRequest, Turn
 
-
 _FORMATS = {
     "json": "response_format",
     "json_object": "response_format",
@@ -116,7 +115,7 @@ class Exchange:
 
 
 def _check_grammar(call: EngineCall, output: Any) -> None:
-    """Raises RequestError for a format that the engine found no way to keep to; all that it says is that the request failed."""
+    """Raises RequestError for a format that the engine could not keep to, of which it says no more than that it failed."""
     wanted = call.params.structured_outputs
     if wanted is None or all(sample.finish_reason != "error" for sample in output.outputs):
         return

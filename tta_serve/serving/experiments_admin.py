@@ -126,9 +126,7 @@ def experiments_router(replica: Any, office: Office | None) -> APIRouter:
         return await answered(lambda o: {"kill": o.control.kill(None)})
 
     @router.post("/v1/feedback")
-    async def send_feedback(
-        outcome: Feedback, idempotency_key: Annotated[IdempotencyKey | None, Header()] = None
-    ) -> Response:
+    async def send_feedback(outcome: Feedback, idempotency_key: Annotated[IdempotencyKey | None, Header()] = None) -> Response:
         """What a request turned out to be worth, under the id that its answer gave."""
         o = opened()
         try:

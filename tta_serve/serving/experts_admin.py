@@ -1,4 +1,4 @@
-"""The experts and the policies over HTTP, behind the key of management; and vLLM's two routes for adapters, in front of them."""
+"""The experts and the policies over HTTP, behind the key of management; vLLM's two routes for adapters lead here too."""
 
 from pathlib import Path
 from typing import Any

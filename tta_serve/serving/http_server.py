@@ -18,6 +18,7 @@ _KEEP_ALIVE_S = 90
 _BIND_TRIES = 60
 _BIND_PAUSE_S = 0.5
 _BACKLOG = 1024
+_TICK_S = 0.5
 
 
 class HttpServer:
@@ -76,7 +77,7 @@ class HttpServer:
 
 def _listen(host: str, port: int) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)  # type: ignore[arg-type]
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
 
 
 class _Server(uvicorn.Server):
@@ -84,6 +85,11 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals are for Ray."""
         yield
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, which wakes ten times a second, whether anybody asks or not."""
+        while not await self.on_tick(0):
+            await asyncio.sleep(_TICK_S)
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -1,5 +1,6 @@
 """Running the application in a Ray of its own on this machine."""
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -25,12 +26,18 @@ class RunningApp:
     def __enter__(self) -> "RunningApp":
         plan = Plan.of(self.config)
         server = self.config.server
-        os.environ.update(_environment(server.replicas > 1))
-        # Ray reads its environment when it is imported.
+        behind_proxy = server.replicas > 1
+        for name, value in (_QUIET | (_BEHIND_PROXY if behind_proxy else {})).items():
+            os.environ.setdefault(name, value)
+        # Ray reads its environment when it is imported, and sets up logging.
         import ray
         from ray import serve
 
         from tta_serve.serving.app import build_app
+        from tta_serve.serving.ray_private import end_unneeded
+
+        for name in ("ray.serve", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
         need = 2 + server.replicas * (1 + self.config.model.tensor_parallel)
         with ExitStack() as started:
@@ -43,7 +50,7 @@ class RunningApp:
                 _node_ip_address="127.0.0.1",
             )
             started.callback(ray.shutdown)
-            behind_proxy = server.replicas > 1
+            end_unneeded()
             serve.start(
                 proxy_location="EveryNode" if behind_proxy else "Disabled",
                 http_options={"host": server.host, "port": server.port},
@@ -69,18 +76,43 @@ def managed(config: ServeConfig) -> Iterator[tuple[str, str]]:
         yield app.url, key
 
 
-def _environment(behind_proxy: bool) -> dict[str, str]:
-    """What Ray's processes are told."""
-    told = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-        "RAY_SERVE_LOG_TO_STDERR": "0",
-    }
-    if behind_proxy:
-        told["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] = "1"
-        told["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
-        told["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "tta_serve.serving.replica:middlewares"
-    return told
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray would run the engine at a lower priority than all else on the machine.
+    "RAY_worker_niceness": "0",
+    # Requests, the engine's outputs and Ray's calls share one event loop: no token passes from thread to thread.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    # What follows is looked at less often, or not at all: nobody here asks for it.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "2",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "60000",
+    "RAY_SERVE_EVENT_LOOP_MONITORING_INTERVAL_S": "3600",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_event_stats": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_ray_events_report_interval_ms": "0",
+    "RAY_raylet_report_resources_period_milliseconds": "1000",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_raylet_check_gc_period_milliseconds": "1000",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_num_workers_soft_limit": "0",
+    "RAY_kill_idle_workers_interval_ms": "2000",
+    "RAY_debug_dump_period_milliseconds": "0",
+    "RAY_local_fs_monitor_interval_ms": "5000",
+    "RAY_gcs_pull_resource_loads_period_milliseconds": "10000",
+    "RAY_object_manager_timer_freq_ms": "1000",
+}
+"""What Ray's processes are told; `loadtest edge` has the figures with and without."""
+
+_BEHIND_PROXY = {
+    "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "tta_serve.serving.edges:middlewares",
+}
 
 
 def _last_words() -> str:

@@ -71,7 +71,7 @@ class Merging:
         entry, answer = exchange.entry, Answer(exchange, send)
         owner = OWNER.set(exchange)
         try:
-            await self._app(scope, receive, answer.send)
+            await self._app(scope, answer.listening(receive), answer.send)
         except Exception as error:
             await answer.fail(error)
         finally:
@@ -93,9 +93,8 @@ class Merging:
 
 
 def _outcome(answer: Answer) -> str:
-    if not answer.ended:
+    if answer.left or answer.status is None or not answer.ended:
         return "aborted"
-    assert answer.status is not None
     if answer.status < 400:
         return "ok"
     return "client_error" if answer.status < 500 else "error"

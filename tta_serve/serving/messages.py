@@ -12,7 +12,9 @@ from tta_serve.protocol import RequestError
 
 
 def check_messages(messages: Any, place: str = "messages") -> None:
-    """Raises RequestError for a part of a content, or for tool calls, that are none."""
+    """Raises RequestError for a chat without messages, and for a part of a content, or tool calls, that are none."""
+    if messages == []:
+        raise _wrong(place, "a chat has at least one message")
     for i, message in enumerate(messages if isinstance(messages, list) else ()):
         where = f"{place}.{i}"
         if isinstance(message, list):

@@ -26,7 +26,9 @@ def complete_app(app: FastAPI, replica: Any, peers: Peers, library: Path, office
     keep_served(app)
     app.title = _TITLE
     # vLLM opens its app to every origin, and watches a scaling that is not served; of its middleware its metrics are kept.
-    app.user_middleware[:] = [one for one in app.user_middleware if one.cls is PrometheusInstrumentatorMiddleware]
+    app.user_middleware[:] = [
+        one for one in app.user_middleware if getattr(one.cls, "__name__", "") == PrometheusInstrumentatorMiddleware.__name__
+    ]
     app.middleware_stack = None
     for router in (
         _models_router(replica),

@@ -1,6 +1,7 @@
 """The replica: an engine, its policies, and the HTTP server that clients speak to, in one process."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 from router.policy import Prompt
 from tta_serve import metrics
 from tta_serve.catalog import Catalog
+from tta_serve.config import ServerConfig
 from tta_serve.engine.client import EngineClient
 from tta_serve.experiments.trials import Trials
 from tta_serve.experts import Change, Experts
@@ -19,6 +21,7 @@ from tta_serve.plan import Plan
 from tta_serve.protocol import Explained, ExplainRequest, RequestError
 from tta_serve.serving.admission import Admission
 from tta_serve.serving.edge import Edge
+from tta_serve.serving.edges import EDGES
 from tta_serve.serving.experiments_admin import Office
 from tta_serve.serving.http_server import HttpServer
 from tta_serve.serving.merging import Merging
@@ -58,10 +61,16 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
             self._office = Office(config, db, _leads)
         await warm_up(self._engine)
         self._server: HttpServer | None = None
-        if config.server.replicas == 1:
-            app = Edge(await self.__serve_build_asgi_app__(), config.server, self._admin_key)
-            self._server = HttpServer(_with_cors(app, config.server.cors_origins), config.server.host, config.server.port)
+        if config.server.replicas > 1:
+            EDGES.append(partial(_edge, config=config.server, admin_key=self._admin_key))
+        else:
+            app = _edge(await self.__serve_build_asgi_app__(), config.server, self._admin_key)
+            self._server = HttpServer(app, config.server.host, config.server.port)
             await self._server.start()
+
+    async def _start_engine(self) -> None:
+        """Without the actor that Ray would start to report on the model's use."""
+        await self.engine.start()
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app, with ours around it. Ray asks for it where it serves it itself: behind HAProxy."""
@@ -79,12 +88,14 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
             raise RuntimeError("the HTTP server has ended")
 
     async def __del__(self) -> None:
-        """Ray calls this when the replica is to end: requests end, what waits to be written is written."""
+        """Ray calls this when the replica is to end: requests end, what waits to be written is written, the engine ends."""
         if server := getattr(self, "_server", None):
             await server.stop(self._plan.config.server.drain_s)
         if trials := getattr(self, "_trials", None):
             await asyncio.to_thread(trials.close)
         await super().__del__()
+        if llm := getattr(self, "_llm", None):
+            await asyncio.to_thread(llm.shutdown, 0)
 
     @property
     def catalog(self) -> Catalog:
@@ -141,11 +152,15 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
 
 def _leads() -> bool:
     """Whether this replica is the first of its fellows."""
-    return serve.get_replica_context().rank.rank == 0
+    return bool(serve.get_replica_context().rank.rank == 0)
 
 
-def _with_cors(app: ASGIApp, origins: list[str]) -> ASGIApp:
-    if not origins:
-        return app
+def _edge(app: ASGIApp, config: ServerConfig, admin_key: str | None) -> ASGIApp:
+    """The outermost layers of the HTTP side."""
+    edge = Edge(app, config, admin_key)
+    if not config.cors_origins:
+        return edge
     exposed = ["x-request-id", "x-tta-policy", "x-tta-arm", "x-tta-mix", "retry-after"]
-    return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=exposed)
+    return CORSMiddleware(
+        edge, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"], expose_headers=exposed
+    )

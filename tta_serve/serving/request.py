@@ -1,11 +1,11 @@
 """What a request that generates asks: read from its JSON body and its headers, the same way for every route.
 
-    body                                   prompts                         read by policies
-    messages: [{role, content}, ...]       one chat                        the last user turn's text
-    messages: [[{...}, ...], ...]          several chats (batch)           of each
-    input: "..." | [{role, content}, ...]  one chat (responses)            the last user turn's text
-    prompt: "..." | [1, 2]                 one text                        all of it
-    prompt: ["...", ...] | [[1, 2], ...]   several texts                   each
+body                                   prompts                         read by policies
+messages: [{role, content}, ...]       one chat                        the last user turn's text
+messages: [[{...}, ...], ...]          several chats (batch)           of each
+input: "..." | [{role, content}, ...]  one chat (responses)            the last user turn's text
+prompt: "..." | [1, 2]                 one text                        all of it
+prompt: ["...", ...] | [[1, 2], ...]   several texts                   each
 """
 
 import hashlib

@@ -1,5 +1,6 @@
 """Which of vLLM's routes are served, and what their bodies may hold."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -56,8 +57,10 @@ _OURS = frozenset({"merge", "session_id", "user", "metadata"})
 _REFUSED = {
     "kv_transfer_params": "this server moves no caches between engines",
     "ec_transfer_params": "this server moves no caches between engines",
+    "background": "an answer ends with its request",
     "extra_body": "it is an argument of the openai client, which sends what is in it beside the other fields",
 }
+_MOVES_CACHES = {"kv_transfer_params", "ec_transfer_params"}
 _TOKEN_IDS = ("prompt", "tokens", "allowed_token_ids", "stop_token_ids", "logprob_token_ids")
 _NOT_SEARCHED = ("response_format", "structured_outputs")
 _NOT_HEEDED = (
@@ -104,8 +107,10 @@ class Routes:
         vocabulary: tokens of the base
         """
         for name, why in _REFUSED.items():
-            if body.get(name) is not None:
+            if body.get(name) not in (None, False):
                 raise RequestError(f"{name}: {why}", param=name)
+        for name in _MOVES_CACHES & _keys(body.get("vllm_xargs")):
+            raise RequestError(f"vllm_xargs.{name}: {_REFUSED[name]}", param=f"vllm_xargs.{name}")
         for name in body:
             if name != "merge" and get_close_matches(name, ["merge"], cutoff=0.8):
                 raise RequestError(f"{name}: there is no such field; did you mean merge?", param=name)
@@ -121,7 +126,7 @@ class Routes:
         """What of a body is not heeded."""
         for name in body.keys() - self.fields.get(path, body.keys()) - _OURS:
             yield f"{name[:64]}: unknown, ignored"
-        if body.get("use_beam_search") is True:
+        if body.get("use_beam_search") is True and "use_beam_search" in self.fields.get(path, ()):
             for name in _NOT_HEEDED:
                 if body.get(name) is not None:
                     yield f"{name}: ignored by beam search"
@@ -144,8 +149,12 @@ def _check_tokens(body: Mapping[str, Any], vocabulary: int) -> None:
             _check_token(name, token, vocabulary)
     bias = body.get("logit_bias")
     for key in bias if isinstance(bias, Mapping) else ():
-        if key.lstrip("-").isdecimal():
+        if re.fullmatch(r"-?[0-9]{1,99}", key):
             _check_token("logit_bias", int(key), vocabulary)
+
+
+def _keys(value: Any) -> set[Any]:
+    return set(value) if isinstance(value, Mapping) else set()
 
 
 def _integers(value: Any) -> Iterator[int]:

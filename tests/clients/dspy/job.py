@@ -42,22 +42,16 @@ def predicted() -> None:
 
 def evaluated() -> None:
     """A program's score on a few examples, over two threads."""
-    examples = [
-        dspy.Example(question=asked.QUESTION, answer=asked.ANSWER).with_inputs("question"),
-    ] * 2
+    example = dspy.Example(question=asked.QUESTION, answer=asked.ANSWER).with_inputs("question")
     served = model()
 
     def program(question: str) -> Any:
         return dspy.Prediction(answer=first(served(question)))
 
     def metric(example: Any, found: Any, trace: Any = None) -> bool:
-        return str(found.answer).strip() == example.answer
+        return bool(str(found.answer).strip() == example.answer)
 
-    class Program(dspy.Module):
-        def forward(self, question: str) -> Any:
-            return program(question)
-
-    score = dspy.Evaluate(devset=examples, metric=metric, num_threads=2)(Program()).score
+    score = dspy.Evaluate(devset=[example] * 2, metric=metric, num_threads=2)(program).score
     asked.ensure(score == 100, f"the score is {score}")
 
 

@@ -1,27 +1,28 @@
 """Inspect: evaluations of a few samples over three APIs, and one that calls a tool."""
 
-import os
 import tempfile
 from typing import Any
 
 import inspect_ai
 from inspect_ai.dataset import Sample
+from inspect_ai.log import read_eval_log
 from inspect_ai.model import GenerateConfig, get_model
-from inspect_ai.scorer import exact
+from inspect_ai.scorer import match
 from inspect_ai.solver import generate, use_tools
 from inspect_ai.tool import tool
 
 from tests.clients import asked
 
-os.environ["INSPECT_TELEMETRY"] = "false"
 CALLS: list[str] = []
 
 
 def evaluate(model: Any, sample: Sample, *solver: Any) -> Any:
     """The log of one evaluation, which must have succeeded."""
-    task = inspect_ai.Task(dataset=[sample], solver=list(solver), scorer=exact())
+    scorer = match(location="exact")
+    task = inspect_ai.Task(dataset=[sample], solver=list(solver), scorer=scorer)
     with tempfile.TemporaryDirectory() as folder:
-        (log,) = inspect_ai.eval(task, model=model, log_dir=folder, display="none", retry_on_error=0)
+        (done,) = inspect_ai.eval(task, model=model, log_dir=folder, display="none")
+        log = read_eval_log(done.location)
     asked.ensure(log.status == "success", f"{log.status}: {log.error and log.error.message}")
     return log
 
@@ -30,8 +31,8 @@ def served(name: str = asked.ROUTED, merge: Any = None, **options: Any) -> Any:
     """Inspect's model of this server, by its kind for APIs like OpenAI's."""
     body = {"merge": merge} if merge else None
     config = GenerateConfig(temperature=0, max_tokens=60, max_retries=0, extra_body=body)
-    url = asked.openai_url()
-    return get_model(f"openai-api/tta/{name}", base_url=url, api_key="unused", config=config, **options)
+    place: dict[str, Any] = {"base_url": asked.openai_url(), "api_key": "unused"}
+    return get_model(f"openai-api/tta/{name}", config=config, **place, **options)
 
 
 def ensure_right(log: Any) -> None:
@@ -65,7 +66,6 @@ def messaged() -> None:
     ensure_right(evaluate(model, sample, generate()))
 
 
-@tool
 def remember() -> Any:
     """A tool of Inspect's kind."""
 
@@ -86,7 +86,7 @@ def called() -> None:
     """A tool that must be called; Inspect calls the function itself."""
     CALLS.clear()
     sample = Sample(input=asked.SAID, target="kept")
-    steps = (use_tools(remember(), tool_choice="any"), generate(tool_calls="single"))
+    steps = (use_tools(tool(remember)(), tool_choice="any"), generate(tool_calls="single"))
     evaluate(served(asked.BASE), sample, *steps)
     asked.ensure(len(CALLS) == 1, f"called {CALLS}")
 

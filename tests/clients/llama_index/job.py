@@ -1,6 +1,6 @@
 """LlamaIndex's `OpenAILike`: chat, streams, completions and tools."""
 
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
@@ -24,7 +24,7 @@ def model(**options: Any) -> Any:
         max_retries=0,
         context_window=2048,
         temperature=0,
-        max_tokens=40,
+        max_tokens=60,
         **settings,
     )
 
@@ -51,7 +51,7 @@ def completed() -> None:
     asked.ensure("Paris" in text.text, f"not Paris: {text.text!r}")
 
 
-def remember(name: str, age: int) -> str:
+def remember(name: Literal["Ann", "Bob"], age: Literal[29, 31]) -> str:
     """Keep a person."""
     return f"{name} is {age}"
 
@@ -65,8 +65,9 @@ def called() -> None:
         tool_required=True,
     )
     asked.ensure(answer.sources, f"nothing was called: {answer}")
-    arguments = answer.sources[0].raw_input["kwargs"]
-    asked.ensure(set(arguments) == {"name", "age"}, f"the arguments: {arguments}")
+    source = answer.sources[0]
+    asked.ensure(not source.is_error, f"called with {source.raw_input}: {source.content}")
+    asked.ensure(source.content == answer.response, f"{source.content} is not {answer.response}")
 
 
 if __name__ == "__main__":

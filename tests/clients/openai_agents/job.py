@@ -1,4 +1,4 @@
-"""OpenAI's Agents SDK over chat completions and over responses: agents, streams, tools, hand-overs."""
+"""OpenAI's Agents SDK over chat completions and over responses: agents, streams and tools."""
 
 from typing import Any
 
@@ -40,28 +40,25 @@ async def streamed(kind: Any) -> None:
 
 
 async def called(kind: Any) -> None:
-    """A tool that must be called: the SDK calls the function, whose result ends the run."""
+    """A tool that must be called: the SDK calls the function, whose result ends the run.
+
+    The conversation, which then holds the call and its result, goes on without tools.
+    """
     CALLS.clear()
-    tool = agents.function_tool(remember)
     asking = agent(
         kind,
         asked.BASE,
-        tools=[tool],
+        tools=[agents.function_tool(remember)],
         tool_choice="required",
         tool_use_behavior="stop_on_first_tool",
     )
     outcome = await Runner.run(asking, asked.SAID, max_turns=2)
     asked.ensure(len(CALLS) == 1, f"called {len(CALLS)} times: {outcome.final_output}")
     asked.ensure(outcome.final_output == "kept", f"the run ended with {outcome.final_output!r}")
-
-
-async def resumed(kind: Any) -> None:
-    """A turn after the result of a tool: the conversation that goes back holds the call."""
-    tool = agents.function_tool(remember)
-    asking = agent(kind, asked.BASE, tools=[tool], tool_choice="required")
-    outcome = await Runner.run(asking, asked.SAID, max_turns=3)
-    asked.ensure(len(outcome.raw_responses) >= 2, "the run ended with the tool")
-    asked.ensure(isinstance(outcome.final_output, str), f"no text: {outcome.final_output!r}")
+    question = {"role": "user", "content": asked.QUESTION}
+    going_on = [*outcome.to_input_list(), question]
+    outcome = await Runner.run(agent(kind, merge=asked.MERGE), going_on)
+    asked.ensure(str(outcome.final_output).startswith("SELECT"), str(outcome.final_output))
 
 
 def remember(name: str, age: int) -> str:
@@ -81,13 +78,8 @@ async def chat_streamed() -> None:
 
 
 async def chat_tools() -> None:
-    """The same, with a tool."""
+    """The same, with a tool and a turn after it."""
     await called(KINDS[0])
-
-
-async def chat_resumed() -> None:
-    """The same, going on after the tool."""
-    await resumed(KINDS[0])
 
 
 async def responses() -> None:
@@ -101,13 +93,8 @@ async def responses_streamed() -> None:
 
 
 async def responses_tools() -> None:
-    """The same, with a tool."""
+    """The same, with a tool and a turn after it."""
     await called(KINDS[1])
-
-
-async def responses_resumed() -> None:
-    """The same, going on after the tool."""
-    await resumed(KINDS[1])
 
 
 if __name__ == "__main__":
@@ -115,9 +102,7 @@ if __name__ == "__main__":
         chat,
         chat_streamed,
         chat_tools,
-        chat_resumed,
         responses,
         responses_streamed,
         responses_tools,
-        responses_resumed,
     )

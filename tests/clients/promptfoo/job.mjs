@@ -8,7 +8,8 @@ import { fileURLToPath } from "node:url";
 
 import { ANSWER, BASE, MERGE, QUESTION, ROUTED, SAID, ensure, run, server } from "./asked.mjs";
 
-const PROGRAM = fileURLToPath(new URL("node_modules/promptfoo/dist/src/entrypoint.js", import.meta.url));
+const ENTRY = "node_modules/promptfoo/dist/src/entrypoint.js";
+const PROGRAM = fileURLToPath(new URL(ENTRY, import.meta.url));
 const PERSON = {
   type: "object",
   properties: {
@@ -21,8 +22,8 @@ const PERSON = {
 
 /** A provider of one kind and model, greedy and short. */
 function provider(kind, model, more = {}) {
-  const place = { apiBaseUrl: `${server()}/v1`, apiKey: "unused" };
-  return { id: `openai:${kind}:${model}`, config: { ...place, temperature: 0, max_tokens: 60, ...more } };
+  const common = { apiBaseUrl: `${server()}/v1`, apiKey: "unused", temperature: 0, max_tokens: 60 };
+  return { id: `openai:${kind}:${model}`, config: { ...common, ...more } };
 }
 
 /** Anthropic's provider, which has other names for the same. */
@@ -81,7 +82,8 @@ function completions() {
 
 /** An answer in a JSON schema, checked by promptfoo against the same. */
 function structured() {
-  const form = { type: "json_schema", json_schema: { name: "person", schema: PERSON, strict: true } };
+  const named = { name: "person", schema: PERSON, strict: true };
+  const form = { type: "json_schema", json_schema: named };
   const asking = provider("chat", BASE, { response_format: form });
   const found = evaluate(asking, SAID, { type: "is-json", value: PERSON });
   ensure(found.success, found.error ?? `answered ${JSON.stringify(found.response?.output)}`);
@@ -91,7 +93,8 @@ function structured() {
 function tools() {
   const remember = { name: "remember", description: "Keep a person.", parameters: PERSON };
   const asked = { tools: [{ type: "function", function: remember }], tool_choice: "required" };
-  const found = evaluate(provider("chat", BASE, asked), SAID, { type: "is-valid-openai-tools-call" });
+  const assertion = { type: "is-valid-openai-tools-call" };
+  const found = evaluate(provider("chat", BASE, asked), SAID, assertion);
   ensure(found.success, found.error ?? `answered ${JSON.stringify(found.response?.output)}`);
 }
 

@@ -1,4 +1,4 @@
-// The Vercel AI SDK with three of its providers: text, streams, tools, objects, responses, messages.
+// The Vercel AI SDK with three of its providers: text, streams, tools, objects, three APIs.
 
 import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
@@ -48,7 +48,8 @@ const anthropic = createAnthropic(place);
 
 /** One answer, with the merge that the client chose. */
 async function text() {
-  const answer = await generateText({ model: tta(ROUTED), prompt: QUESTION, ...options, ...merged });
+  const asking = { model: tta(ROUTED), prompt: QUESTION, ...options, ...merged };
+  const answer = await generateText(asking);
   ensureAnswer(answer.text);
   ensureMerge(answer.providerMetadata.tta.merge);
   ensure(answer.usage.outputTokens > 0, "no usage");

@@ -1,4 +1,4 @@
-"""vLLM's own bench client, whose command does not start in the CPU build: its functions are called."""
+"""vLLM's own bench client, by its functions: the command does not start in the CPU build."""
 
 import asyncio
 from typing import Any

@@ -1,0 +1,38 @@
+"""Which of several replicas answers a request: the one that has its conversation, and so its mix and its cache."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
+
+
+class ConversationRouter(ConsistentHashRouter):  # type: ignore[misc]
+    """Ray's consistent hashing, by the conversation where no session is named."""
+
+    def _routing_key(self, pending_request: Any) -> str | None:
+        if pending_request is not None and not pending_request.metadata.session_id and pending_request.args:
+            key = conversation_key(vars(pending_request.args[0]))
+            if key is not None:
+                return key
+        found: str | None = super()._routing_key(pending_request)
+        return found
+
+
+def conversation_key(body: Mapping[str, Any]) -> str | None:
+    """What all turns of a conversation have in common: its session, its user, or its messages up to the first user turn.
+
+    None for a request that is in no conversation.
+    """
+    for name in ("session_id", "user"):
+        if isinstance(body.get(name), str) and body[name]:
+            return f"{name}:{body[name]}"
+    messages = body.get("messages")
+    first = []
+    for message in messages if isinstance(messages, list) else ():
+        first.append(message)
+        if isinstance(message, Mapping) and message.get("role") == "user":
+            text = json.dumps(first, sort_keys=True, default=str)
+            return hashlib.sha256(text.encode()).hexdigest()
+    return None
