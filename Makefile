@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint lock clean experiment-demo
+.PHONY: serve test test-long lint lock clean experiment-demo
 
 serve: $(VENV)/.ready
 	$(BIN)/tta serve --config deploy/demo/serve.yaml --model "$$($(BIN)/tta demo base)"
@@ -10,6 +10,12 @@ serve: $(VENV)/.ready
 test: lint
 	$(BIN)/tta demo base
 	$(BIN)/python -m pytest
+
+# What takes too long for every change: 3,000 generated requests, and all clients, each in an environment of its own.
+test-long: $(VENV)/.ready
+	$(BIN)/tta demo base
+	TTA_FUZZ_CASES=3000 $(BIN)/python -m pytest tests/e2e/test_fuzzed.py
+	$(BIN)/python -m tests.clients --write
 
 # An A/B test of routing policies with 2,000 simulated users on the demo; its report goes to the folder experiment.
 experiment-demo: $(VENV)/.ready

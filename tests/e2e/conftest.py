@@ -84,8 +84,11 @@ def serving(config: Path, port: int, log: Path, experts: Path, *options: str) ->
         server.wait_ready()
         yield server
     finally:
+        engines = server.descendants("VLLM::")
         process.send_signal(signal.SIGTERM)
         process.wait(90)
+        _, left = psutil.wait_procs(engines, timeout=20)
+        assert not left, "the server has ended, its engine has not"
 
 
 @pytest.fixture(scope="session")

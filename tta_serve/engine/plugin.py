@@ -1,6 +1,12 @@
 """vLLM's entry point `vllm.general_plugins`: runs in every vLLM process, changes nothing for engines that are not ours."""
 
+import os
+import threading
+import time
+from multiprocessing import parent_process
 from typing import Any
+
+_LOOK_S = 2.0
 
 
 def register() -> None:
@@ -20,10 +26,25 @@ def register() -> None:
             return stock(vllm_config, device, embedding_modules)
         return MixtureManager(vllm_config, device, embedding_modules, options)
 
+    _end_with_parent()
     manager._tta_serve = True  # type: ignore[attr-defined]
     mixin.LRUCacheWorkerLoRAManager = manager
     _keep_plain_moe_kernels()
     _hand_on_decisions()
+
+
+def _end_with_parent() -> None:
+    """An engine whose server was killed would stay, with all its memory: vLLM's processes look after their workers only."""
+    if parent_process() is None:
+        return
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=look, name="tta-parent", daemon=True).start()
 
 
 def _keep_plain_moe_kernels() -> None:
