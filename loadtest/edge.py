@@ -58,11 +58,12 @@ progress = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Plan:
-    """rounds: of all sides   alone: requests one at a time in each   batches: of 16 at once"""
+    """rounds: of all sides   alone: requests one at a time in each   batches: of 16 at once   ray: with Ray's own app"""
 
     rounds: int
     alone: int
     batches: int
+    ray: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,14 @@ class Found:
 
 def command(
     quick: Annotated[bool, typer.Option("--quick", help="3 rounds, fewer requests.")] = False,
+    ray: Annotated[bool, typer.Option(help="Also Ray's own app with direct streaming.")] = True,
     seed: Annotated[int, typer.Option(help="Of prompts.")] = 0,
 ) -> None:
     """Measure the way from client to engine, beside vLLM's server and Ray's direct streaming."""
     inherited = dict(os.environ)
     report.environment()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended then too
-    plan = Plan(3, 2, 1) if quick else Plan(5, 4, 2)
+    plan = Plan(3, 2, 1, ray) if quick else Plan(5, 4, 2, ray)
     result = {**report.machine(), "quick": quick, "seed": seed, "rounds": plan.rounds}
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
         found, idle, routed = _measure(Path(folder), plan, inherited, seed)
@@ -130,9 +132,9 @@ def _measure(
     asker = Asker(plan, prompts, Found())
     with ExitStack() as stack:
         bar = stack.enter_context(_bar())
-        task = bar.add_task("", total=3 + 3 * plan.rounds + 1)
+        task = bar.add_task("", total=(2 + plan.ray) * (1 + plan.rounds) + 1)
         servers: dict[str, Server] = {}
-        for name, side, port in _sides(base, folder):
+        for name, side, port in _sides(base, plan):
             bar.update(task, description=f"start {name}")
             log = folder / f"{name}.log"
             servers[name] = stack.enter_context(_running(side, port, log, inherited))
@@ -147,13 +149,14 @@ def _measure(
         return asker.found, _idle(servers), routed
 
 
-def _sides(base: Path, folder: Path) -> Iterator[tuple[str, Side, int]]:
+def _sides(base: Path, plan: Plan) -> Iterator[tuple[str, Side, int]]:
     from loadtest.servers import free_port, ours, ray_direct, vllm
 
     port = free_port()
     yield "vllm", vllm(base, port), port
-    port = free_port()
-    yield "ray_direct", ray_direct(base, port, folder), port
+    if plan.ray:
+        port = free_port()
+        yield "ray_direct", ray_direct(base, port), port
     port = free_port()
     yield "ours", ours(base, port), port
 
@@ -255,14 +258,15 @@ def _numbers(found: Found, idle: Mapping[str, Meter]) -> Row:
     ratios = {
         "throughput_over_vllm_1": found.over("tok_s_1", "ours", "vllm"),
         "throughput_over_vllm_16": found.over("tok_s_16", "ours", "vllm"),
-        "ray_direct_over_vllm_1": found.over("tok_s_1", "ray_direct", "vllm"),
-        "ray_direct_over_vllm_16": found.over("tok_s_16", "ray_direct", "vllm"),
         "default_over_pinned_16": found.over("tok_s_16", "default", "ours"),
         "tasks_over_pinned_16": found.over("tok_s_16", "tasks", "ours"),
         "ttft_over_vllm": found.over("ttft_ms_1", "ours", "vllm"),
-        "ttft_ray_direct_over_vllm": found.over("ttft_ms_1", "ray_direct", "vllm"),
         "processes_idle_cores": sum(idle["ours"].cores.values()),
     }
+    if "ray_direct" in found.values:
+        ratios["ray_direct_over_vllm_1"] = found.over("tok_s_1", "ray_direct", "vllm")
+        ratios["ray_direct_over_vllm_16"] = found.over("tok_s_16", "ray_direct", "vllm")
+        ratios["ttft_ray_direct_over_vllm"] = found.over("ttft_ms_1", "ray_direct", "vllm")
     sides = {name: _medians(series) for name, series in found.values.items()}
     cores = {name: {"idle": idle[name].cores, "at_16": found.loaded[name].cores} for name in idle}
     return {**ratios, "sides": sides, "cores": cores}

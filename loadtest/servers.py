@@ -20,11 +20,13 @@ SLOTS = 16
 MAX_MODEL_LEN = 2048
 KV_CACHE_GIB = 1
 _READY_S = 300.0
+_RESUMED_S = 60.0
+_SETTLE_S = 10.0  # Ray reloads HAProxy once more after the first answer, and must not be held still then
 _LAST_WORDS = 3000
 
 
-class NotStartedError(RuntimeError):
-    """A server did not come up; the message is the end of its log."""
+class NoAnswerError(RuntimeError):
+    """A server did not come up, or not again; the message is the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,13 @@ def vllm(base: Path, port: int) -> Side:
     return Side((*command, *options), _engine_environment(), "base", "/health")
 
 
-def ray_direct(base: Path, port: int, folder: Path) -> Side:
-    """Ray's own OpenAI app with direct streaming. folder: for HAProxy's files"""
-    haproxy = folder / "haproxy"
+def ray_direct(base: Path, port: int) -> Side:
+    """Ray's own OpenAI app with direct streaming."""
     env = {
         **_engine_environment(),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{haproxy}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{haproxy}/admin.sock",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{haproxy}/server-state",
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{haproxy}/metrics.sock",
     }
     command = (sys.executable, "-m", "loadtest.direct", str(base), str(port))
     return Side(command, env, "base", "/v1/models")
@@ -105,7 +101,7 @@ class Server:
     """A side while it runs, held still except within `with server`."""
 
     def __init__(self, side: Side, port: int, log: Path, inherited: Mapping[str, str]) -> None:
-        """Starts it, and returns once it answers. Raises NotStartedError."""
+        """Starts it, and returns once it answers. Raises NoAnswerError."""
         self.side, self.url, self._log = side, f"http://127.0.0.1:{port}", log
         mark = secrets.token_hex(8)
         environment = {**inherited, **side.env, MARK: mark}
@@ -121,14 +117,16 @@ class Server:
             )
         self.tree = Tree(psutil.Process(self._process.pid), mark)
         try:
-            self._wait()
+            self._wait(_READY_S)
+            time.sleep(_SETTLE_S)
+            self._wait(_RESUMED_S)
             self.tree.hold()
         except BaseException:
             self.close()
             raise
 
-    def _wait(self) -> None:
-        end = time.monotonic() + _READY_S
+    def _wait(self, most_s: float) -> None:
+        end = time.monotonic() + most_s
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 if httpx.get(self.url + self.side.ready, timeout=5).status_code == 200:
@@ -137,10 +135,11 @@ class Server:
                 pass
             time.sleep(0.5)
         words = self._log.read_text(errors="replace")[-_LAST_WORDS:]
-        raise NotStartedError(f"{' '.join(self.side.command[:4])} did not start:\n{words}")
+        raise NoAnswerError(f"{' '.join(self.side.command[:4])} does not answer:\n{words}")
 
     def __enter__(self) -> "Server":
         self.tree.go()
+        self._wait(_RESUMED_S)
         return self
 
     def __exit__(self, *error: object) -> None:

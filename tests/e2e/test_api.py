@@ -114,6 +114,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages.0.content"),
     ({"messages": [*HI, {"role": "assistant", "content": "a", "tool_calls": 5}, *HI]}, "messages.1.tool_calls"),
     ({"messages": []}, "messages"),
+    ({"messages": [{"content": "hi"}]}, "messages"),
     ({"n": 0}, "n"),
     ({"logit_bias": {"a": 1}}, "logit_bias"),
     ({"temperature": "warm"}, "temperature"),

@@ -56,10 +56,16 @@ class EngineCall(NamedTuple):
 
 
 class Owner(Protocol):
-    """The HTTP request that prompts belong to: it decides how each is run. model: the name that it was asked under"""
+    """The HTTP request that prompts belong to: it decides how each is run.
+
+    model: the name that it was asked under   asked: whether a prompt of it has come to the engine
+    """
 
     @property
     def model(self) -> str | None: ...
+
+    @property
+    def asked(self) -> bool: ...
 
     def answer(self, call: EngineCall) -> AsyncIterator[Any]:
         """The engine's outputs of one of its prompts."""

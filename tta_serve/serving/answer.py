@@ -18,7 +18,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Send
 
 from tta_serve.protocol import MergeInfo
-from tta_serve.serving.errors import Failure, failure_of, reshaped
+from tta_serve.serving.errors import Failure, failure_of, reshaped, unread
 from tta_serve.serving.exchange import Exchange
 
 _DONE = b"data: [DONE]"
@@ -69,10 +69,12 @@ class Answer:
 
     async def fail(self, error: BaseException) -> None:
         """End with what went wrong: as an answer of its own, or as the last event of a stream that has begun."""
-        failure = failure_of(self._exchange.error or error)
+        if self.ended:
+            return
+        failure = failure_of(self._exchange.error or error) if self._exchange.asked else unread(error)
         if self.status is None:
             await self._refuse(failure)
-        elif not self.ended:
+        else:
             await self._emit(failure.event(), last=True)
             self.status = failure.status
 
@@ -85,6 +87,8 @@ class Answer:
         if self._start["status"] >= 400 and self._exchange.error is not None:
             await self._refuse(failure_of(self._exchange.error))
             return
+        if self._start["status"] == 500 and not self._exchange.asked:
+            self._start["status"] = 400  # vLLM's route for messages puts all failures into words itself
         info = self._exchange.merge()
         if self._start["status"] < 400 and info and self._whole.endswith(b"}"):
             self._whole = _spliced(self._whole, _merge(info))

@@ -20,8 +20,7 @@ from tta_serve.config import KEY_VARIABLE, ServerConfig
 from tta_serve.protocol import RequestError
 from tta_serve.serving.body import ClientLeft, read_body, read_json
 from tta_serve.serving.errors import Failure, failure_of, reshaped
-from tta_serve.serving.merging import REQUEST
-from tta_serve.serving.request import GenerateRequest
+from tta_serve.serving.request import REQUEST, GenerateRequest
 
 _MANAGED = ("/admin/", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 _NOT_FROM_CLIENTS = re.compile(

@@ -23,7 +23,9 @@ from vllm.entrypoints.serve import create_error_response
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from tta_serve.engine.client import OWNER
 from tta_serve.protocol import RequestError
+from tta_serve.serving.routes import GENERATES, TOKENIZES
 from tta_serve.validation import explain_validation
 
 logger = logging.getLogger("ray.serve")
@@ -44,6 +46,7 @@ _CODES = {
     500: "internal_error",
     503: "unavailable",
 }
+_READ = frozenset({*GENERATES, *TOKENIZES})
 _RESTARTS = "the engine stopped while it worked on this request and is being restarted; try again"
 _INTERNAL = "internal server error"
 
@@ -97,6 +100,18 @@ def failure_of(error: BaseException) -> Failure:
     if found.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request failed", exc_info=error)
     return found
+
+
+def unread(error: BaseException) -> Failure:
+    """What a client hears of a failure before the engine was asked: vLLM could not make a prompt of the request.
+
+    It looks at much of a request only then, and trips over what is not as it thinks.
+    """
+    known = _of_client(error)
+    if known is not None or isinstance(error, (TimeoutError, EngineDeadError, RayError)):
+        return known or failure_of(error)
+    logger.warning("a request could not be read", exc_info=error)
+    return Failure(400, f"a part of the request is missing, or of another kind than it should be ({error!r:.200})")
 
 
 def _of_client(error: BaseException) -> Failure | None:
@@ -156,7 +171,9 @@ def install(app: FastAPI) -> None:
     """Let an app answer all its failures in this way, in place of its own handlers."""
 
     async def on_error(request: Request, error: Exception) -> Response:
-        return failure_of(error).response()
+        owner = OWNER.get()
+        reads = request.scope["path"] in _READ and not (owner is not None and owner.asked)
+        return (unread(error) if reads else failure_of(error)).response()
 
     for kind in (*app.exception_handlers, RequestValidationError, HTTPException, RequestError, Exception):
         app.exception_handlers[kind] = on_error

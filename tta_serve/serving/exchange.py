@@ -110,7 +110,8 @@ class Exchange:
         return {"total_ms": took, "completion_tokens": usage.completion_tokens, "finish_reason": usage.finish_reason}
 
     @property
-    def can_repeat(self) -> bool:
+    def asked(self) -> bool:
+        """Whether vLLM has read the request, and handed a prompt over."""
         return self._first is not None
 
 

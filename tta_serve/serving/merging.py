@@ -1,6 +1,6 @@
 """vLLM's app with a mix for every prompt that it generates from."""
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_serve import metrics
 from tta_serve.catalog import Ask
@@ -13,11 +13,8 @@ from tta_serve.serving.admission import Admission
 from tta_serve.serving.answer import Answer
 from tta_serve.serving.errors import failure_of
 from tta_serve.serving.exchange import Exchange
-from tta_serve.serving.request import GenerateRequest
+from tta_serve.serving.request import REQUEST, GenerateRequest
 from tta_serve.serving.routes import GENERATES, TOKENIZES, Routes
-
-REQUEST = "tta.request"
-"""The key of an ASGI scope under which the edge leaves what it has read: a `GenerateRequest`."""
 
 
 class Merging:
@@ -78,7 +75,7 @@ class Merging:
             OWNER.reset(owner)
             entry.outcome = _outcome(answer)
             if self._trials:
-                self._trials.ended(entry, exchange.again if exchange.can_repeat else None)
+                self._trials.ended(entry, exchange.again if exchange.asked else None)
         return entry.outcome
 
     async def _tokenize(self, request: GenerateRequest, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +86,12 @@ class Merging:
         except RequestError as error:
             await failure_of(error).response()(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+
+        async def tell(message: Message) -> None:
+            """The engine is not asked: what vLLM fails at is the request."""
+            await send({**message, "status": 400} if message.get("status") == 500 else message)
+
+        await self._app(scope, receive, tell)
 
 
 def _outcome(answer: Answer) -> str:

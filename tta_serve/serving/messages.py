@@ -21,6 +21,8 @@ def check_messages(messages: Any, place: str = "messages") -> None:
             check_messages(message, where)
         if not isinstance(message, Mapping):
             continue
+        if not isinstance(message.get("role"), str):
+            raise _wrong(f"{where}.role", "each message has one, such as user")
         calls = message.get("tool_calls")
         if calls is not None and not isinstance(calls, list):
             raise _wrong(f"{where}.tool_calls", "it should be a list")

@@ -16,6 +16,9 @@ from typing import Any
 
 from router.policy import Prompt
 
+REQUEST = "tta.request"
+"""The key of an ASGI scope under which the edge leaves what it has read: a `GenerateRequest`."""
+
 Detokenize = Callable[[list[int]], str]
 Message = Mapping[str, Any]
 

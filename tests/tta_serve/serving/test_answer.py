@@ -32,6 +32,7 @@ class Decided:
 
     infos: list[MergeInfo] = field(default_factory=lambda: [INFO])
     error: BaseException | None = None
+    asked: bool = True
 
     def merge(self) -> list[MergeInfo]:
         return self.infos
@@ -540,3 +541,13 @@ def test_a_refusal_in_a_stream_that_has_begun_is_still_that_refusal() -> None:
     said = data_of(found.got.parts[1])["error"]
     assert (said["message"], said["param"]) == (str(error), "response_format")
     assert _outcome(found.answer) == "client_error"
+
+
+def test_what_fails_before_the_engine_was_asked_is_the_requests_fault() -> None:
+    async def refused(reading: Reading) -> None:
+        reading.exchange.asked = False
+        await reading.answer.fail(KeyError("role"))
+
+    reading = Reading([])
+    asyncio.run(refused(reading))
+    assert reading.answer.status == 400
