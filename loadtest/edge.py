@@ -6,8 +6,9 @@ ours        ours, pinned to the base
 default     ours, everyday prompts by the default policy
 tasks       ours, the experts' example prompts by the default policy
 
-Three servers with the same engine, of which two are held still (SIGSTOP) while the third is asked
-by vLLM's own client. They take 16 GB of memory together.
+Every round starts each server anew, alone on the machine, in an order that changes from round to
+round, and asks it with vLLM's own client. Two processes of one and the same engine can differ by a
+seventh for as long as they live, so only several starts can tell servers apart.
 The last line of stdout is one JSON object.
 """
 
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -37,8 +38,7 @@ from loadtest.measure import ratio, spread
 
 if TYPE_CHECKING:
     from loadtest.client import Load, Prompts
-    from loadtest.processes import Meter
-    from loadtest.servers import Server, Side
+    from loadtest.servers import Server
 
 MANY = 16  # requests at once
 IDLE_S = 30.0
@@ -58,7 +58,7 @@ progress = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Plan:
-    """rounds: of all sides   alone: requests one at a time in each   batches: of 16 at once   ray: with Ray's own app"""
+    """rounds: starts of each server   alone: requests one at a time   batches: of 16 at once   ray: with Ray's own app"""
 
     rounds: int
     alone: int
@@ -87,10 +87,15 @@ ASKED = {
 
 @dataclass
 class Found:
-    """By side, one value a round. loaded: the processes of its server while 16 requests run"""
+    """values: by side, one a round   cores: of a server's processes, by side, then by process, one a round
+
+    idle: likewise, while nothing is asked   routed: share of prompts that the default policy gives to an expert
+    """
 
     values: dict[str, Series] = field(default_factory=dict)
-    loaded: dict[str, Meter] = field(default_factory=dict)
+    cores: dict[str, Series] = field(default_factory=dict)
+    idle: dict[str, Series] = field(default_factory=dict)
+    routed: Series = field(default_factory=dict)
 
     def add(self, name: str, at_once: int, got: Load) -> None:
         """Keep what a run gave."""
@@ -104,7 +109,7 @@ class Found:
 
 
 def command(
-    quick: Annotated[bool, typer.Option("--quick", help="3 rounds, fewer requests.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="2 rounds, fewer requests.")] = False,
     ray: Annotated[bool, typer.Option(help="Also Ray's own app with direct streaming.")] = True,
     seed: Annotated[int, typer.Option(help="Of prompts.")] = 0,
 ) -> None:
@@ -112,60 +117,40 @@ def command(
     inherited = dict(os.environ)
     report.environment()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended then too
-    plan = Plan(3, 2, 1, ray) if quick else Plan(5, 4, 2, ray)
+    plan = Plan(2, 2, 1, ray) if quick else Plan(8, 4, 2, ray)
     result = {**report.machine(), "quick": quick, "seed": seed, "rounds": plan.rounds}
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
-        found, idle, routed = _measure(Path(folder), plan, inherited, seed)
-    result |= _numbers(found, idle) | {"routed": routed}
-    _show(result, found, idle)
+        found = _measure(Path(folder), plan, inherited, seed)
+    result |= _numbers(found)
+    _show(result)
     print(json.dumps(report.rounded(result)), flush=True)
 
 
-def _measure(
-    folder: Path, plan: Plan, inherited: Mapping[str, str], seed: int
-) -> tuple[Found, dict[str, Meter], dict[str, float]]:
+def _measure(folder: Path, plan: Plan, inherited: Mapping[str, str], seed: int) -> Found:
     from deploy.demo.base import ensure_base
     from loadtest.client import Prompts
 
     base = ensure_base()
-    prompts = Prompts(base, seed)
-    asker = Asker(plan, prompts, Found())
-    with ExitStack() as stack:
-        bar = stack.enter_context(_bar())
-        task = bar.add_task("", total=(2 + plan.ray) * (1 + plan.rounds) + 1)
-        servers: dict[str, Server] = {}
-        for name, side, port in _sides(base, plan):
-            bar.update(task, description=f"start {name}")
-            log = folder / f"{name}.log"
-            servers[name] = stack.enter_context(_running(side, port, log, inherited))
-            bar.advance(task)
+    asker = Asker(plan, Prompts(base, seed), Found())
+    names = ("vllm", "ray_direct", "ours") if plan.ray else ("vllm", "ours")
+    with _bar() as bar:
+        task = bar.add_task("", total=plan.rounds * len(names))
         for r in range(plan.rounds):
-            for name in _rotated(tuple(servers), r):
+            for name in _rotated(names, r):
                 bar.update(task, description=f"round {r + 1}: {name}")
-                asker.round(servers[name], name, r)
+                with _started(name, base, folder / f"{name}.log", inherited) as server:
+                    asker.ask(server, name, r)
                 bar.advance(task)
-        routed = _routed(servers["ours"], prompts)
-        bar.update(task, description="idle")
-        return asker.found, _idle(servers), routed
-
-
-def _sides(base: Path, plan: Plan) -> Iterator[tuple[str, Side, int]]:
-    from loadtest.servers import free_port, ours, ray_direct, vllm
-
-    port = free_port()
-    yield "vllm", vllm(base, port), port
-    if plan.ray:
-        port = free_port()
-        yield "ray_direct", ray_direct(base, port), port
-    port = free_port()
-    yield "ours", ours(base, port), port
+    return asker.found
 
 
 @contextmanager
-def _running(side: Side, port: int, log: Path, inherited: Mapping[str, str]) -> Iterator[Server]:
-    from loadtest.servers import Server
+def _started(name: str, base: Path, log: Path, inherited: Mapping[str, str]) -> Iterator[Server]:
+    from loadtest import servers
 
-    server = Server(side, port, log, inherited)
+    sides = {"vllm": servers.vllm, "ray_direct": servers.ray_direct, "ours": servers.ours}
+    port = servers.free_port()
+    server = servers.Server(sides[name](base, port), port, log, inherited)
     try:
         yield server
     finally:
@@ -195,17 +180,21 @@ class Asker:
     prompts: Prompts
     found: Found
 
-    def round(self, server: Server, name: str, r: int) -> None:
-        """All ways of asking one server, in an order that changes from round to round."""
+    def ask(self, server: Server, name: str, r: int) -> None:
+        """All ways of asking one server, in an order that changes from round to round; then leave it alone."""
         mine = tuple(key for key, asked in ASKED.items() if asked.server == name)
-        with server:
-            for key in _rotated(mine, r):
-                self._ask(server, key)
+        for key in _rotated(mine, r):
+            self._ask(server, key)
+        if name == "ours":
+            for kind, draw in (("everyday", self.prompts.everyday), ("tasks", self.prompts.tasks)):
+                self.found.routed.setdefault(kind, []).append(_share(server, draw(MANY)))
+        time.sleep(_CALM_S)
+        with self._watched(server, self.found.idle.setdefault(name, {})):
+            time.sleep(IDLE_S)
 
     def _ask(self, server: Server, key: str) -> None:
         """Warm up, then one at a time, then many."""
         from loadtest.client import load, warm_up
-        from loadtest.processes import Meter
 
         asked = ASKED[key]
         model = asked.model or server.side.model
@@ -213,20 +202,21 @@ class Asker:
         warm_up(server, model, draw(MANY))
         if asked.alone:
             self.found.add(key, 1, load(server, model, draw(self.plan.alone), 1))
-        meter = self.found.loaded.setdefault(key, Meter(server.tree))
         many = draw(MANY * self.plan.batches)
-        with meter:
+        with self._watched(server, self.found.cores.setdefault(key, {})):
             got = load(server, model, many, MANY)
         self.found.add(key, MANY, got)
 
+    @staticmethod
+    @contextmanager
+    def _watched(server: Server, into: Series) -> Iterator[None]:
+        """Keep what each of its processes takes meanwhile."""
+        from loadtest.processes import Meter
 
-def _routed(server: Server, prompts: Prompts) -> dict[str, float]:
-    """Share of prompts of either kind that the default policy gives to an expert."""
-    with server:
-        return {
-            "everyday": _share(server, prompts.everyday(MANY)),
-            "tasks": _share(server, prompts.tasks(MANY)),
-        }
+        with Meter(server.tree) as meter:
+            yield
+        for process, cores in meter.cores.items():
+            into.setdefault(process, []).append(cores)
 
 
 def _share(server: Server, prompts: list[str]) -> float:
@@ -239,37 +229,26 @@ def _share(server: Server, prompts: list[str]) -> float:
     return count / len(prompts)
 
 
-def _idle(servers: Mapping[str, Server]) -> dict[str, Meter]:
-    """All at once: CPU time is counted by process."""
-    from loadtest.processes import Meter
-
-    meters = {name: Meter(server.tree) for name, server in servers.items()}
-    with ExitStack() as stack:
-        for server in servers.values():
-            stack.enter_context(server)
-        time.sleep(_CALM_S)
-        for meter in meters.values():
-            stack.enter_context(meter)
-        time.sleep(IDLE_S)
-    return meters
-
-
-def _numbers(found: Found, idle: Mapping[str, Meter]) -> Row:
+def _numbers(found: Found) -> Row:
+    idle = {name: {process: median(cores) for process, cores in series.items()} for name, series in found.idle.items()}
+    loaded = {name: {process: median(found.cores[name][process]) for process in found.cores[name]} for name in idle}
     ratios = {
         "throughput_over_vllm_1": found.over("tok_s_1", "ours", "vllm"),
         "throughput_over_vllm_16": found.over("tok_s_16", "ours", "vllm"),
         "default_over_pinned_16": found.over("tok_s_16", "default", "ours"),
         "tasks_over_pinned_16": found.over("tok_s_16", "tasks", "ours"),
         "ttft_over_vllm": found.over("ttft_ms_1", "ours", "vllm"),
-        "processes_idle_cores": sum(idle["ours"].cores.values()),
+        "processes_idle_cores": sum(idle["ours"].values()),
     }
     if "ray_direct" in found.values:
         ratios["ray_direct_over_vllm_1"] = found.over("tok_s_1", "ray_direct", "vllm")
         ratios["ray_direct_over_vllm_16"] = found.over("tok_s_16", "ray_direct", "vllm")
         ratios["ttft_ray_direct_over_vllm"] = found.over("ttft_ms_1", "ray_direct", "vllm")
+    routed = {kind: median(shares) for kind, shares in found.routed.items()}
     sides = {name: _medians(series) for name, series in found.values.items()}
-    cores = {name: {"idle": idle[name].cores, "at_16": found.loaded[name].cores} for name in idle}
-    return {**ratios, "sides": sides, "cores": cores}
+    rates = {name: series["tok_s_16"] for name, series in found.values.items()}
+    cores = {name: {"idle": idle[name], "at_16": loaded[name]} for name in idle}
+    return {**ratios, "routed": routed, "sides": sides, "tok_s_16_by_round": rates, "cores": cores}
 
 
 def _medians(series: Series) -> Row:
@@ -278,7 +257,7 @@ def _medians(series: Series) -> Row:
     return {key: median(values) for key, values in series.items()} | spreads
 
 
-def _show(result: Row, found: Found, idle: Mapping[str, Meter]) -> None:
+def _show(result: Row) -> None:
     console = Console()
     titles = {
         "tok_s": "tok/s",
@@ -292,8 +271,8 @@ def _show(result: Row, found: Found, idle: Mapping[str, Meter]) -> None:
         keys = [f"{key}_{n}" for key, n in pairs]
         table.add_row(name, *(f"{side[key]:.4g}" if key in side else "" for key in keys))
     console.print(table)
-    for name, meter in idle.items():
-        console.print(_processes(name, meter.cores, found.loaded[name].cores))
+    for name, cores in result["cores"].items():
+        console.print(_processes(name, cores["idle"], cores["at_16"]))
     table = Table("", "value", "wanted")
     for key, value in result.items():
         if isinstance(value, float):

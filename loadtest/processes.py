@@ -1,7 +1,6 @@
-"""A server's processes, adopted ones too: their CPU time, and holding them still."""
+"""A server's processes, adopted ones too: their CPU time."""
 
 import os
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -39,19 +38,9 @@ class Tree:
         self._known |= found
         return [process for process in self._known.values() if _runs(process)]
 
-    def hold(self) -> None:
-        """Stop every process where it is, until `go`."""
-        for _ in range(3):  # one that is not stopped yet may start another
-            self._signal(signal.SIGSTOP)
-
-    def go(self) -> None:
-        """Let them run on."""
-        self._signal(signal.SIGCONT)
-
     def end(self) -> None:
         """Ask the first to end, and kill what is left after a while."""
         processes = self.alive()
-        self.go()
         with suppress(psutil.Error):
             self.root.terminate()
         psutil.wait_procs(processes, timeout=_END_S)
@@ -60,11 +49,6 @@ class Tree:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=_END_S)
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self.alive():
-            with suppress(psutil.Error):
-                process.send_signal(number)
 
     def cpu(self) -> dict[int, tuple[str, float]]:
         """What each process is, and the CPU time it has taken, in seconds."""

@@ -20,8 +20,6 @@ SLOTS = 16
 MAX_MODEL_LEN = 2048
 KV_CACHE_GIB = 1
 _READY_S = 300.0
-_RESUMED_S = 60.0
-_SETTLE_S = 10.0  # Ray reloads HAProxy once more after the first answer, and must not be held still then
 _LAST_WORDS = 3000
 
 
@@ -98,7 +96,7 @@ def _engine_environment() -> dict[str, str]:
 
 
 class Server:
-    """A side while it runs, held still except within `with server`."""
+    """A side while it runs."""
 
     def __init__(self, side: Side, port: int, log: Path, inherited: Mapping[str, str]) -> None:
         """Starts it, and returns once it answers. Raises NoAnswerError."""
@@ -117,16 +115,13 @@ class Server:
             )
         self.tree = Tree(psutil.Process(self._process.pid), mark)
         try:
-            self._wait(_READY_S)
-            time.sleep(_SETTLE_S)
-            self._wait(_RESUMED_S)
-            self.tree.hold()
+            self._wait()
         except BaseException:
             self.close()
             raise
 
-    def _wait(self, most_s: float) -> None:
-        end = time.monotonic() + most_s
+    def _wait(self) -> None:
+        end = time.monotonic() + _READY_S
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 if httpx.get(self.url + self.side.ready, timeout=5).status_code == 200:
@@ -136,14 +131,6 @@ class Server:
             time.sleep(0.5)
         words = self._log.read_text(errors="replace")[-_LAST_WORDS:]
         raise NoAnswerError(f"{' '.join(self.side.command[:4])} does not answer:\n{words}")
-
-    def __enter__(self) -> "Server":
-        self.tree.go()
-        self._wait(_RESUMED_S)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.tree.hold()
 
     def close(self) -> None:
         """End all of its processes."""

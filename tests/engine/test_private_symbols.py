@@ -286,7 +286,6 @@ def test_ray_builds_direct_streaming_from_the_parts_that_we_call() -> None:
     from ray import serve
     from ray.llm._internal.serve import constants as llm_constants
     from ray.llm._internal.serve.core.ingress import builder
-    from ray.llm._internal.serve.utils.broadcast import broadcast
     from ray.serve._private import constants, http_util, replica
 
     server = inspect.signature(builder._build_direct_streaming_llm_deployment).parameters
@@ -295,7 +294,6 @@ def test_ray_builds_direct_streaming_from_the_parts_that_we_call() -> None:
     router = inspect.signature(builder._build_openai_ingress_request_router).parameters
     assert [*router] == ["server", "llm_config"]
     assert callable(serve.Application._with_ingress_request_router)
-    assert [*inspect.signature(broadcast).parameters][:3] == ["handle", "method_name", "args"]
     assert replica.SERVE_BUILD_ASGI_APP_METHOD == "__serve_build_asgi_app__"
     # The variables of the environment under which it does what we want.
     assert '"RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"' in inspect.getsource(llm_constants)
@@ -309,6 +307,17 @@ def test_ray_builds_direct_streaming_from_the_parts_that_we_call() -> None:
     ):
         assert f'"{name}"' in source, name
     assert "must be Starlette middlewares" in inspect.getsource(http_util)
+
+
+def test_rays_replicas_can_be_asked_one_by_one() -> None:
+    from ray.serve._private.common import DeploymentID, ReplicaID, RequestMetadata
+    from ray.serve._private.replica import ReplicaActor
+
+    name = ReplicaID("r", DeploymentID("MergingReplica:demo", "tta-serve")).to_full_id_str()
+    assert ReplicaID.is_full_id_str(name)
+    assert ReplicaID.from_full_id_str(name).deployment_id == DeploymentID("MergingReplica:demo", "tta-serve")
+    assert [*inspect.signature(ReplicaActor.handle_request).parameters][1] == "pickled_request_metadata"
+    assert {"request_id", "internal_request_id", "call_method"} <= inspect.signature(RequestMetadata).parameters.keys()
 
 
 def test_ray_routes_by_a_key_that_we_choose() -> None:

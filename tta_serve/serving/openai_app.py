@@ -80,7 +80,7 @@ def _health_router(replica: Any, peers: Peers) -> APIRouter:
     async def exposition() -> Response:
         """Every replica's metrics, ours and vLLM's, in one exposition."""
         try:
-            texts = await peers.ask("metrics")
+            texts = await peers.ask_reachable("metrics")
         except RequestError as error:
             return PlainTextResponse(f"{error}\n", 503)
         merged = metrics.merged((str(i), text) for i, text in enumerate(texts))

@@ -1,17 +1,16 @@
 """All replicas of the server, asked by one of them."""
 
 import asyncio
+import logging
 import secrets
 from typing import Any
 
-from ray import serve
-from ray.exceptions import RayError
-
 from tta_serve.experts import Change
 from tta_serve.protocol import RequestError
-from tta_serve.serving.ray_private import broadcast
+from tta_serve.serving.ray_private import ask_replicas
 
 _WAIT_S = 120.0
+logger = logging.getLogger("ray.serve")
 
 
 class Peers:
@@ -19,24 +18,30 @@ class Peers:
 
     def __init__(self, replica: Any, count: int) -> None:
         self._replica, self._count = replica, count
-        self._handle: Any = None
 
     async def ask(self, method: str, *args: Any) -> list[Any]:
         """What a method of the replica returns in each.
 
         Raises RequestError, 503, if not all replicas answer.
         """
+        found = await self.ask_reachable(method, *args)
+        if len(found) != self._count:
+            raise RequestError(f"{len(found)} of {self._count} replicas answer; try again", status=503)
+        return found
+
+    async def ask_reachable(self, method: str, *args: Any) -> list[Any]:
+        """What a method of the replica returns in those that answer: one that starts or ends may not."""
         if self._count == 1:
             return [await getattr(self._replica, method)(*args)]
-        if self._handle is None:
-            context = serve.get_replica_context()
-            self._handle = serve.get_deployment_handle(context.deployment, context.app_name)
         try:
             async with asyncio.timeout(_WAIT_S):
-                found: list[Any] = await asyncio.to_thread(broadcast, self._handle, method, args)
-        except (RayError, TimeoutError) as error:
-            raise RequestError(f"not all replicas answer ({type(error).__name__}); try again", status=503) from None
-        return found
+                found = await ask_replicas(method, args)
+        except TimeoutError:
+            raise RequestError("the replicas do not answer; try again", status=503) from None
+        for answer in found:
+            if isinstance(answer, BaseException):
+                logger.warning("a replica did not answer %s", method, exc_info=answer)
+        return [answer for answer in found if not isinstance(answer, BaseException)]
 
     async def change(self, change: Change) -> None:
         """Change the experts of all replicas, or of none.
@@ -49,6 +54,6 @@ class Peers:
             refusals = [refusal for refusal in await self.ask("stage", name, change) if refusal is not None]
             staged = not refusals
         finally:
-            await self.ask("commit" if staged else "discard", name)
+            await (self.ask("commit", name) if staged else self.ask_reachable("discard", name))
         if refusals:
             raise refusals[0]

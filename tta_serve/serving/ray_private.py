@@ -1,5 +1,8 @@
 """The private names of Ray that we use, read at 2.60.0, in one place."""
 
+import asyncio
+import pickle
+import secrets
 from typing import Any
 
 import ray
@@ -8,12 +11,14 @@ from ray.llm._internal.serve.core.ingress.builder import (
     _build_direct_streaming_llm_deployment,
     _build_openai_ingress_request_router,
 )
-from ray.llm._internal.serve.utils.broadcast import broadcast
+from ray.serve._private.common import ReplicaID, RequestMetadata
+from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.config import RequestRouterConfig
+from ray.util import list_named_actors
 
 from tta_serve.serving.conversation_router import ConversationRouter
 
-__all__ = ["broadcast", "end_unneeded", "with_request_router"]
+__all__ = ["ask_replicas", "end_unneeded", "with_request_router"]
 
 
 def end_unneeded() -> None:
@@ -21,6 +26,30 @@ def end_unneeded() -> None:
     node = ray._private.worker._global_node
     for end in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
         end(check_alive=False)
+
+
+async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
+    """What a method returns, or the exception it raises, in this replica and all its fellows, in the order of their names.
+
+    Ray's own `broadcast` reads the request router from a thread that has no event loop; where the router is not made yet,
+    it fails. And it passes over a replica that is gone without a word.
+    """
+    deployment = serve.get_replica_context().replica_id.deployment_id
+    named = await asyncio.to_thread(list_named_actors, all_namespaces=True)
+    names = sorted(actor["name"] for actor in named if actor["namespace"] == SERVE_NAMESPACE)
+    fellows = [
+        name
+        for name in names
+        if ReplicaID.is_full_id_str(name) and ReplicaID.from_full_id_str(name).deployment_id == deployment
+    ]
+
+    async def ask(name: str) -> Any:
+        actor = await asyncio.to_thread(ray.get_actor, name, namespace=SERVE_NAMESPACE)
+        request = f"{method}-{secrets.token_hex(8)}"
+        metadata = RequestMetadata(request_id=request, internal_request_id=request, call_method=method)
+        return await actor.handle_request.remote(pickle.dumps(metadata), *args)
+
+    return await asyncio.gather(*map(ask, fellows), return_exceptions=True)
 
 
 def with_request_router(replica: type, llm_config: Any, arguments: dict[str, Any]) -> serve.Application:

@@ -1,5 +1,6 @@
 """The log: what is put arrives, once, without anybody waiting; what cannot is counted."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -146,6 +147,7 @@ def test_a_batch_that_can_never_be_written_does_not_stop_the_log_for_ever() -> N
 
 
 def test_every_item_is_written_or_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "ray.serve")
     sink = Sink()
     log = Log(sink, most=50, flush_s=0.001, batch=10)
     for i in range(3000):
