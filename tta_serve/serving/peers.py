@@ -1,7 +1,6 @@
 """All replicas of the server, asked by one of them."""
 
 import asyncio
-import logging
 import secrets
 from typing import Any
 
@@ -10,7 +9,6 @@ from tta_serve.protocol import RequestError
 from tta_serve.serving.ray_private import ask_replicas
 
 _WAIT_S = 120.0
-logger = logging.getLogger("ray.serve")
 
 
 class Peers:
@@ -35,13 +33,9 @@ class Peers:
             return [await getattr(self._replica, method)(*args)]
         try:
             async with asyncio.timeout(_WAIT_S):
-                found = await ask_replicas(method, args)
+                return await ask_replicas(method, args)
         except TimeoutError:
             raise RequestError("the replicas do not answer; try again", status=503) from None
-        for answer in found:
-            if isinstance(answer, BaseException):
-                logger.warning("a replica did not answer %s", method, exc_info=answer)
-        return [answer for answer in found if not isinstance(answer, BaseException)]
 
     async def change(self, change: Change) -> None:
         """Change the experts of all replicas, or of none.

@@ -1,12 +1,14 @@
 """The private names of Ray that we use, read at 2.60.0, in one place."""
 
 import asyncio
+import logging
 import pickle
 import secrets
 from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.llm._internal.serve.core.ingress.builder import (
     _build_direct_streaming_llm_deployment,
     _build_openai_ingress_request_router,
@@ -20,6 +22,8 @@ from tta_serve.serving.conversation_router import ConversationRouter
 
 __all__ = ["ask_replicas", "end_unneeded", "with_request_router"]
 
+logger = logging.getLogger("ray.serve")
+
 
 def end_unneeded() -> None:
     """End what Ray starts beside its cluster of one machine, and nothing here asks: log monitor, autoscaler, dashboard."""
@@ -29,7 +33,7 @@ def end_unneeded() -> None:
 
 
 async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
-    """What a method returns, or the exception it raises, in this replica and all its fellows, in the order of their names.
+    """What a method returns in this replica and in those of its fellows that answer, in the order of their names.
 
     Ray's own `broadcast` reads the request router from a thread that has no event loop; where the router is not made yet,
     it fails. And it passes over a replica that is gone without a word.
@@ -49,7 +53,14 @@ async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
         metadata = RequestMetadata(request_id=request, internal_request_id=request, call_method=method)
         return await actor.handle_request.remote(pickle.dumps(metadata), *args)
 
-    return await asyncio.gather(*map(ask, fellows), return_exceptions=True)
+    answers: list[Any] = []
+    calls = [asyncio.ensure_future(ask(name)) for name in fellows]
+    for name, call in zip(fellows, calls, strict=True):
+        try:
+            answers.append(await call)
+        except (RayError, ValueError):
+            logger.warning("%s did not answer %s", name, method, exc_info=True)
+    return answers
 
 
 def with_request_router(replica: type, llm_config: Any, arguments: dict[str, Any]) -> serve.Application:
