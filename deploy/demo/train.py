@@ -101,8 +101,6 @@ class Run:
 
 def start(settings: Settings) -> Run:
     """A fresh run: base, adapter, optimiser."""
-    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
-    torch.set_flush_denormal(True)
     torch.manual_seed(settings.seed)
     base, tokenizer = load_base()
     config = LoraConfig(
@@ -213,7 +211,12 @@ def export(run: Run) -> None:
 
 
 def train(settings: Settings, console: Console) -> float:
-    """Train, write and validate an expert; returns its exact match on the validation split."""
+    """Train, write and validate an expert; returns its exact match on the validation split.
+
+    Sets torch's threads, and how this process computes with the smallest numbers.
+    """
+    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+    torch.set_flush_denormal(True)
     run = start(settings)
     if run.resume():
         console.print(f"{settings.task}: going on at step {run.step}")
