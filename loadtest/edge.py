@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from loadtest.servers import Server
 
 MANY = 16  # requests at once
-IDLE_S = 30.0
-_CALM_S = 10.0  # from the last answer until a server counts as idle
+IDLE_S = 20.0
+_CALM_S = 5.0  # from the last answer until a server counts as idle
 _WANTED = {
     "throughput_over_vllm_1": ">= 0.95",
     "throughput_over_vllm_16": ">= 0.95",
@@ -109,7 +109,7 @@ class Found:
 
 
 def command(
-    quick: Annotated[bool, typer.Option("--quick", help="2 rounds, fewer requests.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="4 rounds, fewer requests.")] = False,
     ray: Annotated[bool, typer.Option(help="Also Ray's own app with direct streaming.")] = True,
     seed: Annotated[int, typer.Option(help="Of prompts.")] = 0,
 ) -> None:
@@ -117,7 +117,7 @@ def command(
     inherited = dict(os.environ)
     report.environment()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended then too
-    plan = Plan(2, 2, 1, ray) if quick else Plan(8, 4, 2, ray)
+    plan = Plan(4, 2, 1, ray) if quick else Plan(8, 4, 2, ray)
     result = {**report.machine(), "quick": quick, "seed": seed, "rounds": plan.rounds}
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
         found = _measure(Path(folder), plan, inherited, seed)
