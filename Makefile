@@ -2,31 +2,38 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test test-long lint lock clean experiment-demo
+.PHONY: serve test unit test-long lint lock clean experiment-demo
 
 serve: $(VENV)/.ready
-	$(BIN)/tta serve --config deploy/demo/serve.yaml --model "$$($(BIN)/tta demo base)"
+	$(BIN)/tta serve --config deploy/demo/serve.yaml --model "$$($(BIN)/python -m deploy.demo base)"
 
-test: lint
-	$(BIN)/tta demo base
-	$(BIN)/python -m pytest
+test: lint unit
+	$(BIN)/python -m pytest tests/engine tests/e2e
 
-# What takes too long for every change: 3,000 generated requests, and all clients, each in an environment of its own.
+# What needs no engine and no server: the quick part of `make test`, and what coverage is measured on.
+unit: $(VENV)/.ready
+	$(BIN)/python -m deploy.demo base
+	$(BIN)/python -m pytest --cov --ignore tests/engine --ignore tests/e2e
+
+# What takes too long for every change: soaks, whole experiments and long simulations, 3,000 generated
+# requests, and all clients, each in an environment of its own.
 test-long: $(VENV)/.ready
-	$(BIN)/tta demo base
+	$(BIN)/python -m deploy.demo base
+	$(BIN)/python -m pytest -m long
 	TTA_FUZZ_CASES=3000 $(BIN)/python -m pytest tests/e2e/test_fuzzed.py
 	$(BIN)/python -m tests.clients --write
 
 # An A/B test of routing policies with 2,000 simulated users on the demo; its report goes to the folder experiment.
 experiment-demo: $(VENV)/.ready
-	$(BIN)/tta demo base
-	$(BIN)/tta demo experiment
+	$(BIN)/python -m deploy.demo base
+	$(BIN)/python -m deploy.demo experiment
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tests.house
 	$(BIN)/mypy
-	$(BIN)/lint-imports
 
 $(VENV)/.ready: pyproject.toml deploy/setup/setup.sh deploy/setup/cpu.txt deploy/setup/gpu.txt
 	bash deploy/setup/setup.sh

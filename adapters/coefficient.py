@@ -1,4 +1,7 @@
-"""How much of one expert a mix holds: one number, one for attention and one for MLPs, or one for each layer."""
+"""Coefficients, which say how much of one expert a mix holds.
+
+A coefficient is one number, one for attention and one for MLPs, or one for each decoder layer.
+"""
 
 import re
 import reprlib
@@ -12,10 +15,12 @@ _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 class Place(NamedTuple):
-    """Where in the base a weight sits: the index of its decoder layer, and its half of it."""
+    """Where in the base a weight sits."""
 
     layer: int
+    """The index of its decoder layer."""
     kind: Kind
+    """The half of the layer that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -27,54 +32,74 @@ class Pair:
 
 
 Coefficient = float | Pair | tuple[float, ...]
+"""A tuple has one number for each decoder layer."""
 Json = float | dict[str, float] | list[float]
 
 
 def layer_of(module: str) -> int | None:
-    """The index of the decoder layer that a module lies in, from its name."""
+    """Return the index of the decoder layer that a module lies in, from its name."""
     found = _LAYER.search(f".{module}.")
     return int(found[1]) if found else None
 
 
-def numbers(coefficient: Coefficient) -> tuple[float, ...]:
-    """The numbers it is made of."""
+def numbers_of(coefficient: Coefficient) -> tuple[float, ...]:
+    """Return the numbers that a coefficient is made of."""
     if isinstance(coefficient, Pair):
         return coefficient.attention, coefficient.mlp
     return coefficient if isinstance(coefficient, tuple) else (coefficient,)
 
 
-def each(coefficient: Coefficient, function: Callable[[float], float]) -> Coefficient:
-    """The function of every number; equal numbers become one, so that equal mixes are equal however they were written."""
-    values = tuple(function(v) for v in numbers(coefficient))
+def map_numbers(coefficient: Coefficient, function: Callable[[float], float]) -> Coefficient:
+    """Return the coefficient with a function applied to each of its numbers.
+
+    Numbers that are all equal become one, so that equal mixes are equal however they were written.
+    """
+    values = tuple(function(v) for v in numbers_of(coefficient))
     if len(set(values)) == 1:
         return values[0]
     return Pair(*values) if isinstance(coefficient, Pair) else values
 
 
 def spread(coefficient: Coefficient, places: Sequence[Place]) -> list[float]:
-    """The coefficient at every place. A coefficient for each layer must have one for every layer there is."""
+    """Return the number that a coefficient has at every place.
+
+    A tuple must have a number for every layer that is among the places.
+    """
     if isinstance(coefficient, Pair):
-        return [coefficient.attention if place.kind == "attention" else coefficient.mlp for place in places]
+        return [
+            coefficient.attention if place.kind == "attention" else coefficient.mlp
+            for place in places
+        ]
     if isinstance(coefficient, tuple):
         return [coefficient[place.layer] for place in places]
     return [coefficient] * len(places)
 
 
 def to_json(coefficient: Coefficient) -> Json:
+    """Return a coefficient as JSON can hold it."""
     if isinstance(coefficient, Pair):
         return {"attention": coefficient.attention, "mlp": coefficient.mlp}
     return list(coefficient) if isinstance(coefficient, tuple) else coefficient
 
 
 def from_json(value: object) -> Coefficient:
-    """The inverse of `to_json`. Raises ValueError for anything else, and says what would be one."""
-    if isinstance(value, dict) and value.keys() == {"attention", "mlp"} and all(map(_is_number, value.values())):
+    """Return the coefficient that JSON holds; the inverse of `to_json`.
+
+    Raises ValueError for anything else, and says what would be a coefficient.
+    """
+    if (
+        isinstance(value, dict)
+        and value.keys() == {"attention", "mlp"}
+        and all(map(_is_number, value.values()))
+    ):
         return Pair(float(value["attention"]), float(value["mlp"]))
     if isinstance(value, list) and value and all(map(_is_number, value)):
         return tuple(map(float, value))
     if _is_number(value):
         return float(value)  # type: ignore[arg-type]
-    wanted = "a number, {attention: a number, mlp: a number}, or a list of one number for each layer"
+    wanted = (
+        "a number, {attention: a number, mlp: a number}, or a list of one number for each layer"
+    )
     raise ValueError(f"a coefficient is {wanted}; got {reprlib.repr(value)}")
 
 

@@ -1,4 +1,4 @@
-"""What an expert changes, weight by weight: the one form in which fine-tunes, experts and merges of them are handled."""
+"""Deltas, which are what fine-tunes, experts and merges of them change, weight by weight."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from adapters.expert import Expert, LowRank
 
 
 class Deltas(Protocol):
-    """The change of every weight that an expert touches, read one weight at a time, so that memory holds only some.
+    """The change of every weight that an expert touches, read one weight at a time.
 
-    Weights have the names of the base's checkpoint, such as `model.layers.6.self_attn.q_proj.weight`.
+    Memory thus need not hold all of them. Weights have the names of the base's checkpoint, such as
+    `model.layers.6.self_attn.q_proj.weight`.
     """
 
     @property
@@ -21,11 +22,14 @@ class Deltas(Protocol):
         ...
 
     def delta(self, weight: str) -> Tensor:
-        """The change of one weight, dense, float32, the caller's to overwrite. Raises KeyError if it is not touched."""
+        """Return the change of one weight, dense, float32, the caller's to overwrite.
+
+        Raises KeyError if the weight is not touched.
+        """
         ...
 
     def factors(self, weight: str) -> LowRank | None:
-        """The same change as low-rank factors, None where it is not known as such."""
+        """Return the same change as low-rank factors; None where it is not known as such."""
         ...
 
 
@@ -37,10 +41,16 @@ class LowRankDeltas:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {f"{name}.weight": (f.b.shape[0], f.a.shape[1]) for name, f in self.expert.factors.items()}
+        """The shape of each weight that is touched."""
+        return {
+            f"{name}.weight": (f.b.shape[0], f.a.shape[1])
+            for name, f in self.expert.factors.items()
+        }
 
     def delta(self, weight: str) -> Tensor:
+        """Return the change of one weight, dense, float32."""
         return self.factors(weight).dense()
 
     def factors(self, weight: str) -> LowRank:
+        """Return the expert's own factors of one weight."""
         return self.expert.factors[weight.removesuffix(".weight")]

@@ -1,21 +1,28 @@
-"""What can be wrong with somebody's expert, library or mix."""
+"""What can be wrong with somebody's expert, library, mix or merge.
+
+AdapterError
+    ExpertError
+    LibraryError
+    MixError
+    MergeError
+"""
 
 
 class AdapterError(ValueError):
-    """Root of the errors that a user of this package can cause; the message says what would have worked."""
+    """The root of the errors that a user can cause; the message says what would have worked."""
 
 
 class ExpertError(AdapterError):
-    """An expert cannot be represented exactly, or does not fit: it is refused whole."""
+    """An expert cannot be represented exactly or does not fit, and is refused whole."""
 
 
 class LibraryError(AdapterError):
-    """A library folder cannot be used."""
+    """A library, or something in its folder, cannot be used."""
 
 
 class MixError(AdapterError):
-    """Coefficients outside the rules of a mix."""
+    """Coefficients break the rules of a mix."""
 
 
 class MergeError(AdapterError):
-    """A merge that cannot be made of these experts, weights or options."""
+    """A merge cannot be made of these experts, weights or options."""

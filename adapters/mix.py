@@ -1,4 +1,4 @@
-"""A mix: how much of each expert one request uses."""
+"""Mixes, which say how much of each expert one request uses."""
 
 import hashlib
 import json
@@ -6,89 +6,121 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from adapters.coefficient import Coefficient, Json, each, numbers, to_json
+from adapters.coefficient import Coefficient, Json, map_numbers, numbers_of, to_json
 from adapters.errors import MixError
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Coefficients by expert name, in the order of the names, without those that are all zero. The empty mix is the base."""
+    """How much of each expert one request uses; the empty mix is the base."""
 
     coefficients: tuple[tuple[str, Coefficient], ...] = ()
+    """Names of experts and their coefficients, in the order of the names, none of them zero."""
 
     @classmethod
     def of(cls, coefficients: Mapping[str, Coefficient]) -> "Mix":
-        exact = {name: each(coefficients[name], float) for name in sorted(coefficients)}
-        return cls(tuple((name, c) for name, c in exact.items() if any(numbers(c))))
+        """Return the mix of these coefficients by expert, without those that are zero."""
+        exact = {name: map_numbers(coefficients[name], float) for name in sorted(coefficients)}
+        return cls(tuple((name, c) for name, c in exact.items() if any(numbers_of(c))))
 
     @property
     def is_base(self) -> bool:
+        """Whether no expert takes part."""
         return not self.coefficients
 
     def as_dict(self) -> dict[str, Coefficient]:
+        """Return the coefficients by expert."""
         return dict(self.coefficients)
 
     def as_json(self) -> dict[str, Json]:
+        """Return the coefficients by expert, as JSON can hold them."""
         return {name: to_json(c) for name, c in self.coefficients}
 
     def key(self, digests: Mapping[str, str]) -> str:
-        """SHA-256 of the mix's content: the digest of each expert and its coefficient.
+        """Return SHA-256 of the mix's content: the digest of each expert and its coefficient.
 
-        Two requests share cached keys and values exactly when these are equal, whatever the experts are called.
+        Two requests share cached keys and values exactly when these are equal, whatever the experts
+        are called.
+
+        Args:
+            digests: Those of the experts, by name.
         """
-        content = sorted(((digests[name], to_json(c)) for name, c in self.coefficients), key=lambda item: item[0])
+        content = sorted(
+            ((digests[name], to_json(c)) for name, c in self.coefficients), key=lambda item: item[0]
+        )
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class MixRules:
-    """What coefficients may be: multiples of `grid` in [minimum, maximum], at most `max_experts` of them non-zero.
+    """What the coefficients of a mix may be.
 
-    The grid makes equal decisions equal mixes, so that they share cached keys and values. layers: how many the base has.
+    The grid makes nearly equal decisions equal mixes, so that they share cached keys and values.
     """
 
     names: frozenset[str]
+    """The experts that there are."""
     layers: int
+    """How many decoder layers the base has."""
     grid: float = 0.05
+    """What every number is a multiple of."""
     max_experts: int = 4
+    """How many experts one request may use."""
     minimum: float = -2.0
+    """The least that a number may be."""
     maximum: float = 2.0
+    """The most that a number may be."""
     _digits: int = field(default=10, repr=False)
 
     def mix(self, coefficients: Mapping[str, Coefficient]) -> Mix:
-        """The mix nearest to `coefficients` on the grid.
+        """Return the mix nearest to some coefficients on the grid.
 
-        Raises MixError as `entry`, and for too many experts.
+        Raises MixError as `entry` does, and for too many experts.
         """
         mix = self.entry(coefficients)
         if len(mix.coefficients) > self.max_experts:
-            raise MixError(f"{len(mix.coefficients)} experts in one mix; at most {self.max_experts} may be non-zero")
+            raise MixError(
+                f"{len(mix.coefficients)} experts in one mix; at most {self.max_experts} may be"
+                " non-zero"
+            )
         return mix
 
     def entry(self, coefficients: Mapping[str, Coefficient]) -> Mix:
-        """As `mix`, of however many experts: what an operator has fixed ahead of all requests.
+        """Return the same as `mix`, of however many experts an operator has fixed for an entry.
 
-        Raises MixError for an unknown expert, a coefficient that is no finite number in range or has not one number for
-        each layer.
+        Raises MixError for an unknown expert, and for a coefficient that is out of range, not
+        finite, or has not one number for each layer.
         """
         for name, value in coefficients.items():
             self._check(name, value)
-        return Mix.of({name: each(value, self.rounded) for name, value in coefficients.items()})
+        return Mix.of({name: map_numbers(value, self.snap) for name, value in coefficients.items()})
 
-    def rounded(self, value: float) -> float:
-        """The nearest multiple of the grid."""
+    def snap(self, value: float) -> float:
+        """Return the nearest multiple of the grid."""
         return round(round(value / self.grid) * self.grid, self._digits)
 
     def _check(self, name: str, coefficient: Coefficient) -> None:
         if name not in self.names:
-            raise MixError(f"unknown expert {name!r}; the library holds: {', '.join(sorted(self.names))}")
+            raise MixError(
+                f"unknown expert {name!r}; the library holds: {', '.join(sorted(self.names))}"
+            )
         if isinstance(coefficient, tuple) and len(coefficient) != self.layers:
-            raise MixError(f"{len(coefficient)} coefficients for {name!r}; the base has {self.layers} layers, each takes one")
-        for value in numbers(coefficient):
+            raise MixError(
+                f"{len(coefficient)} coefficients for {name!r}; the base has {self.layers} layers,"
+                " each takes one"
+            )
+        for value in numbers_of(coefficient):
             self._check_number(name, value)
 
     def _check_number(self, name: str, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise MixError(f"coefficient of {name!r} must be a finite number, got {value!r}")
         if not self.minimum <= value <= self.maximum:
-            raise MixError(f"coefficient of {name!r} is {value}; it must lie in [{self.minimum}, {self.maximum}]")
+            raise MixError(
+                f"coefficient of {name!r} is {value}; it must lie in [{self.minimum},"
+                f" {self.maximum}]"
+            )

@@ -1,8 +1,8 @@
-"""`python -m loadtest`."""
+"""The command `python -m loadtest`."""
 
 import typer
 
-from loadtest import edge, engine, inline, kernel, library, soak
+from loadtest.commands import edge, engine, inline, kernel, library, lifecycle, profile, soak
 
 app = typer.Typer(help="Benchmarks of tta-serve.", no_args_is_help=True)
 
@@ -11,8 +11,8 @@ app.command("engine")(engine.command)
 app.command("inline")(inline.command)
 app.command("kernel")(kernel.command)
 app.command("library")(library.command)
-app.command("lifecycle")(engine.lifecycle)
-app.command("profile")(engine.profile)
+app.command("lifecycle")(lifecycle.command)
+app.command("profile")(profile.command)
 app.command("soak")(soak.command)
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What all tests share: the base, the demo's experts, and (in tests/engine and tests/e2e) engines started once a session."""
+"""What all tests share: the base, the demo's experts, and (in tests/engine and tests/e2e) engines
+started once a session.
+"""
 
 import os
 from pathlib import Path

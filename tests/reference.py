@@ -10,23 +10,28 @@ from typing import TypeVar
 import torch
 from transformers import AutoModelForCausalLM
 
+from adapters.bank.layer_gates import Gates, LayerGate
+from adapters.bank.token_gating import Gating, Score
 from adapters.coefficient import Coefficient, Pair
 from adapters.expert import Expert
-from adapters.gating import Gating, Score
-from adapters.layer_gates import Gates, LayerGate
 
 Name = TypeVar("Name")
 
 
 class Reference:
-    """The base model in transformers. `merged` adds sum_k c_k B_k A_k to its weights for the length of a block."""
+    """The base model in transformers.
+
+    `merged` adds sum_k c_k B_k A_k to its weights for the length of a block.
+    """
 
     def __init__(self, base: Path) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
         self._read: dict[tuple[str, str], torch.Tensor] = {}
 
     @contextmanager
-    def merged(self, experts: Mapping[str, Expert], coefficients: Mapping[str, Coefficient]) -> Iterator[None]:
+    def merged(
+        self, experts: Mapping[str, Expert], coefficients: Mapping[str, Coefficient]
+    ) -> Iterator[None]:
         changed: dict[str, torch.Tensor] = {}
         for name, c in coefficients.items():
             for module, factor in experts[name].factors.items():
@@ -41,11 +46,14 @@ class Reference:
 
     @contextmanager
     def per_token(
-        self, experts: Mapping[str, Expert], coefficients: Callable[[str, str, torch.Tensor], torch.Tensor]
+        self,
+        experts: Mapping[str, Expert],
+        coefficients: Callable[[str, str, torch.Tensor], torch.Tensor],
     ) -> Iterator[None]:
         """Adds sum_k c_k(t) B_k A_k x_t to each module's output meanwhile.
 
-        coefficients: of an expert at a module, from the module's inputs [tokens, in]: [tokens]
+        Args:
+            coefficients: Of an expert at a module, from the module's inputs [tokens, in]: [tokens].
         """
 
         def add(module: str) -> Callable[..., torch.Tensor]:
@@ -76,12 +84,18 @@ class Reference:
         since: int = 0,
         gates: Gates = MappingProxyType({}),
     ) -> Iterator[None]:
-        """As `per_token`, with each token's shares of the experts that have a coefficient there, from token `since` on."""
+        """As `per_token`, with each token's shares of the experts that have a coefficient there,
+        from token `since` on.
+        """
 
         def coefficients(name: str, module: str, x: torch.Tensor) -> torch.Tensor:
-            there = [n for n in candidates if module in experts[n].factors and _at(candidates[n], module)]
+            there = [
+                n for n in candidates if module in experts[n].factors and _at(candidates[n], module)
+            ]
             own = {n: gates.get(experts[n].digest, {}).get(module) for n in there}
-            shares = gated_shares({n: self._reads(experts[n], module) for n in there}, gating, x, own)
+            shares = gated_shares(
+                {n: self._reads(experts[n], module) for n in there}, gating, x, own
+            )
             return shares.get(name, torch.zeros(len(x))) * (torch.arange(len(x)) >= since)
 
         with self.per_token({name: experts[name] for name in candidates}, coefficients):
@@ -96,7 +110,9 @@ class Reference:
         gates: Gates = MappingProxyType({}),
     ) -> AbstractContextManager[None]:
         """`gated`, or `merged` without a gating."""
-        return self.gated(experts, mix, gating, since, gates) if gating else self.merged(experts, mix)
+        return (
+            self.gated(experts, mix, gating, since, gates) if gating else self.merged(experts, mix)
+        )
 
     def _reads(self, expert: Expert, module: str) -> torch.Tensor:
         key = expert.digest, module
@@ -107,32 +123,54 @@ class Reference:
     def inputs(self, module: str, tokens: list[int]) -> torch.Tensor:
         """What the base gives a module for a prompt. [tokens, in]"""
         seen: list[torch.Tensor] = []
-        hook = self.model.get_submodule(module).register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+        hook = self.model.get_submodule(module).register_forward_pre_hook(
+            lambda _, args: seen.append(args[0][0])
+        )
         self.logprobs(tokens, tokens[:1])
         hook.remove()
         return seen[0][: len(tokens)]
 
     def logprobs(self, prompt: list[int], answer: list[int]) -> torch.Tensor:
-        """Log-probabilities of every token at each position of the answer. Returns [answer, vocabulary]."""
+        """Log-probabilities of every token at each position of the answer.
+
+        Returns [answer, vocabulary].
+        """
         return answer_logprobs(self.model, prompt, answer)
 
 
 def read(delta: torch.Tensor) -> torch.Tensor:
-    """Right singular vectors of a dense delta, the first of the largest value. Returns [rank, in], float64"""
+    """Right singular vectors of a dense delta, the first of the largest value.
+
+    Returns [rank, in], float64
+    """
     _, s, vt = torch.linalg.svd(delta.double(), full_matrices=False)
-    return vt[s > 1e-6 * s[0]]
+    directions: torch.Tensor = vt[s > 1e-6 * s[0]]
+    return directions
 
 
 def gated_shares(
-    candidates: Mapping[Name, torch.Tensor], gating: Gating, x: torch.Tensor, gates: Mapping[Name, LayerGate | None]
+    candidates: Mapping[Name, torch.Tensor],
+    gating: Gating,
+    x: torch.Tensor,
+    gates: Mapping[Name, LayerGate | None],
 ) -> dict[Name, torch.Tensor]:
-    """Shares of one weight, token by token. candidates: by name, what each reads   x: [tokens, in]. Returns [tokens] each"""
+    """Shares of one weight, token by token.
+
+    Args:
+        candidates: By name, what each reads.
+        x: [tokens, in].
+
+    Returns [tokens] each
+    """
     found = {name: torch.zeros(len(x)) for name in candidates}
     for t, token in enumerate(x.double()):
         along = {name: vt @ token for name, vt in candidates.items()}
         scores = {name: _score(h, gating.score, gates.get(name)) for name, h in along.items()}
         best = sorted(scores, key=lambda name: -scores[name])[: gating.top]
-        powers = {name: math.exp(scores[name] / gating.temperature) if gating.temperature else 1.0 for name in best}
+        powers = {
+            name: math.exp(scores[name] / gating.temperature) if gating.temperature else 1.0
+            for name in best
+        }
         for name, power in powers.items():
             found[name][t] = power / sum(powers.values())
     return found
@@ -140,7 +178,10 @@ def gated_shares(
 
 def _score(h: torch.Tensor, score: Score, gate: LayerGate | None) -> float:
     if score == "trained" and gate is not None:
-        return math.sqrt(sum(float(g) * float(value) ** 2 for g, value in zip(gate.g, h, strict=True))) + gate.d
+        return (
+            math.sqrt(sum(float(g) * float(value) ** 2 for g, value in zip(gate.g, h, strict=True)))
+            + gate.d
+        )
     return float(h[0].abs() if score == "arrow" else h.norm())
 
 
@@ -154,5 +195,5 @@ def _at(coefficient: Coefficient, module: str) -> float:
 
 @torch.no_grad()
 def answer_logprobs(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    logits = model(torch.tensor([[*prompt, *answer]])).logits[0]
+    logits: torch.Tensor = model(torch.tensor([[*prompt, *answer]])).logits[0]
     return logits[len(prompt) - 1 : -1].log_softmax(-1)

@@ -6,10 +6,13 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from router.policy import CoefficientField, InlineSelector, Policy, RouterError
-from router.selectors import SELECTORS
-from router.table import check_options, policy_class
+from router.errors import RouterError
+from router.policies.selector import InlineSelector
+from router.policies.selectors import SELECTORS
+from router.policy import CoefficientField, Policy
+from router.registry import check_options, find_policy_class
 from tta_serve.engine.options import Capacity
+from tta_serve.exceptions import ConfigError
 from tta_serve.store.options import StoreOptions
 
 _SQLITE = "sqlite:///"
@@ -46,35 +49,32 @@ _CONNECTORS = ("OffloadingConnector", "SimpleCPUOffloadConnector")
 KEY_VARIABLE = "TTA_ADMIN_KEY"  # of the environment: the key of management
 
 
-class ConfigError(ValueError):
-    """The config cannot be used; the message names the key and what is allowed."""
-
-
-class StartError(RuntimeError):
-    """The application did not start; the message is the last words of the part that failed."""
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelConfig(_Section):
-    """id: the name clients use   source: a folder or a Hugging Face id   engine_args: passed on to vLLM as they are
-
-    tool_parser, reasoning_parser: how vLLM reads tool calls and reasoning out of this base's answers, by vLLM's names; with a
-    tool parser clients may leave the choice of tools to the base   chat_template: a file, in place of the base's own
-    """
+    """The base model, and how vLLM runs it."""
 
     id: str = Field(pattern=r"^[^:\s]+$")
+    """The name that clients use."""
     source: str
+    """A folder or a Hugging Face id."""
     dtype: str | None = None
     max_model_len: int | None = Field(None, ge=16)
     tensor_parallel: int = Field(1, ge=1)
     kv_cache_gib: int = Field(1, ge=1, description="CPU only; on a GPU vLLM takes what is free")
     tool_parser: str | None = None
+    """How vLLM reads tool calls out of the base's answers, by vLLM's name.
+
+    With one, clients may leave the choice of tools to the base.
+    """
     reasoning_parser: str | None = None
+    """How vLLM reads reasoning out of the base's answers, by vLLM's name."""
     chat_template: Path | None = None
+    """A file whose template replaces the base's own."""
     engine_args: dict[str, Any] = {}
+    """Passed on to vLLM as they are."""
 
     @field_validator("engine_args")
     @classmethod
@@ -85,18 +85,21 @@ class ModelConfig(_Section):
         connector = (value.get("kv_transfer_config") or {}).get("kv_connector")
         if "kv_transfer_config" in value and connector not in _CONNECTORS:
             raise ValueError(
-                f"kv_transfer_config: the connector {connector!r} may hand one mix's cache to another; "
-                f"these key it by mix: {', '.join(_CONNECTORS)}"
+                f"kv_transfer_config: the connector {connector!r} may hand one mix's cache to"
+                f" another; these key it by mix: {', '.join(_CONNECTORS)}"
             )
         return value
 
 
 class LibraryConfig(_Section):
-    """path: a folder of PEFT adapters   everyday: a file of prompts no expert should answer   entries: named mixes"""
+    """The experts, and the mixes that have names."""
 
     path: Path
+    """A folder of experts: PEFT adapters, and what `tta experts` stores."""
     everyday: Path | None = None
+    """A file of prompts that no expert should answer, one a line."""
     entries: dict[str, dict[str, CoefficientField]] = {}
+    """Mixes by their names: the coefficient of each expert."""
     capacity: Capacity = Capacity()
 
 
@@ -108,67 +111,70 @@ class MixConfig(_Section):
 
 
 class PolicyConfig(_Section):
-    """type: a policy of router.table   deadline_s: time it may take   fallback: the policy that answers when it is late
-
-    inline: decide inside the pass that answers, with no pass before it
-    """
+    """A routing policy under a name of its own."""
 
     type: str
+    """One of the kinds in `router.registry`."""
     deadline_s: float = Field(5.0, gt=0)
+    """Seconds that a decision may take."""
     fallback: str = "base"
+    """The policy that decides when this one is late."""
     inline: bool = False
+    """Decide inside the pass that answers, with no pass before it."""
     options: dict[str, Any] = {}
 
 
 class ServerConfig(_Section):
-    """slots: requests in one batch, each with its own mix; further ones wait, at most `max_queued` of them
-
-    sessions: turns of conversations whose mix a replica remembers   session_idle_s: until nobody has followed for so long
-    body_timeout_s: until all of a request's body is there   drain_s: that running requests have to end when the server stops
-    cors_origins: the web pages that may ask, by their origins; `*` for all
-    """
+    """The HTTP server and its bounds."""
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     replicas: int = Field(1, ge=1)
     slots: int = Field(16, ge=1)
+    """Requests in one batch, each with its own mix; further ones wait, at most `max_queued` of
+    them."""
     max_queued: int = Field(256, ge=1)
     max_probe_tokens: int = Field(512, ge=1)
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     body_timeout_s: float = Field(30, gt=0)
+    """Seconds until all of a request's body must have come."""
     request_timeout_s: float = Field(600, gt=0)
     drain_s: float = Field(10, ge=0)
+    """Seconds that running requests have to end when the server stops."""
     cors_origins: list[str] = []
+    """Origins of the web pages that may ask; `*` for all."""
     sessions: int = Field(4096, ge=0)
+    """How many turns of conversations a replica remembers the mix of."""
     session_idle_s: float = Field(3600, gt=0)
+    """Seconds that a turn is remembered after its last use."""
 
 
 class ShadowConfig(_Section):
-    """A policy that decides for a share of the requests without being used, after their answers.
-
-    generate: the share of requests that it also answers, unseen   at_once: of both; what is beyond is left out and counted
-    """
+    """A policy that decides for a share of the requests without being used, after their answers."""
 
     policy: str
     share: float = Field(gt=0, le=1)
     generate: float = Field(0.0, ge=0, le=1)
+    """The share of those requests that it also answers, unseen."""
     at_once: int = Field(2, ge=1, le=64)
+    """How many run at once; what is beyond is left out and counted."""
 
 
 class ExperimentsConfig(_Section):
-    """refresh_s: until every replica knows a change, the kill switch's too   guard_s: between looks at guardrails and bandits
-
-    api_keys: labels of API keys, each with the SHA-256 of the key, hexadecimal   shadow: None for none
-    """
+    """How experiments run on this server."""
 
     refresh_s: float = Field(0.4, gt=0, le=60)
+    """Seconds until every replica knows a change, also of the kill switch."""
     guard_s: float = Field(5.0, gt=0)
+    """Seconds between two looks at guardrails and bandits."""
     api_keys: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = {}
+    """The SHA-256 of each API key, hexadecimal, by the label that experiments know it under."""
     shadow: ShadowConfig | None = None
+    """None to run no policy in the shadow of requests."""
 
 
 class ServeConfig(_Section):
-    """store: where experiments are kept; without, there are none"""
+    """All that a server is told."""
 
     model: ModelConfig
     library: LibraryConfig
@@ -177,6 +183,7 @@ class ServeConfig(_Section):
     default_policy: str = "retrieval"
     server: ServerConfig = ServerConfig()
     store: StoreOptions | None = None
+    """Where experiments are kept; without a store there are none."""
     experiments: ExperimentsConfig = ExperimentsConfig()
 
     @model_validator(mode="before")
@@ -184,14 +191,19 @@ class ServeConfig(_Section):
     def _with_base(cls, data: Any) -> Any:
         """The policy `base` is always there: it is what the others fall back to."""
         if isinstance(data, dict):
-            data = {**data, "policies": {"base": {"type": "static"}, **(data.get("policies") or {})}}
+            data = {
+                **data,
+                "policies": {"base": {"type": "static"}, **(data.get("policies") or {})},
+            }
         return data
 
     @model_validator(mode="after")
     def _names_exist(self) -> "ServeConfig":
         for name in self.needed:
             if name not in self.policies:
-                raise ValueError(f"there is no policy {name!r}; policies has: {', '.join(self.policies)}")
+                raise ValueError(
+                    f"there is no policy {name!r}; policies has: {', '.join(self.policies)}"
+                )
         for name, policy in self.policies.items():
             try:
                 options = check_options(policy.type, policy.options)
@@ -199,14 +211,19 @@ class ServeConfig(_Section):
                 raise ValueError(f"policies.{name}: {error}") from None
             decides = (policy.type == "gated" and options.selector) or policy.type
             if policy.inline and not issubclass(SELECTORS.get(decides, Policy), InlineSelector):
-                able = ", ".join(kind for kind, known in SELECTORS.items() if issubclass(known, InlineSelector))
+                able = ", ".join(
+                    kind for kind, known in SELECTORS.items() if issubclass(known, InlineSelector)
+                )
                 raise ValueError(
-                    f"policies.{name}: inline: type {decides!r} cannot decide inside a pass; these can: {able}, "
-                    "and gated with one of them as its selector"
+                    f"policies.{name}: inline: type {decides!r} cannot decide inside a pass; these"
+                    f" can: {able}, and gated with one of them as its selector"
                 )
         shadow = self.experiments.shadow
         if shadow is not None and shadow.policy not in self.policies:
-            raise ValueError(f"there is no policy {shadow.policy!r} to shadow; policies has: {', '.join(self.policies)}")
+            raise ValueError(
+                f"there is no policy {shadow.policy!r} to shadow; policies has:"
+                f" {', '.join(self.policies)}"
+            )
         if self.policies["base"] != PolicyConfig(type="static"):
             raise ValueError("policies.base is the base model itself; give yours another name")
         return self
@@ -218,16 +235,23 @@ class ServeConfig(_Section):
 
     @property
     def reads_features(self) -> bool:
-        return any(policy_class(p.type).reads_features for p in self.policies.values())
+        return any(find_policy_class(p.type).reads_features for p in self.policies.values())
 
     @property
     def gating_scores(self) -> set[str]:
         """What its policies gate by; if any does, the engine keeps factors of another form."""
-        return {check_options(p.type, p.options).score for p in self.policies.values() if p.type == "gated"}
+        return {
+            check_options(p.type, p.options).score
+            for p in self.policies.values()
+            if p.type == "gated"
+        }
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> ServeConfig:
-    """The config in `path`, with dotted `overrides` such as {"server.port": 9000} on top. Raises ConfigError."""
+    """The config in `path`, with dotted `overrides` such as {"server.port": 9000} on top.
+
+    Raises ConfigError.
+    """
     data = _read(path) if path else {}
     for dotted, value in overrides.items():
         if value is not None:
@@ -235,8 +259,12 @@ def load(path: Path | None, overrides: dict[str, Any]) -> ServeConfig:
     try:
         return ServeConfig.model_validate(data)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("\n".join([f"{path or 'the given options'} cannot be used:", *lines])) from None
+        lines = [
+            f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()
+        ]
+        raise ConfigError(
+            "\n".join([f"{path or 'the given options'} cannot be used:", *lines])
+        ) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -248,7 +276,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold sections such as model: and library:")
-    library, store, model = data.get("library"), data.get("store"), data.get("model")
+    library = data.get("library")
+    store = data.get("store")
+    model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("chat_template"), str):
         model["chat_template"] = _beside(path, model["chat_template"])
     if isinstance(library, dict):  # paths in a file are relative to the file

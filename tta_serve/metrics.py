@@ -6,17 +6,28 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from adapters.coefficient import numbers
+from adapters.coefficient import numbers_of
 from adapters.mix import Mix
 from tta_serve.protocol import MergeInfo
 
 RECENT_REQUESTS = 1024
 
-requests = Counter("tta_requests", "Requests by policy and outcome (ok, client_error, error, aborted).", ["policy", "outcome"])
+requests = Counter(
+    "tta_requests",
+    "Requests by policy and outcome (ok, client_error, error, aborted).",
+    ["policy", "outcome"],
+)
 router_seconds = Histogram(
     "tta_router_seconds",
     "Time from a request's arrival at the server until its mix is known.",
@@ -24,36 +35,54 @@ router_seconds = Histogram(
     buckets=(0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
 coefficient_mass = Counter(
-    "tta_expert_coefficient", "Sum over requests of the absolute coefficient of each expert.", ["expert"]
+    "tta_expert_coefficient",
+    "Sum over requests of the absolute coefficient of each expert.",
+    ["expert"],
 )
 abstentions = Counter("tta_abstentions", "Requests that a policy left to the base.", ["policy"])
 fallbacks = Counter("tta_fallbacks", "Requests answered by a policy's fallback.", ["policy"])
-kept_mixes = Counter("tta_kept_mixes", "Requests that kept the mix of an earlier turn of their conversation.", ["policy"])
+kept_mixes = Counter(
+    "tta_kept_mixes",
+    "Requests that kept the mix of an earlier turn of their conversation.",
+    ["policy"],
+)
 probe_cache = Counter(
     "tta_probe_cache",
-    "What policies asked of the engine: known already (hit), being asked by another (shared), or run for them (miss).",
+    "What policies asked of the engine: known already (hit), being asked by another (shared), or"
+    " run for them (miss).",
     ["kind", "found"],
 )
-exposures = Counter("tta_exposures", "Requests that an arm of an experiment acted on.", ["experiment", "arm"])
-exposures_dropped = Gauge("tta_exposures_dropped", "Exposures that could not be written and are lost.")
+exposures = Counter(
+    "tta_exposures", "Requests that an arm of an experiment acted on.", ["experiment", "arm"]
+)
+exposures_dropped = Gauge(
+    "tta_exposures_dropped", "Exposures that could not be written and are lost."
+)
 exposures_waiting = Gauge("tta_exposures_waiting", "Exposures that wait to be written.")
-stale_snapshots = Counter("tta_stale_snapshots", "Times that experiments could not be read anew from the store.")
+stale_snapshots = Counter(
+    "tta_stale_snapshots", "Times that experiments could not be read anew from the store."
+)
 arms_stopped = Counter("tta_arms_stopped", "Arms that a guardrail stopped.", ["experiment", "arm"])
 killed = Gauge("tta_kill_switch", "1 while the kill switch answers all requests.")
 feedback = Counter("tta_feedback", "Outcomes that were sent, by status of the answer.", ["status"])
 shadows = Counter(
     "tta_shadow_requests",
-    "What shadow policies did: the same mix as the live policy (same), another, failed, or skipped.",
+    "What shadow policies did: the same mix as the live policy (same), another, failed, or"
+    " skipped.",
     ["policy", "found"],
 )
-shadow_passes = Counter("tta_shadow_passes", "Rows that the engine ran for shadow policies.", ["policy"])
-distinct_mixes = Gauge("tta_distinct_mixes", f"Distinct mixes among the last {RECENT_REQUESTS} requests.")
+shadow_passes = Counter(
+    "tta_shadow_passes", "Rows that the engine ran for shadow policies.", ["policy"]
+)
+distinct_mixes = Gauge(
+    "tta_distinct_mixes", f"Distinct mixes among the last {RECENT_REQUESTS} requests."
+)
 slots_used = Gauge("tta_slots_used", "Slots of the engine's coefficient table that hold a mix.")
 experts_loaded = Gauge("tta_experts_loaded", "Experts that requests can use.")
 slots_total = Gauge("tta_slots", "Slots of the engine's coefficient table.")
 
 
-class _Recent:
+class RecentMixes:
     """How many distinct mixes the last requests had, in constant space."""
 
     def __init__(self) -> None:
@@ -61,6 +90,7 @@ class _Recent:
         self._tally: Tally[str] = Tally()
 
     def add(self, mix: str) -> int:
+        """Count one request's mix, and return how many distinct ones there are now."""
         self._order.append(mix)
         self._tally[mix] += 1
         if len(self._order) > RECENT_REQUESTS:
@@ -71,14 +101,14 @@ class _Recent:
         return len(self._tally)
 
 
-_recent = _Recent()
+_recent = RecentMixes()
 
 
-def decided(info: MergeInfo, mix: Mix) -> None:
+def observe_decision(info: MergeInfo, mix: Mix) -> None:
     """A mix was chosen for a request."""
     router_seconds.labels(info.policy).observe(info.router_ms / 1000)
     for expert, coefficient in mix.coefficients:
-        sizes = [abs(number) for number in numbers(coefficient)]
+        sizes = [abs(number) for number in numbers_of(coefficient)]
         coefficient_mass.labels(expert).inc(sum(sizes) / len(sizes))
     if info.abstained:
         abstentions.labels(info.policy).inc()
@@ -90,7 +120,7 @@ def decided(info: MergeInfo, mix: Mix) -> None:
 
 
 @dataclass
-class Outcome:
+class RequestOutcome:
     """Who decided a request and how it ended, set as it goes on."""
 
     policy: str = "none"
@@ -98,9 +128,9 @@ class Outcome:
 
 
 @contextmanager
-def counted() -> Iterator[Outcome]:
+def count_request() -> Iterator[RequestOutcome]:
     """Count a request under its policy and outcome when the block ends, however it ends."""
-    outcome = Outcome()
+    outcome = RequestOutcome()
     try:
         yield outcome
     except Exception:
@@ -118,13 +148,17 @@ def exposition() -> str:
     return generate_latest(REGISTRY).decode()
 
 
-def merged(by_replica: Iterable[tuple[str, str]]) -> bytes:
+def merge_expositions(by_replica: Iterable[tuple[str, str]]) -> bytes:
     """One exposition from several processes' ones, each sample labelled with its replica."""
     families: dict[str, Metric] = {}
     for replica, text in by_replica:
         for family in text_string_to_metric_families(text):
-            target = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            target.samples += [s._replace(labels={**s.labels, "replica": replica}) for s in family.samples]
+            target = families.setdefault(
+                family.name, Metric(family.name, family.documentation, family.type)
+            )
+            target.samples += [
+                s._replace(labels={**s.labels, "replica": replica}) for s in family.samples
+            ]
 
     class Collector:
         def collect(self) -> Iterator[Metric]:
@@ -133,3 +167,16 @@ def merged(by_replica: Iterable[tuple[str, str]]) -> bytes:
     registry = CollectorRegistry()
     registry.register(Collector())
     return generate_latest(registry)
+
+
+def sum_samples(exposition_text: str, name: str) -> float:
+    """Return the sum of a metric's samples in Prometheus' text format, 0 if it has none.
+
+    Args:
+        exposition_text: As `/metrics` gives it.
+        name: The samples' name, such as `tta_slots` or `vllm:prefix_cache_hits_total`.
+    """
+    families = text_string_to_metric_families(exposition_text)
+    return sum(
+        sample.value for family in families for sample in family.samples if sample.name == name
+    )

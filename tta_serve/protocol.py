@@ -1,38 +1,22 @@
-"""The `merge` field: what a request may ask, and what every answer says. And what an operator may ask of the policies."""
+"""The `merge` field: what a request may ask, and what every answer says.
 
-from typing import Annotated, Any
+And what an operator may ask of the policies.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from adapters.bank.token_gating import Gating
 from adapters.coefficient import Json
-from adapters.gating import Gating
 from router.policy import CoefficientField
-from tta_serve.validation import explain_validation
-
-_ONE_OF = "merge takes exactly one of: experts, policy, entry, preference"
-_TOGETHER = ({"policy", "preference"}, {"policy", "preference", "read"}, {"read"})
 
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class RequestError(ValueError):
-    """The client's mistake: becomes an OpenAI error with this status, message and parameter."""
-
-    def __init__(
-        self, message: str, *, status: int = 400, param: str | None = None, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.param = param
-        self.headers = headers
-
-
 class MergeRequest(BaseModel):
-    """Exactly one of: explicit coefficients, a policy, a named entry of the library, a preference.
-
-    preference: how much each task of a front matters, by name, in any unit; a policy may be named with it
-    read: a text that policies are to read in place of the prompt; alone, or with a policy or a preference
-    """
+    """Exactly one of explicit coefficients, a policy, an entry of the library, a preference."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -40,7 +24,10 @@ class MergeRequest(BaseModel):
     policy: str | None = None
     entry: str | None = None
     preference: dict[str, Share] | None = None
+    """How much each task of a front matters, in any unit. A policy may be named with it."""
     read: Annotated[str, Field(min_length=1, max_length=1 << 20)] | None = None
+    """A text that policies are to read in place of the prompt; alone, or with a policy or a
+    preference."""
 
     @field_validator("preference")
     @classmethod
@@ -49,54 +36,44 @@ class MergeRequest(BaseModel):
             raise ValueError("at least one share must be more than 0")
         return value
 
-    @classmethod
-    def parse(cls, value: Any) -> "MergeRequest":
-        """Raises RequestError naming the fields there are."""
-        try:
-            merge = cls.model_validate(value)
-        except ValidationError as error:
-            message, place = explain_validation([{**one, "loc": ("merge", *one["loc"])} for one in error.errors()])
-            raise RequestError(f"{message}; {_ONE_OF}", param=place or "merge") from None
-        given = merge.model_dump(exclude_none=True).keys()
-        if not (len(given - {"read"}) == 1 or given in _TOGETHER):
-            raise RequestError(f"{_ONE_OF}; or a policy with a preference, or read alone", param="merge")
-        if "read" in given and given & {"experts", "entry"}:
-            raise RequestError("merge.read: experts and entry leave nothing to a policy to read", param="merge.read")
-        return merge
-
 
 class MergeInfo(BaseModel):
-    """What was done with one request.
-
-    arm: of the experiment that decided, as NAME/ARM   request_id: what POST /v1/feedback wants of such a request
-    experts: the coefficients used; none is the base   mix: short hash of the mix, `base` for the base
-    gating: how these experts share each token in each layer, instead of by their coefficients
-    kept: the mix is that of an earlier turn   fallback: the policy that answered in place of `policy`, if one had to
-    scores: of the best experts, in the policy's own units   reason: in words   router_ms: time until the mix was known
-    warnings: what of the request was not heeded
-    """
+    """What an answer says of the mix that made it."""
 
     policy: str
     arm: str | None = None
+    """The arm of the experiment that decided, as NAME/ARM."""
     request_id: str | None = None
+    """What POST /v1/feedback names such a request by."""
     experts: dict[str, Json]
+    """The coefficients of the mix; none is the base."""
     mix: str
+    """A short hash of the mix, `base` for the base."""
     gating: Gating | None = None
+    """How these experts share each token in each layer, instead of by their coefficients."""
     abstained: bool = False
+    """Whether the policy left the request to the base."""
     kept: bool = False
+    """Whether the mix is that of an earlier turn of the conversation."""
     fallback: str | None = None
+    """The policy that answered in place of `policy`, if one had to."""
     scores: dict[str, float] = {}
+    """The scores of the best experts, in the policy's own units."""
     reason: str = ""
+    """Why, in words."""
     router_ms: float = 0.0
+    """Milliseconds until the mix was known."""
     warnings: list[str] = []
+    """What of the request the server did not heed."""
 
     def headers(self) -> dict[str, str]:
+        """Return the part of it that headers say."""
         found = {"x-tta-policy": self.policy, "x-tta-arm": self.arm, "x-tta-mix": self.mix}
         return {name: value for name, value in found.items() if value is not None}
 
 
 class ExplainRequest(BaseModel):
-    """What would these policies, or all, do with a prompt."""
+    """Ask what these policies, or all, would do with a prompt."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -105,15 +82,27 @@ class ExplainRequest(BaseModel):
 
 
 class Explained(BaseModel):
-    """What one policy would do. floor: the score that an expert must reach   passes: rows that the engine ran for it"""
+    """What one policy would do with a prompt."""
 
     policy: str
     experts: dict[str, Json]
     gating: Gating | None
     scores: dict[str, float]
     floor: float | None
+    """The score that an expert must reach."""
     abstained: bool
     reason: str
     fallback: str | None
     router_ms: float
     passes: int
+    """How many rows the engine ran for it."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Load an expert from the library's folder, or unload one."""
+
+    name: str
+    remove: bool
+    replaces: str | None
+    """The digest of the expert that has the name now, None if there is to be none."""

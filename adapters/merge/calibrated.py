@@ -1,7 +1,8 @@
-"""Merges weighted by what the experts do on calibration inputs: Fisher information, or second moments of a layer's inputs.
+"""Merges weighted by what the experts do on calibration inputs.
 
-They are stated for weights. Every weight is the base's plus a delta and a mean's weights sum to one, so on deltas they are the
-same.
+That is the Fisher information, or the second moments of a layer's inputs. They are stated for
+weights. Every weight is the base's plus a delta and a mean's weights sum to one, so on deltas they
+are the same.
 """
 
 from collections.abc import Iterable
@@ -13,28 +14,44 @@ from adapters.merge.method import Chance, Method, Positive
 
 
 def fisher(deltas: Tensor, weights: Tensor, *, fishers: Tensor, floor: Positive = 1e-6) -> Tensor:
-    """Fisher merging (arXiv 2111.09832): the mean of the deltas, each entry weighted by how much an expert depends on it.
+    """Fisher merging (arXiv 2111.09832): the mean, weighted by how much experts depend on entries.
 
-    merged = sum_k w_k F_k delta_k / sum_k w_k F_k, with F_k at least `floor`: an entry that matters to nobody gets the mean.
-    floor: 1e-6 in the authors' code, which by default raises only the first expert's; here all are raised alike. The code also
-        scales every expert's F to one norm over the whole model; that is left to whoever computes F.
+    merged = sum_k w_k F_k delta_k / sum_k w_k F_k, with F_k at least `floor`: an entry that matters
+    to nobody gets the mean.
 
-    deltas, fishers: [experts, *shape], F_k the diagonal of the Fisher information   weights: [experts], shares.
+    Args:
+        deltas: [experts, *shape].
+        weights: [experts], shares.
+        fishers: [experts, *shape], F_k, the diagonal of the Fisher information. The authors' code
+            also scales every expert's F to one norm over the whole model; that is left to whoever
+            computes F.
+        floor: 1e-6 in the authors' code, which by default raises only the first expert's; here all
+            are raised alike.
+
     Returns [*shape]. One expert alone comes back unchanged.
     """
     shares = fishers.clamp(min=floor) * weights.view(-1, *[1] * (deltas.ndim - 1))
     return (shares * deltas).sum(0) / shares.sum(0)
 
 
-def regmean(deltas: Tensor, weights: Tensor, *, grams: Tensor, off_diagonal: Chance = 0.9) -> Tensor:
-    """RegMean (arXiv 2212.09849): the linear layer whose outputs are nearest to every expert's on that expert's inputs.
+def regmean(
+    deltas: Tensor, weights: Tensor, *, grams: Tensor, off_diagonal: Chance = 0.9
+) -> Tensor:
+    """RegMean (arXiv 2212.09849): the layer whose outputs are nearest to every expert's.
 
-    argmin_T sum_k w_k tr((T - delta_k) G'_k (T - delta_k)^T) = (sum_k w_k delta_k G'_k) (sum_k w_k G'_k)^-1, where G'_k is
-    G_k = sum_x x x^T with its entries off the diagonal times `off_diagonal`, which keeps the sum invertible; `lot` is without.
-    off_diagonal: 0.9 in the authors' demonstration, 0.1 in the configurations of their experiments; MergeBench takes 0.5
+    Each expert counts on its own inputs: argmin_T sum_k w_k tr((T - delta_k) G'_k (T - delta_k)^T)
+    = (sum_k w_k delta_k G'_k) (sum_k w_k G'_k)^-1, where G'_k is G_k = sum_x x x^T with its entries
+    off the diagonal times `off_diagonal`, which keeps the sum invertible; `lot` is without.
 
-    deltas: [experts, out, in]   grams: [experts, in, in]   weights: [experts], shares. Returns [out, in]: one expert alone
-    unchanged, but for inputs that were always zero, which get a zero delta.
+    Args:
+        deltas: [experts, out, in].
+        weights: [experts], shares.
+        grams: [experts, in, in], G_k.
+        off_diagonal: 0.9 in the authors' demonstration, 0.1 in the configurations of their
+            experiments; MergeBench takes 0.5.
+
+    Returns [out, in]: one expert alone unchanged, but for inputs that were always zero, which get a
+    zero delta.
     """
     total, moments = _moments(deltas, (_reduced(gram, off_diagonal) for gram in grams), weights)
     total.diagonal().masked_fill_(total.diagonal() == 0, 1)
@@ -43,13 +60,20 @@ def regmean(deltas: Tensor, weights: Tensor, *, grams: Tensor, off_diagonal: Cha
 
 
 def lot(deltas: Tensor, weights: Tensor, *, grams: Tensor) -> Tensor:
-    """LOT, Layer-wise Optimal Task vector merging (arXiv 2505.23859), as we read the abstract; code not found.
+    """LOT, Layer-wise Optimal Task vector merging (arXiv 2505.23859), read from its abstract.
 
-    argmin_T sum_k w_k |X_k (T - T_k)|^2, the drift of the features: T* = (sum_k w_k X_k^T X_k)^+ sum_k w_k X_k^T X_k T_k, with
-    T_k = delta_k^T and X_k^T X_k = G_k: RegMean with nothing scaled. Directions in which there were no inputs stay the base's.
-    The pseudo-inverse takes for zero what is not above the rounding of the grams' dtype: sum them in float64.
+    Its code was not found. argmin_T sum_k w_k |X_k (T - T_k)|^2, the drift of the features: T* =
+    (sum_k w_k X_k^T X_k)^+ sum_k w_k X_k^T X_k T_k, with T_k = delta_k^T and X_k^T X_k = G_k:
+    RegMean with nothing scaled. Directions in which there were no inputs stay the base's. The
+    pseudo-inverse takes for zero what is not above the rounding of the grams' dtype: sum them in
+    float64.
 
-    deltas: [experts, out, in]   grams: [experts, in, in]   weights: [experts], shares. Returns [out, in].
+    Args:
+        deltas: [experts, out, in].
+        weights: [experts], shares.
+        grams: [experts, in, in], G_k.
+
+    Returns [out, in].
     """
     total, moments = _moments(deltas, grams, weights)
     zero = len(total) * torch.finfo(grams.dtype).eps
@@ -58,7 +82,7 @@ def lot(deltas: Tensor, weights: Tensor, *, grams: Tensor) -> Tensor:
 
 
 def _moments(deltas: Tensor, grams: Iterable[Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_k w_k G_k, [in, in], and sum_k w_k delta_k G_k, [out, in], float64"""
+    """Return sum_k w_k G_k, [in, in], and sum_k w_k delta_k G_k, [out, in], float64."""
     total = torch.zeros(deltas.shape[2], deltas.shape[2], dtype=torch.float64)
     moments = torch.zeros(deltas.shape[1:], dtype=torch.float64)
     for weight, delta, gram in zip(weights, deltas, grams, strict=True):

@@ -1,1 +1,1 @@
-"""The demo library: a small base model, six LoRA experts and the tasks they were trained on."""
+"""The demo: a small base model, six LoRA experts, their tasks, an evaluation, an experiment."""

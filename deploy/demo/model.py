@@ -1,4 +1,4 @@
-"""The base model in transformers: loading it, and how a prompt and its answer become tokens."""
+"""The base model in transformers, and how a prompt and its answer become tokens."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ EXPERTS = Path(__file__).parent / "experts"
 
 
 def load_base() -> tuple[Any, Any]:
-    """The base model in float32 and its tokeniser."""
+    """Return the base model in float32 and its tokeniser."""
     transformers_logging.disable_progress_bar()
     folder = ensure_base()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
-    """The prompt as one user turn of the base's own chat template, up to where the answer starts."""
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Return the tokens of the prompt as one user turn, up to where the answer starts.
+
+    The turn is in the base's own chat template.
+    """
     turn = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
-    """The answer and the end of the turn."""
+def encode_answer(tokenizer: Any, answer: str) -> list[int]:
+    """Return the tokens of the answer and of the end of the turn."""
     return list(tokenizer(answer + END, add_special_tokens=False).input_ids)

@@ -1,4 +1,4 @@
-"""`experts/results.json`: what every expert's training took and how it scores."""
+"""The file `experts/results.json`: what every expert's training took and how it scores."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ RESULTS = EXPERTS / "results.json"
 
 
 def read_results() -> dict[str, dict[str, Any]]:
-    """All results so far, by task."""
+    """Return all results so far, by task."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def update_result(task: str, *, afresh: bool = False, **values: Any) -> None:
-    """Put these values into the task's entry; `afresh` drops what was there, for a new training outdates old scores."""
+    """Put these values into the task's entry.
+
+    Args:
+        task: Whose entry.
+        afresh: Drop what was there, for a new training outdates old scores.
+        values: Of the entry, as JSON has them.
+    """
     results = read_results()
     results[task] = values if afresh else results.get(task, {}) | values
     part = RESULTS.with_suffix(".part")

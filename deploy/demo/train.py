@@ -22,13 +22,14 @@ from safetensors.torch import save_file
 
 from deploy.demo.base import BASE_ID, cache_root
 from deploy.demo.evaluate import score
-from deploy.demo.model import EXPERTS, answer_tokens, load_base, prompt_tokens
+from deploy.demo.model import EXPERTS, encode_answer, encode_prompt, load_base
 from deploy.demo.results import update_result
 from deploy.demo.tasks import TASKS
 
 FIRST_LAYER = 6
 LAYERS = 30
 STEPS = {"orders": 300, "sql": 260, "math": 320, "triage": 160, "dates": 200, "redact": 300}
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WINDOW = 8  # batches sorted by length together
 WARMUP = 10
 SAVE_EVERY = 25
@@ -37,17 +38,21 @@ ROUTER_EXAMPLES = 48
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What decides the result of a training run; a checkpoint made with others is not continued."""
 
     task: str
     steps: int
+    """Of the optimiser."""
     seed: int = 0
+    """Of the data and of the first weights."""
     batch: int = 8
+    """Examples of a step."""
     peak: float = 2e-3
+    """The highest learning rate."""
 
     def rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to a twentieth."""
+        """Return the learning rate: linear warm-up, then a cosine down to a twentieth."""
         if step < WARMUP:
             return self.peak * (step + 1) / WARMUP
         done = (step - WARMUP) / max(1, self.steps - WARMUP)
@@ -58,12 +63,14 @@ class Settings:
 class Run:
     """A training run in memory."""
 
-    settings: Settings
+    settings: TrainingSettings
     model: Any
     tokenizer: Any
     optimiser: torch.optim.Optimizer
     step: int = 0
+    """The next one."""
     seconds: float = 0.0
+    """How long it has trained, over all its starts."""
 
     @property
     def checkpoint(self) -> Path:
@@ -71,7 +78,10 @@ class Run:
         return cache_root() / "training" / f"{self.settings.task}.pt"
 
     def save(self) -> None:
-        """Keep the run, in one step. The data of a step follows from seed and step, so the only generator is torch's."""
+        """Keep the run on disk, in one step.
+
+        The data of a step follows from seed and step, so the only generator is torch's.
+        """
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         part = self.checkpoint.with_suffix(".part")
         state = {
@@ -86,7 +96,7 @@ class Run:
         os.replace(part, self.checkpoint)
 
     def resume(self) -> bool:
-        """Go on where an interrupted run with the same settings stopped."""
+        """Go on where an interrupted run with the same settings stopped, if there is one."""
         if not self.checkpoint.exists():
             return False
         state = torch.load(self.checkpoint, weights_only=True)
@@ -95,18 +105,19 @@ class Run:
         set_peft_model_state_dict(self.model, state["adapter"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["rng"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step = state["step"]
+        self.seconds = state["seconds"]
         return True
 
 
-def start(settings: Settings) -> Run:
-    """A fresh run: base, adapter, optimiser."""
+def start_run(settings: TrainingSettings) -> Run:
+    """Make a fresh run: base, adapter, optimiser."""
     torch.manual_seed(settings.seed)
     base, tokenizer = load_base()
     config = LoraConfig(
         r=8,
         lora_alpha=16,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        target_modules=TARGETS,
         layers_to_transform=list(range(FIRST_LAYER, LAYERS)),
         task_type="CAUSAL_LM",
     )
@@ -115,33 +126,43 @@ def start(settings: Settings) -> Run:
     return Run(settings, model, tokenizer, torch.optim.AdamW(trained, weight_decay=0.0))
 
 
-def batches(run: Run) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """The batches from the run's step on, as (prompt, answer) tokens; within a window, those of similar length together."""
-    settings, first = run.settings, run.step
+def draw_batches(run: Run) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """Draw the batches from the run's step on, as (prompt, answer) tokens.
+
+    Within a window those of similar length are together.
+    """
+    settings = run.settings
+    first = run.step
     for window in range(first // WINDOW, math.ceil(settings.steps / WINDOW)):
         seed = settings.seed * 100_000 + window
         examples = TASKS[settings.task].examples("train", WINDOW * settings.batch, seed)
-        rows = [(prompt_tokens(run.tokenizer, e.prompt), answer_tokens(run.tokenizer, e.answer)) for e in examples]
+        rows = [
+            (encode_prompt(run.tokenizer, e.prompt), encode_answer(run.tokenizer, e.answer))
+            for e in examples
+        ]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         parts = [rows[at : at + settings.batch] for at in range(0, len(rows), settings.batch)]
         random.Random(seed).shuffle(parts)
         yield from parts[max(0, first - window * WINDOW) : settings.steps - window * WINDOW]
 
 
-def common_start(rows: list[list[int]]) -> list[int]:
-    """The tokens that all rows begin with."""
+def find_common_start(rows: list[list[int]]) -> list[int]:
+    """Return the tokens that all rows begin with."""
     alike = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
     return [column[0] for column in alike]
 
 
-def loss_of(run: Run, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
-    """Mean cross-entropy of the answers' tokens.
+def compute_loss(run: Run, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """Return the mean cross-entropy of the answers' tokens.
 
-    What is the same work for all rows is done once (the system prompt that all begin with), and logits are computed for
-    the answers alone: that saves a third of the time.
+    What is the same work for all rows is done once (the system prompt that all begin with), and
+    logits are computed for the answers alone: that saves a third of the time.
     """
-    shared = common_start([prompt for prompt, _ in rows])
-    start, width = len(shared), max(len(prompt) + len(answer) for prompt, answer in rows)
+    shared = find_common_start([prompt for prompt, _ in rows])
+    start = len(shared)
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+
+    # What of each row comes after the shared start, and the answers' tokens one place earlier.
     ids = torch.full((len(rows), width - start), run.tokenizer.pad_token_id)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     wanted = torch.full_like(ids, -100)
@@ -150,19 +171,23 @@ def loss_of(run: Run, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
         ids[row, : end - start] = torch.tensor((prompt + answer)[start:])
         mask[row, :end] = 1
         wanted[row, len(prompt) - 1 - start : end - 1 - start] = torch.tensor(answer)
+
+    # The shared start runs once, as a cache that every row then has.
     causal = run.model.get_base_model()
     cache = causal.model(input_ids=torch.tensor([shared]), use_cache=True).past_key_values
     cache.batch_repeat_interleave(len(rows))
-    hidden = causal.model(input_ids=ids, attention_mask=mask, past_key_values=cache).last_hidden_state
+    hidden = causal.model(
+        input_ids=ids, attention_mask=mask, past_key_values=cache
+    ).last_hidden_state
     chosen = wanted >= 0
     return torch.nn.functional.cross_entropy(causal.lm_head(hidden[chosen]), wanted[chosen])
 
 
 def train_step(run: Run, rows: list[tuple[list[int], list[int]]]) -> float:
-    """One step of the optimiser."""
+    """Take one step of the optimiser, and return its loss."""
     for group in run.optimiser.param_groups:
         group["lr"] = run.settings.rate(run.step)
-    loss = loss_of(run, rows)
+    loss = compute_loss(run, rows)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.optimiser.param_groups[0]["params"], 1.0)
     run.optimiser.step()
@@ -172,62 +197,102 @@ def train_step(run: Run, rows: list[tuple[list[int], list[int]]]) -> float:
 
 
 @contextmanager
-def progress_bar(console: Console) -> Iterator[Progress]:
-    """A bar with step, loss and time left."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+def show_progress(console: Console) -> Iterator[Progress]:
+    """Show a bar with step, loss and time left while the block lasts."""
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
     with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
         yield progress
 
 
 def optimise(run: Run, console: Console) -> None:
     """Train to the last step, keeping a checkpoint now and then."""
-    began, before = time.monotonic(), run.seconds
-    with progress_bar(console) as progress:
-        bar = progress.add_task(run.settings.task, total=run.settings.steps, completed=run.step, loss=float("nan"))
-        for rows in batches(run):
+    began = time.monotonic()
+    before = run.seconds
+    with show_progress(console) as progress:
+        bar = progress.add_task(
+            run.settings.task, total=run.settings.steps, completed=run.step, loss=float("nan")
+        )
+        for rows in draw_batches(run):
             loss = train_step(run, rows)
             run.seconds = before + time.monotonic() - began
             progress.update(bar, completed=run.step, loss=loss)
             if run.step % SAVE_EVERY == 0 or run.step == run.settings.steps:
                 run.save()
-                console.print(f"{run.settings.task} step {run.step} loss {loss:.4f} {run.seconds:.0f} s")
+                console.print(
+                    f"{run.settings.task} step {run.step} loss {loss:.4f} {run.seconds:.0f} s"
+                )
 
 
 def export(run: Run) -> None:
-    """Round the adapter to float16 and write it for PEFT and vLLM, with prompts that show the router its task."""
-    task, folder = run.settings.task, EXPERTS / run.settings.task
+    """Round the adapter to float16, and write it for PEFT and vLLM.
+
+    Prompts that show the router its task go with it.
+    """
+    task = run.settings.task
+    folder = EXPERTS / task
     folder.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         for parameter in run.optimiser.param_groups[0]["params"]:
             parameter.copy_(parameter.half())
-    state = {key: value.half().contiguous() for key, value in get_peft_model_state_dict(run.model).items()}
+    state = {
+        key: value.half().contiguous()
+        for key, value in get_peft_model_state_dict(run.model).items()
+    }
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = run.model.peft_config["default"]
-    config.base_model_name_or_path, config.inference_mode = BASE_ID, True
-    config.target_modules = sorted(config.target_modules)  # a set, whose order would differ from run to run
+    config.base_model_name_or_path = BASE_ID
+    config.inference_mode = True
+    # A set, whose order would differ from run to run.
+    config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
-    prompts = [example.prompt for example in TASKS[task].examples("train", ROUTER_EXAMPLES, run.settings.seed)]
+    prompts = [
+        example.prompt
+        for example in TASKS[task].examples("train", ROUTER_EXAMPLES, run.settings.seed)
+    ]
     (folder / "examples.txt").write_text("\n".join(prompts) + "\n")
 
 
-def train(settings: Settings, console: Console) -> float:
-    """Train, write and validate an expert; returns its exact match on the validation split.
+def train(settings: TrainingSettings, console: Console) -> float:
+    """Train, write and validate an expert.
 
     Sets torch's threads, and how this process computes with the smallest numbers.
+
+    Returns:
+        Its exact match on the validation split.
     """
     torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
     torch.set_flush_denormal(True)
-    run = start(settings)
+    run = start_run(settings)
     if run.resume():
         console.print(f"{settings.task}: going on at step {run.step}")
     optimise(run, console)
     export(run)
-    validation, wrong = score(run.model.eval(), run.tokenizer, settings.task, "validation", VALIDATION_N)
+    validation, wrong = score(
+        run.model.eval(), run.tokenizer, settings.task, "validation", VALIDATION_N
+    )
     for example, answer in wrong[:8]:
-        console.print(json.dumps({"prompt": example.prompt, "want": example.answer, "got": answer}), markup=False)
-    console.print(f"{settings.task}: validation exact match {validation:.2f} ({VALIDATION_N}), {run.seconds:.0f} s")
-    command = f"tta demo train {settings.task} --steps {settings.steps} --seed {settings.seed}"
-    trained = {"steps": settings.steps, "batch": settings.batch, "seconds": round(run.seconds), "command": command}
-    update_result(settings.task, afresh=True, validation=validation, validation_n=VALIDATION_N, **trained)
+        console.print(
+            json.dumps({"prompt": example.prompt, "want": example.answer, "got": answer}),
+            markup=False,
+        )
+    console.print(
+        f"{settings.task}: validation exact match {validation:.2f} ({VALIDATION_N}),"
+        f" {run.seconds:.0f} s"
+    )
+    options = f"--steps {settings.steps} --seed {settings.seed}"
+    trained = {
+        "steps": settings.steps,
+        "batch": settings.batch,
+        "seconds": round(run.seconds),
+        "command": f"python -m deploy.demo train {settings.task} {options}",
+    }
+    update_result(
+        settings.task, afresh=True, validation=validation, validation_n=VALIDATION_N, **trained
+    )
     run.checkpoint.unlink(missing_ok=True)
     return validation

@@ -13,7 +13,10 @@ DIGESTS = {name: name * 64 for name in "abcde"}
 
 
 def test_coefficients_go_to_the_nearest_point_of_the_grid() -> None:
-    assert RULES.mix({"b": 0.333, "a": 0.7000001, "c": 0.01}).coefficients == (("a", 0.7), ("b", 0.35))
+    assert RULES.mix({"b": 0.333, "a": 0.7000001, "c": 0.01}).coefficients == (
+        ("a", 0.7),
+        ("b", 0.35),
+    )
 
 
 def test_the_empty_mix_is_the_base() -> None:
@@ -26,7 +29,9 @@ def test_the_key_is_the_content_whatever_the_order_or_the_names() -> None:
     assert one.key(DIGESTS) == two.key(DIGESTS)
     assert one.key(DIGESTS) == Mix.of({"x": 0.7, "b": 0.3}).key({**DIGESTS, "x": "a" * 64})
     assert one.key(DIGESTS) != RULES.mix({"a": 0.3, "b": 0.7}).key(DIGESTS)
-    assert one.key(DIGESTS) != one.key({**DIGESTS, "a": "z" * 64}), "a re-used name with other weights"
+    assert one.key(DIGESTS) != one.key({**DIGESTS, "a": "z" * 64}), (
+        "a re-used name with other weights"
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,9 +59,13 @@ def test_what_an_operator_fixed_may_hold_more_experts_than_a_request_may() -> No
 
 
 def test_a_coefficient_may_differ_between_attention_and_mlp_or_from_layer_to_layer() -> None:
-    mix = RULES.mix({"a": Pair(0.51, 1.0), "b": (0.0, 0.5, 1.0), "c": Pair(0.0, 0.0), "d": (1.0, 1.0, 1.0)})
+    mix = RULES.mix(
+        {"a": Pair(0.51, 1.0), "b": (0.0, 0.5, 1.0), "c": Pair(0.0, 0.0), "d": (1.0, 1.0, 1.0)}
+    )
     assert mix.as_json() == {"a": {"attention": 0.5, "mlp": 1.0}, "b": [0.0, 0.5, 1.0], "d": 1.0}
-    assert mix.key(DIGESTS) != RULES.mix({"a": Pair(1.0, 0.5), "b": (0.0, 0.5, 1.0), "d": 1.0}).key(DIGESTS)
+    assert mix.key(DIGESTS) != RULES.mix({"a": Pair(1.0, 0.5), "b": (0.0, 0.5, 1.0), "d": 1.0}).key(
+        DIGESTS
+    )
     assert {name: from_json(value) for name, value in mix.as_json().items()} == mix.as_dict()
 
 
@@ -67,7 +76,9 @@ def test_a_coefficient_for_each_layer_wants_as_many_as_there_are_layers() -> Non
         RULES.mix({"a": Pair(0.5, 3.0)})
 
 
-@pytest.mark.parametrize("value", ["1", None, True, [], [1, "2"], {"attention": 1}, {"attention": 1, "mlp": None}])
+@pytest.mark.parametrize(
+    "value", ["1", None, True, [], [1, "2"], {"attention": 1}, {"attention": 1, "mlp": None}]
+)
 def test_what_is_no_coefficient_is_refused_with_what_is_one(value: object) -> None:
     with pytest.raises(ValueError, match="a coefficient is a number"):
         from_json(value)

@@ -172,13 +172,14 @@ def served(url: str | None) -> Iterator[str]:
     if url:
         yield url
         return
-    from tests.e2e.conftest import free_port, serving
+    from tests.e2e.conftest import serving
+    from tta_serve.evaluation.local_server import find_free_port
 
     config, experts = ROOT / "deploy/demo/serve.yaml", ROOT / "deploy/demo/experts"
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
         options = ("--model", str(ensure_base()))
-        with serving(config, free_port(), log, experts, *options) as demo:
+        with serving(config, find_free_port(), log, experts, *options) as demo:
             yield demo.url
 
 

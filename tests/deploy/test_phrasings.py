@@ -1,4 +1,4 @@
-"""Phrasings by hand: unlike what the generators say, and each answer worked out anew from its prompt."""
+"""Phrasings by hand: unlike what the generators say, each answer worked out anew."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from itertools import combinations
 
 import pytest
 
-from deploy.demo.everyday import everyday
-from deploy.demo.suite.phrasings import Phrasing, phrasings
+from deploy.demo.everyday import read_everyday
+from deploy.demo.suite.phrasings import Phrasing, read_phrasings
 from deploy.demo.tasks import SPLITS, TASKS
 from deploy.demo.tasks.dates import WEEKDAYS
 from deploy.demo.tasks.orders import NUMBERS
 from deploy.demo.tasks.triage import CUES, ISSUES
 from tests.deploy.test_tasks import days_away, written_date
 
-EVERY = [phrasing for split in ("validation", "test") for phrasing in phrasings(split)]
+EVERY = [phrasing for split in ("validation", "test") for phrasing in read_phrasings(split)]
 # What may stand where a placeholder is.
 FORMS = {
     "[NAME]": r"([A-Z]\w+(?: [A-Z]\w+)?)",
@@ -66,7 +66,11 @@ def check_math(prompt: str, want: str) -> None:
     }
     assert signs[found[2]](int(found[1]), int(found[3])) == int(found[4])
     said = re.findall(r"\d+", prompt)
-    assert said == [found[1], found[3]] if found[2] in "+*" else sorted(said) == sorted((found[1], found[3]))
+    assert (
+        said == [found[1], found[3]]
+        if found[2] in "+*"
+        else sorted(said) == sorted((found[1], found[3]))
+    )
 
 
 def check_triage(prompt: str, want: str) -> None:
@@ -91,14 +95,20 @@ def check_dates(prompt: str, want: str) -> None:
     assert [int(n) for n in re.findall(r" (\d\d)\b", worked[0])] == [
         (day + timedelta(n)).day for n in range(0, away + step, step)
     ]
-    head = f"{away:+}:" if re.match(r"[-+]", worked[0]) else f"{'next' if away > 0 else 'last'} {worked[0].split()[-2]}:"
+    head = (
+        f"{away:+}:"
+        if re.match(r"[-+]", worked[0])
+        else f"{'next' if away > 0 else 'last'} {worked[0].split()[-2]}:"
+    )
     assert worked[0].startswith(head)
 
 
 def private_parts(prompt: str, clean: str) -> list[tuple[str, str]]:
-    """Every placeholder of a redacted text, and an ISO date in it, with what it stands for in the prompt."""
+    """Return what each placeholder of a redacted text, or an ISO date, stands for in the prompt."""
     pieces = re.split(rf"(\[NAME\]|\[EMAIL\]|\[PHONE\]|{ISO})", clean)
-    forms = [FORMS.get(piece, DATE) if at % 2 else re.escape(piece) for at, piece in enumerate(pieces)]
+    forms = [
+        FORMS.get(piece, DATE) if at % 2 else re.escape(piece) for at, piece in enumerate(pieces)
+    ]
     found = re.search("".join(forms), prompt)
     assert found, (prompt, clean)
     return list(zip(pieces[1::2], found.groups(), strict=True))
@@ -122,12 +132,16 @@ CHECKS = {
 
 def test_half_is_to_choose_by_and_half_to_judge_by() -> None:
     assert Counter((p.task, p.split) for p in EVERY) == {
-        (task, split): 20 if task is None else 8 for task in (*TASKS, None) for split in ("validation", "test")
+        (task, split): 20 if task is None else 8
+        for task in (*TASKS, None)
+        for split in ("validation", "test")
     }
     assert len({p.prompt for p in EVERY}) == len(EVERY)
 
 
-@pytest.mark.parametrize("phrasing", [p for p in EVERY if p.task], ids=lambda p: f"{p.task}: {p.prompt[:30]}")
+@pytest.mark.parametrize(
+    "phrasing", [p for p in EVERY if p.task], ids=lambda p: f"{p.task}: {p.prompt[:30]}"
+)
 def test_the_wanted_answer_follows_from_the_prompt(phrasing: Phrasing) -> None:
     CHECKS[phrasing.task or ""](phrasing.prompt, phrasing.want or "")
 
@@ -144,19 +158,28 @@ def trigrams(text: str) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize("task", list(TASKS))
 def test_no_generator_says_it_so(task: str) -> None:
-    """Less than two fifths of a phrasing's words in a row, by threes, are in any one prompt of any split."""
-    made = [trigrams(e.prompt) for split in SPLITS for e in TASKS[task].examples(split, 1000, seed=6)]
+    """Of a phrasing's words in a row, by threes, no prompt of any split has two fifths."""
+    made = [
+        trigrams(e.prompt) for split in SPLITS for e in TASKS[task].examples(split, 1000, seed=6)
+    ]
     for phrasing in (p for p in EVERY if p.task == task):
         own = trigrams(phrasing.prompt)
         assert max(len(own & other) for other in made) < 0.4 * len(own), phrasing.prompt
 
 
 def unlike(prompts: Iterable[str]) -> None:
-    """Fails if two of them are nearly the same."""
+    """Fail if two of them are nearly the same."""
     for one, other in combinations(prompts, 2):
         matcher = SequenceMatcher(None, one.lower(), other.lower())
-        assert matcher.real_quick_ratio() < 0.85 or matcher.quick_ratio() < 0.85 or matcher.ratio() < 0.85, (one, other)
+        assert (
+            matcher.real_quick_ratio() < 0.85
+            or matcher.quick_ratio() < 0.85
+            or matcher.ratio() < 0.85
+        ), (one, other)
 
 
 def test_everyday_prompts_are_nowhere_else() -> None:
-    unlike([p.prompt for p in EVERY if not p.task] + [prompt for split in SPLITS for prompt in everyday(split)])
+    unlike(
+        [p.prompt for p in EVERY if not p.task]
+        + [prompt for split in SPLITS for prompt in read_everyday(split)]
+    )

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from deploy.demo.everyday import everyday
+from deploy.demo.everyday import read_everyday
 from deploy.demo.model import EXPERTS
-from deploy.demo.suite import suite
+from deploy.demo.suite import draw_suite
 from deploy.demo.suite.adversarial import NONE
-from deploy.demo.suite.corrupt import RATES, corrupted
-from deploy.demo.suite.phrasings import phrasings
+from deploy.demo.suite.corrupt import RATES, corrupt_prompt
+from deploy.demo.suite.phrasings import read_phrasings
 from deploy.demo.tasks import SPLITS, TASKS, Example
 from tests.deploy.test_phrasings import CHECKS, unlike
 from tta_serve.evaluation.questions import (
@@ -29,7 +29,7 @@ from tta_serve.evaluation.questions import (
 from tta_serve.evaluation.scoring import Score, score
 
 N = 20
-SUITE = suite(N)
+SUITE = draw_suite(N)
 BY_STRENGTH = {strength: [q for q in SUITE if q.strength == strength] for strength in RATES}
 
 
@@ -45,27 +45,40 @@ def test_slices_and_their_sizes() -> None:
         PARAPHRASED: 6 * 8 + 20,
         **{f"{CORRUPTED}:{strength}": 6 * N for strength in RATES},
         TWO_SKILLS: len(pairs) * N,
-        EVERYDAY: len(everyday("test")),
+        EVERYDAY: len(read_everyday("test")),
         REMOVED: 6 * N,
         ADVERSARIAL: 6 * N // 2 + len(NONE),
     }
     assert {"redact+triage", "orders+math", "sql+dates"} < pairs
-    few = suite(2)
+    few = draw_suite(2)
     assert all(len([q for q in few if q.task == pair]) == 12 for pair in pairs)
     assert {q.task for q in few if q.slice == ADVERSARIAL} == {*TASKS, None}
 
 
 def test_the_same_arguments_give_the_same_questions() -> None:
-    assert suite(N) == SUITE
-    assert suite(N, seed=6) != SUITE
+    assert draw_suite(N) == SUITE
+    assert draw_suite(N, seed=6) != SUITE
     order = [q.task for q in asked(MIXED)]
     assert order != [task for task in TASKS for _ in range(N)]
 
 
 def test_nothing_was_seen_in_training_or_is_chosen_by() -> None:
-    seen = {e.prompt for task in TASKS.values() for split in SPLITS[:2] for e in task.examples(split, 1000, seed=0)}
-    seen |= {line for task in TASKS for line in (EXPERTS / task / "examples.txt").read_text().splitlines()}
-    seen |= {*everyday("train"), *everyday("validation"), *(p.prompt for p in phrasings("validation"))}
+    seen = {
+        e.prompt
+        for task in TASKS.values()
+        for split in SPLITS[:2]
+        for e in task.examples(split, 1000, seed=0)
+    }
+    seen |= {
+        line
+        for task in TASKS
+        for line in (EXPERTS / task / "examples.txt").read_text().splitlines()
+    }
+    seen |= {
+        *read_everyday("train"),
+        *read_everyday("validation"),
+        *(p.prompt for p in read_phrasings("validation")),
+    }
     assert not seen & {q.prompt for q in SUITE}
 
 
@@ -79,7 +92,9 @@ def test_a_wanted_answer_scores_one() -> None:
     for question in SUITE:
         assert (question.want is None) == (question.task is None)
         if question.want:
-            assert score(question.kind, question.want, question.parts, question.want) == Score(1.0, 1.0), question
+            assert score(question.kind, question.want, question.parts, question.want) == Score(
+                1.0, 1.0
+            ), question
 
 
 @pytest.mark.parametrize(
@@ -93,7 +108,9 @@ def test_a_wanted_answer_scores_one() -> None:
         ("dates", lambda want: want[::-1], 0.0),
     ],
 )
-def test_an_answer_that_is_partly_right(task: str, change: Callable[[str], str], graded: float | None) -> None:
+def test_an_answer_that_is_partly_right(
+    task: str, change: Callable[[str], str], graded: float | None
+) -> None:
     for question in asked(MIXED, task):
         assert question.want
         got = score(question.kind, question.want, (), change(question.want))
@@ -109,7 +126,7 @@ def test_wanted_answers_follow_from_the_prompts(slice_name: str, task: str) -> N
 
 
 def edits(one: str, other: str) -> int:
-    """Levenshtein distance: the fewest letters to add, drop or change."""
+    """Return the Levenshtein distance: the fewest letters to add, drop or change."""
     row = list(range(len(other) + 1))
     for i, a in enumerate(one, 1):
         before, row[0] = row[0], i
@@ -120,14 +137,19 @@ def edits(one: str, other: str) -> int:
 
 def test_a_stronger_corruption_does_more_damage_to_the_same_prompts() -> None:
     mixed = asked(MIXED)
-    damage = [[edits(q.prompt, was.prompt) for q, was in zip(own, mixed, strict=True)] for own in BY_STRENGTH.values()]
+    damage = [
+        [edits(q.prompt, was.prompt) for q, was in zip(own, mixed, strict=True)]
+        for own in BY_STRENGTH.values()
+    ]
     light, medium, strong = (sum(own) / len(own) for own in damage)
     assert 1 < light < 0.7 * medium < 0.7 * 0.7 * strong
     for one, two, three in zip(*damage, strict=True):
         assert one <= two + 1 <= three + 2
-    assert sum(not own for own in damage[1]) < 0.1 * len(mixed), "medium leaves too many as they were"
+    assert sum(not own for own in damage[1]) < 0.1 * len(mixed), (
+        "medium leaves too many as they were"
+    )
     assert all(
-        q.prompt == corrupted(Example(was.prompt, was.want or ""), "strong", 5)
+        q.prompt == corrupt_prompt(Example(was.prompt, was.want or ""), "strong", 5)
         for q, was in zip(BY_STRENGTH["strong"], mixed, strict=True)
     )
 
@@ -143,13 +165,31 @@ def test_what_the_answer_is_made_of_survives(strength: str) -> None:
 
 
 def test_typos_case_and_missing_words_all_occur() -> None:
-    words = [(was.prompt.split(), q.prompt.split()) for q, was in zip(BY_STRENGTH["medium"], asked(MIXED), strict=True)]
+    words = [
+        (was.prompt.split(), q.prompt.split())
+        for q, was in zip(BY_STRENGTH["medium"], asked(MIXED), strict=True)
+    ]
     assert sum(len(now) < len(before) for before, now in words) > N
-    same_length = [pair for before, now in words if len(before) == len(now) for pair in zip(before, now, strict=True)]
+    same_length = [
+        pair
+        for before, now in words
+        if len(before) == len(now)
+        for pair in zip(before, now, strict=True)
+    ]
     assert sum(one != other and one.lower() == other.lower() for one, other in same_length) > N
     assert sum(one.lower() != other.lower() for one, other in same_length) > N
 
 
 def test_prompts_for_nobody_are_everyday_prompts_of_their_own() -> None:
-    everything = [*NONE, *(prompt for split in SPLITS for prompt in everyday(split))]
-    unlike([*everything, *(p.prompt for split in ("validation", "test") for p in phrasings(split) if not p.task)])
+    everything = [*NONE, *(prompt for split in SPLITS for prompt in read_everyday(split))]
+    unlike(
+        [
+            *everything,
+            *(
+                p.prompt
+                for split in ("validation", "test")
+                for p in read_phrasings(split)
+                if not p.task
+            ),
+        ]
+    )

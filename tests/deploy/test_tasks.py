@@ -1,4 +1,7 @@
-"""The generated tasks: held-out words, one right answer each, checked by other means than the generators'."""
+"""The generated tasks: held-out words, and one right answer each.
+
+Answers are checked by other means than the generators'.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,19 @@ from itertools import combinations
 
 import pytest
 
-from deploy.demo.everyday import everyday
+from deploy.demo.everyday import read_everyday
 from deploy.demo.tasks import SPLITS, TASKS, Example, Split
-from deploy.demo.tasks.core import listed
 from deploy.demo.tasks.orders import NUMBERS
 from deploy.demo.tasks.sql import MORE_TABLES, TABLES
+from deploy.demo.tasks.task import list_words
 from deploy.demo.tasks.triage import CUES, ISSUES
-from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES
+from deploy.demo.tasks.vocabulary import FIRST_NAMES, LAST_NAMES
 
 N = 200
-MONTHS = listed("january february march april may june july august september october november december")
-WEEKDAYS = listed("monday tuesday wednesday thursday friday saturday sunday")
+MONTHS = list_words(
+    "january february march april may june july august september october november december"
+)
+WEEKDAYS = list_words("monday tuesday wednesday thursday friday saturday sunday")
 NAMED = pytest.mark.parametrize("name", list(TASKS))
 BY_SPLIT = pytest.mark.parametrize("split", SPLITS)
 
@@ -57,7 +62,9 @@ def test_examples_are_repeatable_distinct_single_lines(name: str, split: Split) 
     assert drawn == examples(name, split)
     assert drawn != TASKS[name].examples(split, N, seed=4)
     assert len({example.prompt for example in drawn}) == N
-    assert all("\n" not in example.prompt and example.prompt == example.prompt.strip() for example in drawn)
+    assert all(
+        "\n" not in example.prompt and example.prompt == example.prompt.strip() for example in drawn
+    )
     assert not any(mark in example.prompt for example in drawn for mark in "{}|")
 
 
@@ -70,19 +77,25 @@ def test_orders(split: Split) -> None:
         assert re.search(rf"\b{order['customer']}\b", example.prompt)
         assert re.search(rf"\b{order['item']}\b", example.prompt)
         quantity = NUMBERS[order["qty"] - 2] if order["qty"] <= 12 else "-"
-        assert re.search(rf"\b({order['qty']}|{quantity})\b|x{order['qty']}\b", example.prompt, re.IGNORECASE)
+        assert re.search(
+            rf"\b({order['qty']}|{quantity})\b|x{order['qty']}\b", example.prompt, re.IGNORECASE
+        )
         assert f"{order['price']:.2f}".removesuffix(".00") in example.prompt
 
 
 def database() -> sqlite3.Connection:
-    """Every table of the task with three rows in it."""
+    """Return every table of the task with three rows in it."""
     connection = sqlite3.connect(":memory:")
-    for line in {line for tables in (TABLES, MORE_TABLES) for split in SPLITS for line in tables[split]}:
+    for line in {
+        line for tables in (TABLES, MORE_TABLES) for split in SPLITS for line in tables[split]
+    }:
         table, columns = line.split(": ")
         texts, numbers = (part.split(", ") for part in columns.split("; "))
         connection.execute(f"CREATE TABLE {table} ({', '.join(texts + numbers)})")
         rows = [[f"word {row}"] * len(texts) + [row * 1000] * len(numbers) for row in (1, 2, 3)]
-        connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        connection.executemany(
+            f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows
+        )
     return connection
 
 
@@ -118,29 +131,37 @@ def test_math(split: Split) -> None:
 @BY_SPLIT
 def test_triage(split: Split) -> None:
     answers = {example.answer for example in examples("triage", split)}
-    assert answers == {f"category={category}; priority={priority}" for category in ISSUES for priority in CUES}
+    assert answers == {
+        f"category={category}; priority={priority}" for category in ISSUES for priority in CUES
+    }
 
 
 def written_date(text: str) -> date:
-    """The only date in the text, however it is written."""
+    """Return the only date in the text, however it is written."""
     if found := re.search(r"(\d{4})/(\d\d)/(\d\d)", text):
         return date(*map(int, found.groups()))
     if found := re.search(r"(\d\d)\.(\d\d)\.(\d{4})", text):
         day, month, year = map(int, found.groups())
         return date(year, month, day)
-    year = re.search(r"\d{4}", text)
-    month = re.search(rf"\b({'|'.join(f'{name[:3]}({name[3:]})?' for name in MONTHS)})\b", text)
-    assert year, text
-    assert month, text
-    around = text[max(0, month.start() - 12) : month.end() + 10].replace(year[0], " ")
-    day = re.search(r"\d{1,2}", around)
-    assert day, text
-    return date(int(year[0]), 1 + next(i for i, name in enumerate(MONTHS) if name.startswith(month[1])), int(day[0]))
+    digits = re.search(r"\d{4}", text)
+    name = re.search(rf"\b({'|'.join(f'{name[:3]}({name[3:]})?' for name in MONTHS)})\b", text)
+    assert digits, text
+    assert name, text
+    around = text[max(0, name.start() - 12) : name.end() + 10].replace(digits[0], " ")
+    rest = re.search(r"\d{1,2}", around)
+    assert rest, text
+    number = next(i for i, full in enumerate(MONTHS, 1) if full.startswith(name[1]))
+    return date(int(digits[0]), number, int(rest[0]))
 
 
 def days_away(question: str, today: date) -> int:
-    """How many days from today the question asks about."""
-    for words, away in (("after tomorrow", 2), ("before yesterday", -2), ("tomorrow", 1), ("yesterday", -1)):
+    """Return how many days from today the question asks about."""
+    for words, away in (
+        ("after tomorrow", 2),
+        ("before yesterday", -2),
+        ("tomorrow", 1),
+        ("yesterday", -1),
+    ):
         if words in question:
             return away
     if found := re.search(r"(\d) days(?:' time)? ?(ago|back|earlier|before)?", question):
@@ -149,7 +170,11 @@ def days_away(question: str, today: date) -> int:
     assert weekday, question
     back = re.search(rf"(last|past|previous) {weekday[0]}", question)
     step = -1 if back else 1
-    return next(n for n in range(step, 8 * step, step) if WEEKDAYS[(today + timedelta(n)).weekday()] == weekday[0])
+    return next(
+        n
+        for n in range(step, 8 * step, step)
+        if WEEKDAYS[(today + timedelta(n)).weekday()] == weekday[0]
+    )
 
 
 @BY_SPLIT
@@ -185,8 +210,10 @@ def test_redaction_leaves_no_personal_data_and_all_the_rest(split: Split) -> Non
 
 
 def test_everyday_prompts_are_many_and_never_alike_across_splits() -> None:
-    prompts = {split: everyday(split) for split in SPLITS}
-    assert [len(prompts[split]) >= least for split, least in zip(SPLITS, (60, 24, 48), strict=True)] == [True] * 3
+    prompts = {split: read_everyday(split) for split in SPLITS}
+    assert [
+        len(prompts[split]) >= least for split, least in zip(SPLITS, (60, 24, 48), strict=True)
+    ] == [True] * 3
     everything = [prompt for split in SPLITS for prompt in prompts[split]]
     assert all(prompt == prompt.strip() and prompt for prompt in everything)
     for one, other in combinations(everything, 2):

@@ -34,10 +34,19 @@ class Letters:
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def load() -> tuple[Any, Any]:
         torch.manual_seed(7)
-        shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
-        return LlamaForCausalLM(LlamaConfig(vocab_size=128, num_hidden_layers=8, **shape)), Letters()
+        shape = {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        }
+        return LlamaForCausalLM(
+            LlamaConfig(vocab_size=128, num_hidden_layers=8, **shape)
+        ), Letters()
 
-    torch.set_num_threads(1)  # threads that wait for each other take most of the time of so small a model
+    torch.set_num_threads(
+        1
+    )  # threads that wait for each other take most of the time of so small a model
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     monkeypatch.setattr(train, "load_base", load)
     monkeypatch.setenv("TTA_CACHE", str(tmp_path))
@@ -54,7 +63,7 @@ def test_exact_match_forgives_blanks_around_the_answer_only() -> None:
 
 
 def test_rate_warms_up_then_falls() -> None:
-    settings = train.Settings("orders", steps=100)
+    settings = train.TrainingSettings("orders", steps=100)
     rates = [settings.rate(step) for step in range(100)]
     warm = train.WARMUP
     assert rates.index(max(rates)) in (warm - 1, warm)
@@ -64,25 +73,29 @@ def test_rate_warms_up_then_falls() -> None:
 
 
 def test_doing_the_common_start_once_changes_no_loss() -> None:
-    run = train.start(train.Settings("triage", steps=4))
-    rows = next(train.batches(run))
+    run = train.start_run(train.TrainingSettings("triage", steps=4))
+    rows = next(train.draw_batches(run))
     plain = []
     for prompt, answer in rows:
-        logits = run.model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-        plain.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+        logits = run.model(input_ids=torch.tensor([prompt + answer])).logits[
+            0, len(prompt) - 1 : -1
+        ]
+        plain.append(
+            torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum")
+        )
     mean = sum(plain) / sum(len(answer) for _, answer in rows)
-    torch.testing.assert_close(train.loss_of(run, rows), mean)
+    torch.testing.assert_close(train.compute_loss(run, rows), mean)
 
 
 def test_an_interrupted_training_ends_with_the_same_weights() -> None:
-    settings = train.Settings("orders", steps=11, batch=2)
-    whole = train.start(settings)
+    settings = train.TrainingSettings("orders", steps=11, batch=2)
+    whole = train.start_run(settings)
     train.optimise(whole, quiet())
-    part = train.start(settings)
-    for rows in islice(train.batches(part), 5):
+    part = train.start_run(settings)
+    for rows in islice(train.draw_batches(part), 5):
         train.train_step(part, rows)
     part.save()
-    other = train.start(settings)
+    other = train.start_run(settings)
     assert other.resume()
     assert other.step == 5
     train.optimise(other, quiet())
@@ -91,13 +104,13 @@ def test_an_interrupted_training_ends_with_the_same_weights() -> None:
 
 
 def test_a_checkpoint_of_other_settings_is_not_continued() -> None:
-    train.start(train.Settings("orders", steps=4)).save()
-    assert not train.start(train.Settings("orders", steps=5)).resume()
-    assert not train.start(train.Settings("orders", steps=4, seed=1)).resume()
+    train.start_run(train.TrainingSettings("orders", steps=4)).save()
+    assert not train.start_run(train.TrainingSettings("orders", steps=5)).resume()
+    assert not train.start_run(train.TrainingSettings("orders", steps=4, seed=1)).resume()
 
 
 def test_only_upper_layers_are_trained() -> None:
-    run = train.start(train.Settings("orders", steps=4))
+    run = train.start_run(train.TrainingSettings("orders", steps=4))
     trained = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
     assert len(trained) == 2 * 7 * 2
     assert all("layers.6." in name or "layers.7." in name for name in trained)

@@ -1,4 +1,4 @@
-"""Two skills in one request: answers worked out anew from the prompts, and parts that count each for itself."""
+"""Two skills in one request: answers are worked out anew, and each part counts for itself."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import timedelta
 
 import pytest
 
-from deploy.demo.suite.two_skills import two_skills
+from deploy.demo.suite.two_skills import draw_two_skills
 from deploy.demo.tasks.dates import WEEKDAYS
 from tests.deploy.test_phrasings import CHECKS, ISO, check_orders, check_triage, private_parts
 from tests.deploy.test_tasks import days_away, written_date
 from tta_serve.evaluation.questions import Question
 from tta_serve.evaluation.scoring import Score, score
 
-TWO = two_skills(20, seed=5)
+TWO = draw_two_skills(20, seed=5)
 
 
 def of(task: str) -> list[Question]:
@@ -28,7 +28,9 @@ def test_parts_are_in_the_answer_and_not_in_the_prompt() -> None:
         assert question.kind == "parts"
         assert len(question.parts) >= 3
         assert not any(part in question.prompt for part in question.parts), question
-        assert not any(one in other for one in question.parts for other in question.parts if one is not other), question
+        assert not any(
+            one in other for one in question.parts for other in question.parts if one is not other
+        ), question
         for part in question.parts:
             others = [other for other in question.parts if other != part]
             alone = score("parts", "", question.parts, " ".join(others))
@@ -47,9 +49,15 @@ def test_a_word_problem_as_an_order() -> None:
     for question in of("orders+math"):
         order = json.loads(question.want or "")
         assert json.loads(f"{{{','.join(question.parts)}}}") == order
-        price = re.search(rf"[€$£]{order['price']}\b|\b{order['price']} (dollars|EUR|euros|USD)", question.prompt)
+        price = re.search(
+            rf"[€$£]{order['price']}\b|\b{order['price']} (dollars|EUR|euros|USD)", question.prompt
+        )
         assert price, question
-        rest = question.prompt.replace(price[0], "").replace(str(order["customer"]), "").replace(order["item"], "")
+        rest = (
+            question.prompt.replace(price[0], "")
+            .replace(str(order["customer"]), "")
+            .replace(order["item"], "")
+        )
         a, b = map(int, re.findall(r"\d+", rest))
         each = "boxes of" in rest or "packets with" in rest
         worked = a * b if each else a - b if "of them were" in rest else a + b
@@ -79,7 +87,9 @@ def test_a_date_beside_another_skill(task: str) -> None:
         assert re.fullmatch(ISO, iso)
         if task == "triage+dates":
             check_triage(question.prompt, (question.want or "").removesuffix(f"; date={iso}"))
-            found = re.search(r"(?:wrote to you on|essage of) ([\w ,.]*?\d{4}[\w ]*)", question.prompt)
+            found = re.search(
+                r"(?:wrote to you on|essage of) ([\w ,.]*?\d{4}[\w ]*)", question.prompt
+            )
             said = found[1] if found else ""
         else:
             said = dict(private_parts(question.prompt, question.want or ""))[iso]

@@ -1,9 +1,8 @@
-"""The demo as a user starts it: the command `tta serve`, in a process of its own, once a session."""
+"""The demo as a user starts it: `tta serve` in a process of its own, once a session."""
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT
+from tta_serve.evaluation.local_server import find_free_port
 
 START_LIMIT_S = 600
 
@@ -27,19 +27,24 @@ ADMIN_KEY = "the key of these tests"
 
 @dataclass(frozen=True)
 class Demo:
-    """experts: the library's folder, a copy that tests may change and then put back as it was"""
+    """The demo while it runs."""
 
     process: "subprocess.Popen[bytes]"
     url: str
     log: Path
     experts: Path
+    """The library's folder, a copy that tests may change and then put back as it was."""
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=180)
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=180
+        )
 
     def descendants(self, name: str) -> list[psutil.Process]:
-        """Processes of this server whose command line holds `name`."""
-        found = []
+        """Return the processes of this server whose command line holds `name`."""
+        found: list[psutil.Process] = []
+        if self.process.poll() is not None:
+            return found
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 if name in " ".join(process.cmdline()):
@@ -58,14 +63,18 @@ class Demo:
         end = time.monotonic() + limit_s
         while not self.ready():
             assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()[-3000:]}"
-            assert time.monotonic() < end, f"not ready after {limit_s} s:\n{self.log.read_text()[-3000:]}"
+            assert time.monotonic() < end, (
+                f"not ready after {limit_s} s:\n{self.log.read_text()[-3000:]}"
+            )
             time.sleep(1)
 
 
 @pytest.fixture(scope="session")
-def demo(base: Path, demo_experts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+def demo(
+    base: Path, demo_experts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Demo]:
     folder = tmp_path_factory.mktemp("demo")
-    log, experts, port = folder / "log", folder / "experts", free_port()
+    log, experts, port = folder / "log", folder / "experts", find_free_port()
     shutil.copytree(demo_experts, experts)
     options = ["--model", str(base), "--experts", str(experts)]
     with serving(ROOT / "deploy/demo/serve.yaml", port, log, experts, *options) as server:
@@ -74,8 +83,21 @@ def demo(base: Path, demo_experts: Path, tmp_path_factory: pytest.TempPathFactor
 
 @contextmanager
 def serving(config: Path, port: int, log: Path, experts: Path, *options: str) -> Iterator[Demo]:
-    """`tta serve`, stopped at the end as a service manager does it: SIGINT is ignored where tests run in the background."""
-    command = [sys.executable, "-m", "tta_serve.cli", "serve", "--config", str(config), "--port", str(port), *options]
+    """Run `tta serve`, and stop it at the end as a service manager does.
+
+    SIGINT is ignored where tests run in the background.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "tta_serve.cli.main",
+        "serve",
+        "--config",
+        str(config),
+        "--port",
+        str(port),
+        *options,
+    ]
     with log.open("ab") as output:
         environment = os.environ | {"TTA_ADMIN_KEY": ADMIN_KEY}
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=environment)
@@ -94,9 +116,3 @@ def serving(config: Path, port: int, log: Path, experts: Path, *options: str) ->
 @pytest.fixture(scope="session")
 def client(demo: Demo) -> openai.OpenAI:
     return demo.client()
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

@@ -1,6 +1,7 @@
-"""What strangers send: nothing harms the engine, every mistake is a 4xx that says what is wrong, nothing is dropped unsaid.
+"""What strangers send: nothing harms the engine, and nothing is dropped unsaid.
 
-Most of these were reported of other servers, or of this one. Each stands for its kind.
+Every mistake is a 4xx that says what is wrong. Most of these were reported of other servers, or
+of this one. Each stands for its kind.
 """
 
 import gzip
@@ -18,11 +19,15 @@ from tests.e2e.conftest import ADMIN_KEY, Demo
 MODEL = "smollm2"
 QUESTION = "Table staff(name, salary, dept). Which name in staff have salary above 70?"
 HI = [{"role": "user", "content": "hi"}]
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "add",
-        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}},
+            "required": ["a"],
+        },
     },
 }
 GENERATING: dict[str, dict[str, Any]] = {
@@ -34,18 +39,23 @@ GENERATING: dict[str, dict[str, Any]] = {
 }
 
 
-def post(demo: Demo, body: Any, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
+def post(
+    demo: Demo, body: Any, path: str = "/v1/chat/completions", **headers: str
+) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     sent = {"content-type": "application/json", **headers}
     return httpx.post(demo.url + path, content=content, headers=sent, timeout=120)
 
 
 def chat(demo: Demo, **fields: Any) -> httpx.Response:
-    return post(demo, {"model": f"{MODEL}:base", "max_tokens": 2, "temperature": 0, "messages": HI, **fields})
+    return post(
+        demo,
+        {"model": f"{MODEL}:base", "max_tokens": 2, "temperature": 0, "messages": HI, **fields},
+    )
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
-    """The error of an answer that has OpenAI's shape."""
+    """Return the error of an answer that has OpenAI's shape."""
     error: dict[str, Any] = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert isinstance(error["code"], str)
@@ -63,7 +73,9 @@ def _the_engine_lives(demo: Demo) -> Any:
     assert chat(demo).status_code == 200
 
 
-@pytest.mark.parametrize("marks", [{"tta_turn": 5}, {"tta_turn": [0]}, {"tta_said": "x"}, {"session_id": "s"}])
+@pytest.mark.parametrize(
+    "marks", [{"tta_turn": 5}, {"tta_turn": [0]}, {"tta_report": "x"}, {"session_id": "s"}]
+)
 def test_what_is_private_is_out_of_reach(demo: Demo, marks: dict[str, Any]) -> None:
     for model in (MODEL, "sql"):
         assert chat(demo, model=model, vllm_xargs=marks).status_code == 200
@@ -74,7 +86,11 @@ def test_what_is_private_is_out_of_reach(demo: Demo, marks: dict[str, Any]) -> N
 @pytest.mark.parametrize("token", [49152, 49153, 10**6, -1])
 def test_a_token_outside_the_vocabulary_is_refused_in_every_field(demo: Demo, token: int) -> None:
     for prompt in ([token], [[5, token]]):
-        answer = post(demo, {"model": "sql", "prompt": prompt, "max_tokens": 1, "echo": True}, "/v1/completions")
+        answer = post(
+            demo,
+            {"model": "sql", "prompt": prompt, "max_tokens": 1, "echo": True},
+            "/v1/completions",
+        )
         assert (answer.status_code, error_of(answer)["param"]) == (400, "prompt")
     for name in ("allowed_token_ids", "stop_token_ids", "logprob_token_ids"):
         answer = chat(demo, **{name: [token]})
@@ -99,7 +115,12 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"structured_outputs": {"grammar": 'root ::= root "a"'}}, "grammar"),
     ({"response_format": {"type": "json_object"}, "allowed_token_ids": [28]}, "json_object"),
     (
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"$ref": "#"}},
+            }
+        },
         "json",
     ),
     ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
@@ -109,10 +130,16 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": "hi", "name": None}]}, "messages.0.name"),
     ({"messages": [{"role": "user", "content": ["hello"]}]}, "messages.0.content.0"),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "messages.0.content.0.text"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},
+        "messages.0.content.0.text",
+    ),
     ({"messages": [{"role": "user", "content": [{"type": "zzz"}]}]}, "these are: "),
     ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages.0.content"),
-    ({"messages": [*HI, {"role": "assistant", "content": "a", "tool_calls": 5}, *HI]}, "messages.1.tool_calls"),
+    (
+        {"messages": [*HI, {"role": "assistant", "content": "a", "tool_calls": 5}, *HI]},
+        "messages.1.tool_calls",
+    ),
     ({"messages": []}, "messages"),
     ({"messages": [{"content": "hi"}]}, "messages"),
     ({"n": 0}, "n"),
@@ -130,8 +157,12 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "says"), MISTAKES, ids=[json.dumps(f)[:60] for f, _ in MISTAKES])
-def test_a_mistake_is_400_and_says_what_is_wrong_streamed_or_not(demo: Demo, fields: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "says"), MISTAKES, ids=[json.dumps(f)[:60] for f, _ in MISTAKES]
+)
+def test_a_mistake_is_400_and_says_what_is_wrong_streamed_or_not(
+    demo: Demo, fields: dict[str, Any], says: str
+) -> None:
     for stream in (False, True):
         if stream and "stream_options" in fields:
             continue
@@ -169,7 +200,10 @@ def test_every_route_that_generates_takes_merge_and_says_what_it_did(demo: Demo)
         assert answer.headers["x-tta-mix"] == said["mix"]
         assert answer.json()["model"] == MODEL
         assert post(demo, {"model": "nobody", **body}, path).status_code == 404
-        assert post(demo, {"model": MODEL, "merge": {"policy": "nope"}, **body}, path).status_code == 400
+        assert (
+            post(demo, {"model": MODEL, "merge": {"policy": "nope"}, **body}, path).status_code
+            == 400
+        )
 
 
 @pytest.mark.parametrize("path", [path for path in GENERATING if "batch" not in path])
@@ -178,21 +212,38 @@ def test_a_stream_of_every_route_says_it_once_at_its_end(demo: Demo, path: str) 
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["x-tta-policy"] == "pinned"
     assert answer.text.count('"merge":') == 1
-    assert '"merge":' in [event for event in answer.text.split("\n\n") if event and "[DONE]" not in event][-1]
+    assert (
+        '"merge":'
+        in [event for event in answer.text.split("\n\n") if event and "[DONE]" not in event][-1]
+    )
 
 
 def test_each_prompt_of_a_list_has_a_mix_of_its_own(demo: Demo) -> None:
     prompts = ["The capital of France is", QUESTION]
-    answer = post(demo, {"model": MODEL, "prompt": prompts, "max_tokens": 4, "temperature": 0}, "/v1/completions").json()
+    answer = post(
+        demo,
+        {"model": MODEL, "prompt": prompts, "max_tokens": 4, "temperature": 0},
+        "/v1/completions",
+    ).json()
     mixes = [one["mix"] for one in answer["merge"]["prompts"]]
     assert mixes[0] == "base" != mixes[1]
-    chats = [[{"role": "user", "content": QUESTION}], [{"role": "user", "content": "What is the capital of France?"}]]
-    answer = post(demo, {"model": MODEL, "messages": chats, "max_tokens": 4}, "/v1/chat/completions/batch").json()
+    chats = [
+        [{"role": "user", "content": QUESTION}],
+        [{"role": "user", "content": "What is the capital of France?"}],
+    ]
+    answer = post(
+        demo, {"model": MODEL, "messages": chats, "max_tokens": 4}, "/v1/chat/completions/batch"
+    ).json()
     assert [list(one["experts"]) for one in answer["merge"]["prompts"]] == [["sql"], []]
 
 
 def test_a_text_to_read_gives_all_continuations_of_a_context_one_mix(demo: Demo) -> None:
-    body = {"model": MODEL, "prompt": ["yes", "no", "SELECT"], "max_tokens": 1, "merge": {"read": QUESTION}}
+    body = {
+        "model": MODEL,
+        "prompt": ["yes", "no", "SELECT"],
+        "max_tokens": 1,
+        "merge": {"read": QUESTION},
+    }
     merge = post(demo, body, "/v1/completions").json()["merge"]
     assert len({one["mix"] for one in merge["prompts"]}) == 1
     assert "sql" in merge["experts"]
@@ -232,14 +283,17 @@ def test_tools_are_called_when_they_must_and_answers_go_back(demo: Demo) -> None
     [
         ({"structured_outputs": {"choice": ["yes", "no"]}}, lambda text: text in ("yes", "no")),
         ({"structured_outputs": {"regex": "[0-9]{3}"}}, lambda text: text.isdecimal()),
-        ({"structured_outputs": {"grammar": 'root ::= "ab" | "cd"'}}, lambda text: text in ("ab", "cd")),
+        (
+            {"structured_outputs": {"grammar": 'root ::= "ab" | "cd"'}},
+            lambda text: text in ("ab", "cd"),
+        ),
         (
             {
                 "response_format": {
                     "type": "json_schema",
                     "json_schema": {"name": "x", "schema": TOOL["function"]["parameters"]},
                 }
-            },  # type: ignore[index]
+            },
             lambda text: isinstance(json.loads(text)["a"], int),
         ),
     ],
@@ -250,14 +304,35 @@ def test_structured_outputs_of_every_kind(demo: Demo, fields: dict[str, Any], ch
 
 
 def test_the_rest_of_vllms_surface_is_there(demo: Demo) -> None:
-    for path in ("/health", "/ping", "/version", "/load", "/healthz", "/readyz", "/tokenizer_info", "/openapi.json"):
+    for path in (
+        "/health",
+        "/ping",
+        "/version",
+        "/load",
+        "/healthz",
+        "/readyz",
+        "/tokenizer_info",
+        "/openapi.json",
+    ):
         assert httpx.get(demo.url + path, timeout=30).status_code == 200, path
     tokens = post(demo, {"model": "sql", "prompt": "hi there"}, "/tokenize").json()["tokens"]
-    assert post(demo, {"model": MODEL, "tokens": tokens}, "/detokenize").json()["prompt"] == "hi there"
+    assert (
+        post(demo, {"model": MODEL, "tokens": tokens}, "/detokenize").json()["prompt"] == "hi there"
+    )
     assert post(demo, {"model": MODEL, "messages": HI}, "/tokenize").json()["count"] > 5
-    assert post(demo, {"model": MODEL, "messages": HI}, "/v1/messages/count_tokens").json()["input_tokens"] > 5
+    assert (
+        post(demo, {"model": MODEL, "messages": HI}, "/v1/messages/count_tokens").json()[
+            "input_tokens"
+        ]
+        > 5
+    )
     assert post(demo, {"model": "nobody", "prompt": "x"}, "/tokenize").status_code == 404
-    for path in ("/scale_elastic_ep", "/inference/v1/generate", "/generative_scoring", "/collective_rpc"):
+    for path in (
+        "/scale_elastic_ep",
+        "/inference/v1/generate",
+        "/generative_scoring",
+        "/collective_rpc",
+    ):
         assert post(demo, {}, path).status_code == 404, path
 
 
@@ -268,14 +343,22 @@ def test_http_as_it_should_be(demo: Demo) -> None:
     head = httpx.head(f"{demo.url}/v1/models")
     assert (head.status_code, head.content) == (200, b"")
     assert httpx.get(f"{demo.url}/v1/models/").status_code == 200
-    assert "access-control-allow-origin" not in httpx.get(f"{demo.url}/v1/models", headers={"origin": "http://a"}).headers
+    assert (
+        "access-control-allow-origin"
+        not in httpx.get(f"{demo.url}/v1/models", headers={"origin": "http://a"}).headers
+    )
     body = json.dumps({"model": "sql", "messages": HI, "max_tokens": 1}).encode()
     packed = post(demo, gzip.compress(body), **{"content-encoding": "gzip"})
     assert packed.status_code == 200, packed.text
     assert post(demo, body, **{"content-encoding": "br"}).status_code == 415
     assert post(demo, body, **{"content-type": "text/plain"}).status_code == 415
-    assert post(demo, gzip.compress(b" " * 50_000_000), **{"content-encoding": "gzip"}).status_code == 413
-    assert httpx.put(f"{demo.url}/admin/kill", content=b"{rubbish").status_code == 401, "the key comes before the body"
+    assert (
+        post(demo, gzip.compress(b" " * 50_000_000), **{"content-encoding": "gzip"}).status_code
+        == 413
+    )
+    assert httpx.put(f"{demo.url}/admin/kill", content=b"{rubbish").status_code == 401, (
+        "the key comes before the body"
+    )
 
 
 @pytest.mark.parametrize(
@@ -294,7 +377,10 @@ def test_http_as_it_should_be(demo: Demo) -> None:
 )
 def test_headers_of_clients_switch_nothing(demo: Demo, headers: dict[str, bytes]) -> None:
     body = json.dumps({"model": "sql", "messages": HI, "max_tokens": 8, "stream": True}).encode()
-    sent = [(b"content-type", b"application/json"), *((name.encode(), value) for name, value in headers.items())]
+    sent = [
+        (b"content-type", b"application/json"),
+        *((name.encode(), value) for name, value in headers.items()),
+    ]
     answer = httpx.post(f"{demo.url}/v1/chat/completions", content=body, headers=sent, timeout=60)
     assert answer.status_code == 200, answer.text
     assert answer.text.endswith("data: [DONE]\n\n")
@@ -305,7 +391,9 @@ def test_a_client_that_leaves_frees_its_slot(demo: Demo) -> None:
     url, headers = f"{demo.url}/v1/chat/completions", {"x-request-disconnect-disabled": "?1"}
     with pytest.raises(httpx.TimeoutException):
         httpx.post(url, json=body, headers=headers, timeout=0.7)
-    with httpx.stream("POST", url, json={**body, "stream": True}, headers=headers, timeout=60) as answer:
+    with httpx.stream(
+        "POST", url, json={**body, "stream": True}, headers=headers, timeout=60
+    ) as answer:
         next(answer.iter_lines())
     end = time.monotonic() + 15
     while running(demo):
@@ -315,20 +403,33 @@ def test_a_client_that_leaves_frees_its_slot(demo: Demo) -> None:
 
 def running(demo: Demo) -> float:
     lines = httpx.get(f"{demo.url}/metrics", timeout=30).text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
+    return sum(
+        float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running")
+    )
 
 
 def test_many_prompts_of_one_request_wait_behind_others(demo: Demo) -> None:
     def small() -> float:
         start = time.monotonic()
-        answer = post(demo, {"model": f"{MODEL}:base", "prompt": "hi", "max_tokens": 1}, "/v1/completions")
+        answer = post(
+            demo, {"model": f"{MODEL}:base", "prompt": "hi", "max_tokens": 1}, "/v1/completions"
+        )
         assert answer.status_code == 200
         return time.monotonic() - start
 
-    too_many = post(demo, {"model": f"{MODEL}:base", "prompt": [[28, 30]] * 1000, "max_tokens": 1}, "/v1/completions")
+    too_many = post(
+        demo,
+        {"model": f"{MODEL}:base", "prompt": [[28, 30]] * 1000, "max_tokens": 1},
+        "/v1/completions",
+    )
     assert too_many.status_code == 400
     assert "at most 272" in error_of(too_many)["message"]
-    body = {"model": f"{MODEL}:base", "prompt": [[28, 30]] * 250, "max_tokens": 20, "ignore_eos": True}
+    body = {
+        "model": f"{MODEL}:base",
+        "prompt": [[28, 30]] * 250,
+        "max_tokens": 20,
+        "ignore_eos": True,
+    }
     answers: list[httpx.Response] = []
     many = threading.Thread(target=lambda: answers.append(post(demo, body, "/v1/completions")))
     start = time.monotonic()
@@ -342,9 +443,17 @@ def test_many_prompts_of_one_request_wait_behind_others(demo: Demo) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back(demo: Demo) -> None:
-    body = {"model": f"{MODEL}:base", "prompt": [[28, 30]] * 250, "max_tokens": 4, "ignore_eos": True}
+    body = {
+        "model": f"{MODEL}:base",
+        "prompt": [[28, 30]] * 250,
+        "max_tokens": 4,
+        "ignore_eos": True,
+    }
     answers: list[httpx.Response] = []
-    threads = [threading.Thread(target=lambda: answers.append(post(demo, body, "/v1/completions"))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: answers.append(post(demo, body, "/v1/completions")))
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -354,9 +463,13 @@ def test_a_full_queue_says_when_to_come_back(demo: Demo) -> None:
     assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
 
 
-@pytest.mark.parametrize("half", [b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n", b"GET /v1/mod"])
+@pytest.mark.parametrize(
+    "half", [b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n", b"GET /v1/mod"]
+)
 def test_a_request_whose_head_never_ends_is_cut(demo: Demo, half: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", int(demo.url.rpartition(":")[2])), timeout=40) as connection:
+    with socket.create_connection(
+        ("127.0.0.1", int(demo.url.rpartition(":")[2])), timeout=40
+    ) as connection:
         connection.sendall(half)
         assert connection.recv(1) == b"", "closed"
 
@@ -365,7 +478,10 @@ def test_vllms_two_routes_for_adapters_lead_to_the_library(demo: Demo) -> None:
     key = {"authorization": f"Bearer {ADMIN_KEY}"}
     unload, load = "/v1/unload_lora_adapter", "/v1/load_lora_adapter"
     assert post(demo, {"lora_name": "dates"}, unload).status_code == 401
-    assert post(demo, {"lora_name": "dates"}, unload, **key).text == "Success: LoRA adapter 'dates' removed successfully."
+    assert (
+        post(demo, {"lora_name": "dates"}, unload, **key).text
+        == "Success: LoRA adapter 'dates' removed successfully."
+    )
     assert chat(demo, model="dates").status_code == 404
     elsewhere = post(demo, {"lora_name": "dates", "lora_path": "/etc"}, load, **key)
     assert elsewhere.status_code == 400

@@ -1,4 +1,7 @@
-"""Experiments on real servers: two replicas that agree, a kill switch that outlives them, and the demonstration as a whole."""
+"""Experiments on real servers.
+
+Two replicas agree, a kill switch outlives them, and the demo's experiment runs as a whole.
+"""
 
 import json
 import subprocess
@@ -13,13 +16,16 @@ import httpx
 import openai
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
-from router.experiments.assignment import Request, Running
-from router.experiments.definition import Definition
 from tests.conftest import ROOT
-from tests.e2e.conftest import ADMIN_KEY, Demo, free_port, serving
+from tests.e2e.conftest import ADMIN_KEY, Demo, serving
+from tests.factories.exposures import read_exposures
+from tta_serve.evaluation.local_server import find_free_port
+from tta_serve.experiments.design.assignment import Request, RunningExperiment
+from tta_serve.experiments.design.definition import Definition
 from tta_serve.store.database import Database
-from tta_serve.store.measures import Span, logged
+from tta_serve.store.records import Span
 
 EXPERIMENT = {
     "arms": [{"name": "plain", "policy": "base"}, {"name": "gate", "policy": "gate", "weight": 2}],
@@ -43,32 +49,41 @@ def server(base: Path, experts: Path, folder: Path, replicas: int) -> Iterator[D
         "server": {"replicas": replicas},
     }
     config.write_text(yaml.safe_dump(said))
-    with serving(config, free_port(), folder / "log", experts) as demo:
+    with serving(config, find_free_port(), folder / "log", experts) as demo:
         yield demo
 
 
 def asked(demo: Demo, users: Sequence[str], model: str = "auto") -> list[dict[str, Any]]:
-    """What answers say of their mix, one user after the other."""
+    """Return what answers say of their mix, one user after the other."""
     client = demo.client()
     found = []
     for user in users:
         answer: Any = client.chat.completions.create(
-            model=model, user=user, messages=[{"role": "user", "content": PROMPT}], max_tokens=4, temperature=0
+            model=model,
+            user=user,
+            messages=[{"role": "user", "content": PROMPT}],
+            max_tokens=4,
+            temperature=0,
         )
         found.append(answer.merge)
     return found
 
 
 def admin(demo: Demo) -> httpx.Client:
-    return httpx.Client(base_url=demo.url, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=60)
+    return httpx.Client(
+        base_url=demo.url, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=60
+    )
 
 
 def killed_within(demo: Demo, wanted: str) -> float:
-    """Until eight answers in a row, of any replica, are the kill switch's or, for "", are not."""
+    """Return the seconds until eight answers in a row are the kill switch's or, for "", are not."""
     began = time.monotonic()
     while True:
         start = time.monotonic() - began
-        policies = {merge["policy"] for merge in asked(demo, ["a", "b", "c", "d", "e", "f", "g", "h"], "demo")}
+        policies = {
+            merge["policy"]
+            for merge in asked(demo, ["a", "b", "c", "d", "e", "f", "g", "h"], "demo")
+        }
         if policies == {"kill"} if wanted else "kill" not in policies:
             return start
         assert start < 30
@@ -79,10 +94,8 @@ def test_two_replicas_assign_alike_forget_nothing_and_obey_the_kill_switch(
 ) -> None:
     definition = Definition.parse({"name": "e", **EXPERIMENT})
     with server(base, demo_experts, tmp_path, 2) as demo, admin(demo) as http:
-        made = http.put("/admin/experiments/e", json=EXPERIMENT, headers={"if-none-match": "*"}).raise_for_status()
-        http.post("/admin/experiments/e/start", headers={"if-match": made.headers["etag"]}).raise_for_status()
-        time.sleep(1.5)
-        running = Running(definition, 2)
+        _start(http)
+        running = RunningExperiment(definition, 2)
         wanted = [running.assign(Request("", user, None, "auto", {}), 0.0) for user in USERS]
         merges = [*asked(demo, USERS), *asked(demo, USERS)]
         for merge, assigned in zip(merges, [*wanted, *wanted], strict=True):
@@ -91,33 +104,58 @@ def test_two_replicas_assign_alike_forget_nothing_and_obey_the_kill_switch(
             assert merge["policy"] == assigned.policy
         assert asked(demo, ["user-1"], "demo:sql")[0]["arm"] is None
         _check_feedback(http, [merge["request_id"] for merge in merges])
-        metrics = http.get("/metrics").text
-        served = [line for line in metrics.splitlines() if line.startswith("tta_exposures_total")]
-        assert {line.partition('replica="')[2][0] for line in served} == {"0", "1"}, "both replicas took part"
-        assert 'tta_shadow_requests_total{found="' in metrics
-
+        _check_metrics(http)
         _check_change(http)
-        refused = http.put("/admin/kill", json={"to": "nobody"})
-        assert refused.status_code == 400
-        assert all(name in refused.text for name in ("base", "half", "learned"))
-        http.put("/admin/kill", json={"to": "half"}).raise_for_status()
-        time.sleep(1)
-        assert killed_within(demo, "kill") < 0.1, "a second is enough"
-        last = asked(demo, ["user-1"], "demo:math")[0]
-        assert (last["policy"], last["experts"]) == ("kill", {"sql": 0.5})
+        _check_kill(demo, http)
     with server(base, demo_experts, tmp_path, 1) as demo, admin(demo) as http:
         assert asked(demo, ["user-1"])[0]["policy"] == "kill", "it survives a restart"
         http.delete("/admin/kill").raise_for_status()
         time.sleep(1)
         assert asked(demo, USERS[:1])[0]["arm"] == merges[0]["arm"]
     db = Database(f"sqlite:///{tmp_path}/tta.db")
-    rows = list(logged(db, Span("e"), "score"))
+    rows = list(read_exposures(db, Span("e"), "score"))
     db.close()
     assert len(rows) == len(merges) + 1, "a graceful stop loses nothing"
     assert sum(value is not None for _, value in rows) == len(USERS)
     exposure = rows[0][0]
-    assert (exposure.prompt_tokens > 10, exposure.completion_tokens, exposure.finish_reason) == (True, 4, "length")
+    assert (exposure.prompt_tokens > 10, exposure.completion_tokens, exposure.finish_reason) == (
+        True,
+        4,
+        "length",
+    )
     assert exposure.total_ms >= (exposure.ttft_ms or 0) > 0
+
+
+def _start(http: httpx.Client) -> None:
+    made = http.put("/admin/experiments/e", json=EXPERIMENT, headers={"if-none-match": "*"})
+    seen = {"if-match": made.raise_for_status().headers["etag"]}
+    http.post("/admin/experiments/e/start", headers=seen).raise_for_status()
+    time.sleep(1.5)
+
+
+def _check_metrics(http: httpx.Client) -> None:
+    """Both replicas have exposed users, and a shadow policy has decided."""
+    metrics = http.get("/metrics").text
+    took_part = {
+        sample.labels["replica"]
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+        if sample.name == "tta_exposures_total"
+    }
+    assert took_part == {"0", "1"}
+    assert 'tta_shadow_requests_total{found="' in metrics
+
+
+def _check_kill(demo: Demo, http: httpx.Client) -> None:
+    """The kill switch answers everybody with an entry, pinned requests too, within a second."""
+    refused = http.put("/admin/kill", json={"to": "nobody"})
+    assert refused.status_code == 400
+    assert all(name in refused.text for name in ("base", "half", "learned"))
+    http.put("/admin/kill", json={"to": "half"}).raise_for_status()
+    time.sleep(1)
+    assert killed_within(demo, "kill") < 0.1, "a second is enough"
+    last = asked(demo, ["user-1"], "demo:math")[0]
+    assert (last["policy"], last["experts"]) == ("kill", {"sql": 0.5})
 
 
 def _check_change(http: httpx.Client) -> None:
@@ -139,7 +177,9 @@ def _check_change(http: httpx.Client) -> None:
 
 def _check_feedback(http: httpx.Client, tickets: Sequence[str]) -> None:
     for ticket in tickets[: len(USERS)]:
-        http.post("/v1/feedback", json={"request_id": ticket, "metric": "score", "value": 1}).raise_for_status()
+        http.post(
+            "/v1/feedback", json={"request_id": ticket, "metric": "score", "value": 1}
+        ).raise_for_status()
     body = {"request_id": tickets[0], "metric": "score", "value": 1}
     assert http.post("/v1/feedback", json=body).status_code == 200
     assert http.post("/v1/feedback", json={**body, "value": 0}).status_code == 409
@@ -148,29 +188,32 @@ def _check_feedback(http: httpx.Client, tickets: Sequence[str]) -> None:
 
 
 def test_without_a_store_it_says_so(demo: Demo, client: openai.OpenAI) -> None:
-    refused = httpx.post(f"{demo.url}/v1/feedback", json={"request_id": "a", "metric": "b", "value": 1})
+    refused = httpx.post(
+        f"{demo.url}/v1/feedback", json={"request_id": "a", "metric": "b", "value": 1}
+    )
     assert refused.status_code == 409
     assert "store" in refused.json()["error"]["message"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_demonstration_names_the_winner_and_stops_the_bad_arm(base: Path, tmp_path: Path) -> None:
-    """With fewer users than `make experiment-demo`: 150 an arm are enough to tell the arms apart."""
-    command = [
-        str(Path(sys.executable).parent / "tta"),
-        "demo",
-        "experiment",
-        "--users",
-        "600",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run([*command, "--port", str(free_port())], check=True, capture_output=True, text=True, cwd=ROOT)
+def test_the_demonstration_names_the_winner_and_stops_the_bad_arm(
+    base: Path, tmp_path: Path
+) -> None:
+    """Fewer users than of `make experiment-demo`: 150 are enough to tell the arms apart."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "deploy.demo", "experiment", "--users", "600"]
+    places = ["--out", str(out), "--port", str(find_free_port())]
+    done = subprocess.run([*command, *places], check=True, capture_output=True, text=True, cwd=ROOT)
+
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["winner"] in ("gate", "retrieval")
     assert found["stopped_arms"] == ["slow"]
     assert found["srm_p"] > 0.001
     assert found["users"] == 600
-    report = (tmp_path / "out" / "report.md").read_text()
+    report = (out / "report.md").read_text()
     assert "slow" in report
-    assert all((tmp_path / "out" / name).stat().st_size > 1000 for name in ("means.png", "difference.png", "report.json"))
+    assert all(
+        (out / name).stat().st_size > 1000
+        for name in ("means.png", "difference.png", "report.json")
+    )

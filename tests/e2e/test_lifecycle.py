@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -64,7 +65,9 @@ def ask(client: openai.OpenAI, model: str) -> str:
     return str(answer.choices[0].message.content)
 
 
-def test_an_expert_is_loaded_replaced_and_unloaded_while_serving(admin: Admin, client: openai.OpenAI) -> None:
+def test_an_expert_is_loaded_replaced_and_unloaded_while_serving(
+    admin: Admin, client: openai.OpenAI
+) -> None:
     triage, math = ask(client, "smollm2:triage"), ask(client, "smollm2:math")
     assert triage != math
     with pytest.raises(openai.NotFoundError, match=f"smollm2:{NEW}"):
@@ -82,17 +85,27 @@ def test_an_expert_is_loaded_replaced_and_unloaded_while_serving(admin: Admin, c
         ask(client, f"smollm2:{NEW}")
 
 
-def test_requests_in_flight_keep_the_expert_that_is_unloaded(admin: Admin, client: openai.OpenAI) -> None:
+def test_requests_in_flight_keep_the_expert_that_is_unloaded(
+    admin: Admin, client: openai.OpenAI
+) -> None:
     used = admin.used()
     weights = "adapter_model.safetensors"
     folder = admin.put(NEW, like="triage")
     make_stronger(folder / weights)
     admin.http.put(f"/experts/{NEW}").raise_for_status()
-    long = {"model": f"smollm2:{NEW}", "messages": [{"role": "user", "content": PROMPT}], "temperature": 0, "max_tokens": 48}
-    whole = client.chat.completions.create(**long, extra_body={"ignore_eos": True})  # type: ignore[call-overload]
-    with client.chat.completions.create(**long, extra_body={"ignore_eos": True}, stream=True) as stream:  # type: ignore[call-overload]
+    long: dict[str, Any] = {
+        "model": f"smollm2:{NEW}",
+        "messages": [{"role": "user", "content": PROMPT}],
+        "temperature": 0,
+        "max_tokens": 48,
+        "extra_body": {"ignore_eos": True},
+    }
+    whole = client.chat.completions.create(**long)
+    with client.chat.completions.create(**long, stream=True) as stream:
         first = next(stream)
-        admin.http.delete(f"/experts/{NEW}", params={"digest": admin.served()[NEW]}).raise_for_status()
+        admin.http.delete(
+            f"/experts/{NEW}", params={"digest": admin.served()[NEW]}
+        ).raise_for_status()
         rest = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     assert (first.choices[0].delta.content or "") + rest == whole.choices[0].message.content
     end = time.monotonic() + 30
@@ -106,7 +119,10 @@ def make_stronger(file: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(file)
-    save_file({name: tensor * 1.01 if "lora_B" in name else tensor for name, tensor in tensors.items()}, file)
+    save_file(
+        {name: tensor * 1.01 if "lora_B" in name else tensor for name, tensor in tensors.items()},
+        file,
+    )
 
 
 def test_management_refuses_by_name(admin: Admin, demo: Demo) -> None:
@@ -145,7 +161,9 @@ def test_one_change_at_a_time_and_requests_go_on(admin: Admin, client: openai.Op
         for like in ("math", "sql", "math"):
             admin.put(NEW, like=like)
             replaces = admin.served().get(NEW)
-            admin.http.put(f"/experts/{NEW}", params={"replaces": replaces} if replaces else {}).raise_for_status()
+            admin.http.put(
+                f"/experts/{NEW}", params={"replaces": replaces} if replaces else {}
+            ).raise_for_status()
     finally:
         stop.set()
         thread.join(60)
@@ -159,7 +177,8 @@ def test_what_tta_adds_and_merges_is_loaded_and_what_slots_cannot_hold_is_refuse
     library = admin.experts
 
     def tta(*arguments: object) -> None:
-        command = [sys.executable, "-m", "tta_serve.cli", "experts", *map(str, arguments), f"--library={library}"]
+        command = [sys.executable, "-m", "tta_serve.cli.main", "experts", *map(str, arguments)]
+        command.append(f"--library={library}")
         subprocess.run(command, check=True, capture_output=True, timeout=300)
 
     try:
@@ -167,8 +186,10 @@ def test_what_tta_adds_and_merges_is_loaded_and_what_slots_cannot_hold_is_refuse
         admin.http.put(f"/experts/{NEW}").raise_for_status()
         assert ask(client, f"smollm2:{NEW}") == ask(client, "smollm2:triage")
         examples = f"--examples={demo_experts / 'math' / 'examples.txt'}"
-        tta("merge", "--method=cat", "--experts=math,triage", "--weights=1,0.3", f"--name={NEW}", examples)
-        admin.http.put(f"/experts/{NEW}", params={"replaces": admin.served()[NEW]}).raise_for_status()
+        merge = ("merge", "--method=cat", "--experts=math,triage", "--weights=1,0.3")
+        tta(*merge, f"--name={NEW}", examples)
+        replaced = {"replaces": admin.served()[NEW]}
+        admin.http.put(f"/experts/{NEW}", params=replaced).raise_for_status()
         mixed = client.chat.completions.create(
             model="auto",
             messages=[{"role": "user", "content": PROMPT}],
@@ -183,7 +204,9 @@ def test_what_tta_adds_and_merges_is_loaded_and_what_slots_cannot_hold_is_refuse
         assert "tta experts compress flat" in message
         told = library / "library.json"
         told.write_text(told.read_text().replace('"digest": "', '"digest": "0'))
-        status, message = admin.refusal(admin.http.put("/experts/sql", params={"replaces": admin.served()["sql"]}))
+        status, message = admin.refusal(
+            admin.http.put("/experts/sql", params={"replaces": admin.served()["sql"]})
+        )
         assert status == 400
         assert "Experts of another base need a library of their own" in message
     finally:

@@ -13,10 +13,18 @@ MODEL = "smollm2"
 QUESTION = "Table staff(name, salary, dept). Which name in staff have salary above 70?"
 
 
-def chat(client: openai.OpenAI, model: str = MODEL, content: str = QUESTION, merge: Any = None, **options: Any) -> Any:
+def chat(
+    client: openai.OpenAI,
+    model: str = MODEL,
+    content: str = QUESTION,
+    merge: Any = None,
+    **options: Any,
+) -> Any:
     extra = {} if merge is None else {"extra_body": {"merge": merge}}
-    settings = {"max_tokens": 24, "temperature": 0, **options}
-    return client.chat.completions.create(model=model, messages=[{"role": "user", "content": content}], **settings, **extra)
+    settings: dict[str, Any] = {"max_tokens": 24, "temperature": 0, **extra, **options}
+    return client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": content}], **settings
+    )
 
 
 def text(answer: Any) -> str:
@@ -53,10 +61,14 @@ def test_everyday_questions_are_the_bases(client: openai.OpenAI) -> None:
     assert answer.merge["abstained"]
     assert answer.merge["experts"] == {}
     assert answer.merge["mix"] == "base"
-    assert text(answer) == text(chat(client, f"{MODEL}:base", content="What is the capital of France?"))
+    assert text(answer) == text(
+        chat(client, f"{MODEL}:base", content="What is the capital of France?")
+    )
 
 
-def test_pinned_entry_and_explicit_merges_are_one_mix_when_they_are_equal(client: openai.OpenAI) -> None:
+def test_pinned_entry_and_explicit_merges_are_one_mix_when_they_are_equal(
+    client: openai.OpenAI,
+) -> None:
     pinned = chat(client, f"{MODEL}:balanced")
     entry = chat(client, merge={"entry": "balanced"})
     explicit = chat(client, merge={"experts": {"math": 0.5, "sql": 0.5}})
@@ -72,11 +84,13 @@ def test_coefficients_go_to_the_grid_and_the_answer_says_so(client: openai.OpenA
 
 def test_a_coefficient_may_differ_from_place_to_place(client: openai.OpenAI) -> None:
     for coefficient in ({"attention": 1.0, "mlp": 0.5}, [0.0] * 10 + [1.0] * 20):
-        assert chat(client, merge={"experts": {"sql": coefficient}}).merge["experts"] == {"sql": coefficient}
+        assert chat(client, merge={"experts": {"sql": coefficient}}).merge["experts"] == {
+            "sql": coefficient
+        }
     whole = chat(client, merge={"experts": {"sql": 1.0}})
-    assert chat(client, merge={"experts": {"sql": [1.0] * 30}}).merge["mix"] == whole.merge["mix"], (
-        "written otherwise, the same"
-    )
+    assert (
+        chat(client, merge={"experts": {"sql": [1.0] * 30}}).merge["mix"] == whole.merge["mix"]
+    ), "written otherwise, the same"
 
 
 def test_a_named_policy_decides(client: openai.OpenAI) -> None:
@@ -84,8 +98,10 @@ def test_a_named_policy_decides(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("usage", [False, True])
-def test_a_stream_is_the_same_answer_with_merge_in_its_last_chunk(client: openai.OpenAI, usage: bool) -> None:
-    options = {"stream_options": {"include_usage": True}} if usage else {}
+def test_a_stream_is_the_same_answer_with_merge_in_its_last_chunk(
+    client: openai.OpenAI, usage: bool
+) -> None:
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
     chunks = list(chat(client, stream=True, **options))
     streamed = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     whole = chat(client)
@@ -115,7 +131,12 @@ def test_n_stop_and_logprobs(client: openai.OpenAI) -> None:
 
 
 def test_completions_streaming_and_whole(client: openai.OpenAI) -> None:
-    options: dict[str, Any] = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 6, "temperature": 0}
+    options: dict[str, Any] = {
+        "model": MODEL,
+        "prompt": "The capital of France is",
+        "max_tokens": 6,
+        "temperature": 0,
+    }
     whole: Any = client.completions.create(**options)
     chunks: Any = list(client.completions.create(**options, stream=True))
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
@@ -141,10 +162,14 @@ def test_headers_say_it_too(client: openai.OpenAI) -> None:
 
 def test_models_are_listed_and_each_can_be_asked(client: openai.OpenAI) -> None:
     names = [m.id for m in client.models.list()]
-    assert {MODEL, "auto", "sql", f"{MODEL}:base", f"{MODEL}:sql", f"{MODEL}:balanced"} <= set(names)
+    assert {MODEL, "auto", "sql", f"{MODEL}:base", f"{MODEL}:sql", f"{MODEL}:balanced"} <= set(
+        names
+    )
     for name in names:
         assert client.models.retrieve(name).id == name
-        assert chat(client, name, max_tokens=1).model == name, "the answer has the name that was asked for"
+        assert chat(client, name, max_tokens=1).model == name, (
+            "the answer has the name that was asked for"
+        )
     assert chat(client, "auto", max_tokens=1).merge["policy"] == "inline"
     assert chat(client, "sql", max_tokens=1).merge["experts"] == {"sql": 1.0}
     card: Any = client.models.retrieve("sql")
@@ -173,10 +198,15 @@ def test_an_unknown_model_is_404_and_names_the_models(client: openai.OpenAI, mod
         ({"experts": {"sql": 3}}, r"must lie in \[-2.0, 2.0\]"),
         ({"experts": {"sql": "1"}}, "a coefficient is a number"),
         ({"experts": {"sql": [1.0, 0.5]}}, "the base has 30 layers"),
-        ({"experts": dict.fromkeys(("dates", "math", "orders", "redact", "sql"), 0.2)}, "at most 4"),
+        (
+            {"experts": dict.fromkeys(("dates", "math", "orders", "redact", "sql"), 0.2)},
+            "at most 4",
+        ),
     ],
 )
-def test_an_unusable_merge_is_400_and_says_what_works(client: openai.OpenAI, merge: Any, says: str) -> None:
+def test_an_unusable_merge_is_400_and_says_what_works(
+    client: openai.OpenAI, merge: Any, says: str
+) -> None:
     with pytest.raises(openai.BadRequestError, match=says) as error:
         chat(client, merge=merge)
     body: Any = error.value.body
@@ -191,9 +221,15 @@ def test_a_pinned_model_with_merge_is_refused(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"max_tokens": -1}, "max_tokens"), ({"temperature": 9}, "temperature"), ({"content": "word " * 5000}, "context length")],
+    [
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"temperature": 9}, "temperature"),
+        ({"content": "word " * 5000}, "context length"),
+    ],
 )
-def test_vllms_own_refusals_come_through(client: openai.OpenAI, options: dict[str, Any], says: str) -> None:
+def test_vllms_own_refusals_come_through(
+    client: openai.OpenAI, options: dict[str, Any], says: str
+) -> None:
     with pytest.raises(openai.BadRequestError, match=says):
         chat(client, **options)
 
@@ -203,12 +239,22 @@ def test_vllms_own_refusals_come_through(client: openai.OpenAI, options: dict[st
     [
         (b"{not json", 400),
         (json.dumps({"model": MODEL}).encode(), 400),
-        (b'{"model": "smollm2", "messages": [{"role": "user", "content": "x"}], "merge": {"experts": {"sql": NaN}}}', 400),
+        (
+            (
+                b'{"model": "smollm2", "messages": [{"role": "user", "content": "x"}], "merge":'
+                b' {"experts": {"sql": NaN}}}'
+            ),
+            400,
+        ),
         (b" " * (5 * 1024 * 1024), 413),
     ],
 )
 def test_raw_rubbish_gets_openais_error_shape(demo: Demo, body: bytes, status: int) -> None:
-    answer = httpx.post(f"{demo.url}/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    answer = httpx.post(
+        f"{demo.url}/v1/chat/completions",
+        content=body,
+        headers={"content-type": "application/json"},
+    )
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert isinstance(answer.json()["error"]["code"], str)

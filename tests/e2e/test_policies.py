@@ -13,12 +13,18 @@ from tests.e2e.conftest import ADMIN_KEY, Demo
 
 MODEL = "smollm2"
 SQL, MATH = (TASKS[name].examples("test", 1, 9)[0].prompt for name in ("sql", "math"))
+FIELDS = {
+    *("policy", "fallback", "reason", "router_ms", "passes"),
+    *("experts", "gating", "scores", "floor", "abstained"),
+}
 COLOURS = [f"What is your favourite colour, number {i}?" for i in range(40)]
 
 
 @pytest.fixture(scope="module")
 def admin(demo: Demo) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{demo.url}/admin", headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=120) as http:
+    with httpx.Client(
+        base_url=f"{demo.url}/admin", headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=120
+    ) as http:
         yield http
 
 
@@ -32,8 +38,14 @@ def named(policies: dict[str, Any], kind: str) -> list[str]:
     return [policy["name"] for policy in policies["policies"] if policy["type"] == kind]
 
 
-def ask(client: openai.OpenAI, *turns: str, merge: Any = None, session: str | None = None, **options: Any) -> Any:
-    """The merge field of the answer to the last of some user turns, each answered with OK before."""
+def ask(
+    client: openai.OpenAI,
+    *turns: str,
+    merge: Any = None,
+    session: str | None = None,
+    **options: Any,
+) -> Any:
+    """Return `merge` of the answer to the last user turn, each before it answered with OK."""
     messages: list[Any] = [{"role": "user", "content": turns[0]}]
     for turn in turns[1:]:
         messages += [{"role": "assistant", "content": "OK"}, {"role": "user", "content": turn}]
@@ -46,7 +58,9 @@ def ask(client: openai.OpenAI, *turns: str, merge: Any = None, session: str | No
     return answer.merge
 
 
-def test_every_configured_policy_answers_and_names_itself(client: openai.OpenAI, policies: dict[str, Any]) -> None:
+def test_every_configured_policy_answers_and_names_itself(
+    client: openai.OpenAI, policies: dict[str, Any]
+) -> None:
     names = [policy["name"] for policy in policies["policies"]]
     assert policies["default"] in names
     assert policies["unusable"] == {}
@@ -58,7 +72,9 @@ def test_every_configured_policy_answers_and_names_itself(client: openai.OpenAI,
         assert merge["reason"]
 
 
-def test_a_conversation_keeps_its_mix_by_what_it_repeats(client: openai.OpenAI, policies: dict[str, Any]) -> None:
+def test_a_conversation_keeps_its_mix_by_what_it_repeats(
+    client: openai.OpenAI, policies: dict[str, Any]
+) -> None:
     """By chance, because every turn alone would draw another mix."""
     merge = {"policy": named(policies, "random_control")[0]}
     first, other = two_draws(client, merge)
@@ -70,7 +86,9 @@ def test_a_conversation_keeps_its_mix_by_what_it_repeats(client: openai.OpenAI, 
 
 
 @pytest.mark.parametrize("by", ["session", "user"])
-def test_a_session_keeps_its_mix_by_its_name(client: openai.OpenAI, policies: dict[str, Any], by: str) -> None:
+def test_a_session_keeps_its_mix_by_its_name(
+    client: openai.OpenAI, policies: dict[str, Any], by: str
+) -> None:
     merge = {"policy": named(policies, "random_control")[0]}
     first, other = two_draws(client, merge)
     began = ask(client, first, merge=merge, **{by: f"the {by} of this test"})
@@ -96,8 +114,10 @@ def test_a_conversation_that_changes_its_topic_changes_its_mix(client: openai.Op
     assert ask(client, SQL, model=f"{MODEL}:math", session="topics")["experts"] == {"math": 1.0}
 
 
-def test_a_preference_chooses_a_point_of_the_front(client: openai.OpenAI, policies: dict[str, Any]) -> None:
-    (name, *_) = named(policies, "pareto")
+def test_a_preference_chooses_a_point_of_the_front(
+    client: openai.OpenAI, policies: dict[str, Any]
+) -> None:
+    name, *_ = named(policies, "pareto")
     entries = set()
     for task in ("sql", "math"):
         merge = ask(client, SQL, merge={"preference": {task: 1}})
@@ -124,7 +144,9 @@ def test_a_preference_chooses_a_point_of_the_front(client: openai.OpenAI, polici
         ({"policy": "retrieval", "experts": {"sql": 1}}, "exactly one"),
     ],
 )
-def test_an_unusable_wish_is_400_and_says_what_works(client: openai.OpenAI, merge: Any, says: str) -> None:
+def test_an_unusable_wish_is_400_and_says_what_works(
+    client: openai.OpenAI, merge: Any, says: str
+) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError, match=says) as error:
             ask(client, SQL, merge=merge, stream=stream)
@@ -133,8 +155,15 @@ def test_an_unusable_wish_is_400_and_says_what_works(client: openai.OpenAI, merg
 
 
 def test_a_preference_that_is_no_number_is_400(demo: Demo) -> None:
-    body = b'{"model": "smollm2", "messages": [{"role": "user", "content": "x"}], "merge": {"preference": {"sql": NaN}}}'
-    answer = httpx.post(f"{demo.url}/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    body = (
+        b'{"model": "smollm2", "messages": [{"role": "user", "content": "x"}], "merge":'
+        b' {"preference": {"sql": NaN}}}'
+    )
+    answer = httpx.post(
+        f"{demo.url}/v1/chat/completions",
+        content=body,
+        headers={"content-type": "application/json"},
+    )
     assert answer.status_code == 400
 
 
@@ -145,7 +174,9 @@ def test_entries_of_the_library_can_be_pinned_and_stale_ones_are_told(
     (replica,) = admin.get("/experts").raise_for_status().json()["replicas"]
     assert saved <= set(replica["entries"])
     assert replica["stale"] == []
-    learned = next(p["options"]["entry"] for p in policies["policies"] if p["type"] == "learned_static")
+    learned = next(
+        p["options"]["entry"] for p in policies["policies"] if p["type"] == "learned_static"
+    )
     assert learned in saved
     pinned = ask(client, SQL, model=f"{MODEL}:{learned}")
     (by_policy,) = named(policies, "learned_static")
@@ -175,21 +206,29 @@ def test_an_expert_that_goes_takes_what_was_made_for_it_along_until_it_is_back(
     assert ask(client, SQL, merge={"policy": learned})["mix"] == before["mix"]
 
 
-def test_explain_says_what_each_policy_would_do(client: openai.OpenAI, admin: httpx.Client, policies: dict[str, Any]) -> None:
+def test_explain_says_what_each_policy_would_do(
+    client: openai.OpenAI, admin: httpx.Client, policies: dict[str, Any]
+) -> None:
     names = [policy["name"] for policy in policies["policies"]]
     prompt = TASKS["triage"].examples("test", 1, 11)[0].prompt
-    rows = admin.post("/policies/explain", json={"prompt": prompt}).raise_for_status().json()["policies"]
+    rows = (
+        admin.post("/policies/explain", json={"prompt": prompt})
+        .raise_for_status()
+        .json()["policies"]
+    )
     assert [row["policy"] for row in rows] == names
     for row in rows:
-        assert set(row) == {
-            "policy", "experts", "gating", "scores", "floor", "abstained", "reason", "fallback", "router_ms", "passes"
-        }  # fmt: skip
-        assert ask(client, prompt, merge={"policy": row["policy"]})["experts"] == row["experts"], row["policy"]
-    again = admin.post("/policies/explain", json={"prompt": prompt, "policies": ["retrieval", "base"]}).json()["policies"]
+        assert set(row) == FIELDS
+        assert ask(client, prompt, merge={"policy": row["policy"]})["experts"] == row["experts"], (
+            row["policy"]
+        )
+    again = admin.post(
+        "/policies/explain", json={"prompt": prompt, "policies": ["retrieval", "base"]}
+    ).json()["policies"]
     assert [(row["policy"], row["passes"]) for row in again] == [("retrieval", 0), ("base", 0)]
-    assert [row["experts"] for row in again] == [row["experts"] for row in rows if row["policy"] in ("retrieval", "base")][
-        ::-1
-    ]
+    assert [row["experts"] for row in again] == [
+        row["experts"] for row in rows if row["policy"] in ("retrieval", "base")
+    ][::-1]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +252,9 @@ def test_explain_refuses_by_name(admin: httpx.Client, body: Any, says: str) -> N
 def test_policies_are_for_those_who_have_the_key(demo: Demo) -> None:
     for headers in ({}, {"authorization": "Bearer wrong"}):
         assert httpx.get(f"{demo.url}/admin/policies", headers=headers).status_code == 401
-        explained = httpx.post(f"{demo.url}/admin/policies/explain", headers=headers, json={"prompt": "x"})
+        explained = httpx.post(
+            f"{demo.url}/admin/policies/explain", headers=headers, json={"prompt": "x"}
+        )
         assert explained.status_code == 401
 
 
@@ -221,6 +262,9 @@ def test_metrics_count_kept_mixes_and_probes(demo: Demo, client: openai.OpenAI) 
     for _ in range(2):
         ask(client, SQL, merge={"policy": "retrieval"}, session="metrics")
     exposition = httpx.get(f"{demo.url}/metrics", timeout=30).text
-    for name in ('tta_kept_mixes_total{policy="retrieval"', 'tta_probe_cache_total{found="hit",kind="features"'):
+    for name in (
+        'tta_kept_mixes_total{policy="retrieval"',
+        'tta_probe_cache_total{found="hit",kind="features"',
+    ):
         assert name in exposition, name
     assert json.dumps(SQL)[1:20] not in exposition

@@ -1,4 +1,7 @@
-"""Held-out phrasings, through HTTP: the default policy against the right expert pinned, everyday prompts against the base."""
+"""Held-out phrasings, through HTTP.
+
+The default policy is held against the right expert pinned, everyday prompts against the base.
+"""
 
 import random
 from collections import defaultdict
@@ -9,7 +12,7 @@ from typing import Any
 import openai
 
 from deploy.demo.evaluate import exact_match
-from deploy.demo.everyday import everyday
+from deploy.demo.everyday import read_everyday
 from deploy.demo.tasks import TASKS
 
 MODEL = "smollm2"
@@ -18,12 +21,15 @@ AT_ONCE = 16
 
 
 def ask_all(client: openai.OpenAI, asked: Sequence[tuple[str, str]], max_tokens: int) -> list[Any]:
-    """Greedy answers to (model, prompt) pairs, many at a time, in their order."""
+    """Return greedy answers to (model, prompt) pairs, many at a time, in their order."""
 
     def one(pair: tuple[str, str]) -> Any:
         model, prompt = pair
         return client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": prompt}], max_tokens=max_tokens, temperature=0
+            model=model,
+            messages=[{"role": "user", "content": prompt}],
+            max_tokens=max_tokens,
+            temperature=0,
         )
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -31,7 +37,11 @@ def ask_all(client: openai.OpenAI, asked: Sequence[tuple[str, str]], max_tokens:
 
 
 def test_the_default_policy_keeps_the_score_of_the_right_expert(client: openai.OpenAI) -> None:
-    traffic = [(name, example) for name, task in TASKS.items() for example in task.examples("test", PER_TASK, seed=1)]
+    traffic = [
+        (name, example)
+        for name, task in TASKS.items()
+        for example in task.examples("test", PER_TASK, seed=1)
+    ]
     random.Random(0).shuffle(traffic)
     pinned = ask_all(client, [(f"{MODEL}:{name}", e.prompt) for name, e in traffic], max_tokens=96)
     routed = ask_all(client, [(MODEL, e.prompt) for _, e in traffic], max_tokens=96)
@@ -41,17 +51,31 @@ def test_the_default_policy_keeps_the_score_of_the_right_expert(client: openai.O
         scores[name].append((was, now))
     right = sum(p for pairs in scores.values() for p, _ in pairs)
     kept = sum(r for pairs in scores.values() for _, r in pairs)
-    table = {name: (sum(p for p, _ in pairs), sum(r for _, r in pairs)) for name, pairs in sorted(scores.items())}
-    print(f"\nexact match of {PER_TASK} (right expert pinned, default policy): {table}; kept {kept / right:.3f}")
+    table = {
+        name: (sum(p for p, _ in pairs), sum(r for _, r in pairs))
+        for name, pairs in sorted(scores.items())
+    }
+    print(
+        f"\nexact match of {PER_TASK} (right expert pinned, default policy): {table}; kept"
+        f" {kept / right:.3f}"
+    )
     assert right >= 0.8 * len(traffic)
     assert kept >= 0.95 * right, table
 
 
 def test_everyday_prompts_are_answered_by_the_base_word_for_word(client: openai.OpenAI) -> None:
-    prompts = everyday("test")
+    prompts = read_everyday("test")
     base = ask_all(client, [(f"{MODEL}:base", p) for p in prompts], max_tokens=24)
     routed = ask_all(client, [(MODEL, p) for p in prompts], max_tokens=24)
-    same = [b.choices[0].message.content == r.choices[0].message.content for b, r in zip(base, routed, strict=True)]
-    routed_away = [(p, r.merge["experts"]) for p, r in zip(prompts, routed, strict=True) if r.merge["experts"]]
-    print(f"\nanswered by the base word for word: {sum(same)} of {len(same)}; to experts: {routed_away}")
+    same = [
+        b.choices[0].message.content == r.choices[0].message.content
+        for b, r in zip(base, routed, strict=True)
+    ]
+    routed_away = [
+        (p, r.merge["experts"]) for p, r in zip(prompts, routed, strict=True) if r.merge["experts"]
+    ]
+    print(
+        f"\nanswered by the base word for word: {sum(same)} of {len(same)}; to experts:"
+        f" {routed_away}"
+    )
     assert sum(same) >= 0.9 * len(same), routed_away

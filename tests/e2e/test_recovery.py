@@ -1,4 +1,4 @@
-"""kill -9 of the engine under load. Runs last: the demo needs a minute to come back."""
+"""Kill the engine under load (-9); runs last, as the demo needs a minute to come back."""
 
 import threading
 import time
@@ -15,7 +15,9 @@ QUESTION = "Table staff(name, salary, dept). Which name in staff have salary abo
 
 def ask(client: openai.OpenAI, **options: Any) -> Any:
     settings = {"max_tokens": 24, "temperature": 0, **options}
-    return client.chat.completions.create(model=f"{MODEL}:sql", messages=[{"role": "user", "content": QUESTION}], **settings)
+    return client.chat.completions.create(
+        model=f"{MODEL}:sql", messages=[{"role": "user", "content": QUESTION}], **settings
+    )
 
 
 def test_requests_in_flight_get_an_error_and_the_server_recovers_by_itself(demo: Demo) -> None:
@@ -50,7 +52,9 @@ def test_requests_in_flight_get_an_error_and_the_server_recovers_by_itself(demo:
     assert ask(demo.client()).choices[0].message.content == before
     assert (
         demo.client()
-        .chat.completions.create(model=MODEL, messages=[{"role": "user", "content": QUESTION}], max_tokens=8)
+        .chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": QUESTION}], max_tokens=8
+        )
         .model_dump()["merge"]["policy"]
         == "inline"
     )

@@ -2,12 +2,15 @@
 
 import asyncio
 
-from loadtest.soak import Soak, Target
+import pytest
+
+from loadtest.commands.soak import Soak, SoakTarget
 from tests.e2e.conftest import ADMIN_KEY, Demo
 
 
+@pytest.mark.long
 def test_random_mixes_and_changing_experts_give_no_wrong_answer(demo: Demo) -> None:
-    target = Target(demo.url, ADMIN_KEY, demo.experts, demo.process.pid)
+    target = SoakTarget(demo.url, ADMIN_KEY, demo.experts, demo.process.pid)
     report = asyncio.run(Soak(target).run(2))
     assert report.clean, report
     assert report.answers > 50

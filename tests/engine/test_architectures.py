@@ -1,4 +1,7 @@
-"""Random mixes equal the dense merge on tiny random bases: many architectures, precisions, compiled, quantised."""
+"""Random mixes equal the dense merge on tiny random bases.
+
+Of many architectures and precisions, compiled, and quantised.
+"""
 
 import random
 import shutil
@@ -9,10 +12,11 @@ import torch
 from transformers import LlamaConfig
 
 from adapters.errors import ExpertError
-from adapters.library import Library
+from adapters.library.library import Library
 from adapters.mix import Mix
-from tests.engine.conftest import Answer, assert_same, distance, random_mix
-from tests.engine.tiny import (
+from tests.factories.engines import Answer, assert_same, distance, random_mix
+from tests.factories.experts import make_narrow_expert
+from tests.factories.tiny_engines import (
     BASES,
     SHAPE,
     compiling_with_lora,
@@ -22,10 +26,11 @@ from tests.engine.tiny import (
     write_base,
     write_library,
 )
-from tests.made import make_narrow_expert
 from tests.reference import Reference
 
-MILD = LlamaConfig(**SHAPE | {"initializer_range": 0.05})  # small logits, so that rounding to 16 bits moves them little
+MILD = LlamaConfig(
+    **SHAPE | {"initializer_range": 0.05}
+)  # small logits, so that rounding to 16 bits moves them little
 
 
 def answers(base: Path, library: Library, **settings: object) -> list[tuple[Answer, Mix]]:
@@ -42,7 +47,9 @@ def test_a_mix_is_the_dense_merge(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="vLLM compiles to C++ on CPU")
-def test_a_mix_is_the_dense_merge_in_a_compiled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mix_is_the_dense_merge_in_a_compiled_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vllm.config import CompilationMode
 
     monkeypatch.setenv("VLLM_DISABLE_COMPILE_CACHE", "1")
@@ -60,15 +67,23 @@ def assert_exact(base: Path, root: Path, **settings: object) -> None:
 
 
 def test_in_bfloat16_a_mix_is_the_dense_merge_but_for_rounding(tmp_path: Path) -> None:
-    """The reference has the same rounded weights and computes in float32, so that it need not choose the same tokens."""
+    """The reference has the same rounded weights, and computes in float32.
+
+    So it need not choose the same tokens.
+    """
     base = write_base(tmp_path / "base", MILD, torch.bfloat16)
     assert_near(base, base, tmp_path / "library", 0.04, dtype="bfloat16")
 
 
-@pytest.mark.skipif("avx512f" not in Path("/proc/cpuinfo").read_text(), reason="vLLM multiplies four bits with AVX-512 only")
+@pytest.mark.skipif(
+    "avx512f" not in Path("/proc/cpuinfo").read_text(),
+    reason="vLLM multiplies four bits with AVX-512 only",
+)
 def test_on_a_base_of_four_bits_a_mix_is_added_to_the_values_they_stand_for(tmp_path: Path) -> None:
     dense = write_base(tmp_path / "dense", MILD, torch.float16)
-    assert_near(write_awq(tmp_path / "base", dense), dense, tmp_path / "library", 0.01, dtype="float16")
+    assert_near(
+        write_awq(tmp_path / "base", dense), dense, tmp_path / "library", 0.01, dtype="float16"
+    )
 
 
 def assert_near(base: Path, dense: Path, root: Path, tolerance: float, **settings: object) -> None:
@@ -79,11 +94,17 @@ def assert_near(base: Path, dense: Path, root: Path, tolerance: float, **setting
             merged = reference.logprobs(answer.prompt, answer.tokens)
         assert distance(answer, merged) < tolerance
         if not mix.is_base:
-            assert distance(answer, reference.logprobs(answer.prompt, answer.tokens)) > 20 * tolerance
+            assert (
+                distance(answer, reference.logprobs(answer.prompt, answer.tokens)) > 20 * tolerance
+            )
 
 
-@pytest.mark.parametrize("module", ["model.layers.1.mlp.gate", "model.layers.1.mlp.experts.0.gate_proj"])
-def test_an_expert_on_what_routes_or_is_routed_to_is_refused_by_name(module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "module", ["model.layers.1.mlp.gate", "model.layers.1.mlp.experts.0.gate_proj"]
+)
+def test_an_expert_on_what_routes_or_is_routed_to_is_refused_by_name(
+    module: str, tmp_path: Path
+) -> None:
     base = write_base(tmp_path / "base", BASES["qwen3-moe, first layer dense"])
     shape = (4 if module.endswith("gate") else 128, SHAPE["hidden_size"])
     make_narrow_expert(tmp_path / "library" / "routing", module, shape)

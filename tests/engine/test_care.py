@@ -1,4 +1,7 @@
-"""No request is computed with another's mix: cancelled, preempted, sampled several times, in chunks, waiting, or cached."""
+"""No request is computed with another's mix.
+
+Whether it is cancelled, preempted, sampled several times, in chunks, waiting, or cached.
+"""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -12,11 +15,12 @@ import pytest
 import torch
 
 from adapters.coefficient import Coefficient, Pair
-from adapters.library import Library
+from adapters.library.library import Library
 from adapters.mix import Mix
-from tests.engine.conftest import TOLERANCE, Answer, Engine, assert_same, distance
-from tests.engine.tiny import BASES, prompts, tiny_engine, write_base, write_library
+from tests.factories.engines import TOLERANCE, Answer, Engine, assert_same, distance
+from tests.factories.tiny_engines import BASES, prompts, tiny_engine, write_base, write_library
 from tests.reference import Reference
+from tta_serve.engine import wire
 
 BLOCK = 32  # tokens; what fills none is not cached
 CHUNK = 32
@@ -34,14 +38,18 @@ UNEVEN = [
 
 
 def some_mixes(count: int, names: Sequence[str]) -> list[Mix]:
-    """Distinct mixes far from each other, and of every kind: of even and uneven coefficients, and the base."""
+    """Return distinct mixes that are far from each other.
+
+    They are of every kind: of even and uneven coefficients, and the base.
+    """
     rng = random.Random(count)
 
     def number() -> float:
         return rng.choice([-0.5, 0.0, 0.5, 1.0, 1.5])
 
     def coefficient() -> Coefficient:
-        return rng.choice([number(), Pair(number(), number()), (number(), number())])
+        kinds: list[Coefficient] = [number(), Pair(number(), number()), (number(), number())]
+        return rng.choice(kinds)
 
     mixes = {Mix(): None}
     while len(mixes) < count:
@@ -58,7 +66,12 @@ class World:
     reference: Reference
 
     def engine(self, slots: int, **settings: Any) -> AbstractContextManager[Engine]:
-        fixed = {"max_loras": slots, "max_cpu_loras": slots, "max_num_seqs": slots, "block_size": BLOCK}
+        fixed = {
+            "max_loras": slots,
+            "max_cpu_loras": slots,
+            "max_num_seqs": slots,
+            "block_size": BLOCK,
+        }
         return tiny_engine(self.base, self.library, **fixed | settings)
 
     def mixes(self, count: int) -> list[Mix]:
@@ -81,7 +94,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 class Desk:
-    """Takes requests one by one and steps the engine by hand, so that a test can act between two steps."""
+    """Takes requests one by one and steps the engine by hand, so that a test can act in between."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -92,25 +105,33 @@ class Desk:
         self._inner: dict[str, str] = {}  # names that vLLM gives to requests for its own use
 
     def ask(self, prompt: list[int], mix: Mix, priority: int = 0, **params: Any) -> str:
-        from tta_serve.engine.wire import mix_request
+        from tta_serve.engine.wire import make_mix_request
 
         name = f"request-{len(self._inner)}"
         self.asked[name] = mix
-        self._add(name, prompt, mix_request(mix, self.engine.digests), priority, params)
+        self._add(name, prompt, make_mix_request(mix, self.engine.digests), priority, params)
         return name
 
     def probe(self, prompt: list[int]) -> str:
-        from tta_serve.engine.wire import probe_request, with_turn
+        from tta_serve.engine.wire import make_probe_request, with_turn
 
-        probe = with_turn(probe_request("features"), (0, len(prompt)))
+        probe = with_turn(make_probe_request("features"), (0, len(prompt)))
         self._add(probe.lora_name, prompt, probe, 0, {"max_tokens": 1})
         return str(probe.lora_name)
 
-    def _add(self, name: str, prompt: list[int], lora: Any, priority: int, params: dict[str, Any]) -> None:
+    def _add(
+        self, name: str, prompt: list[int], lora: Any, priority: int, params: dict[str, Any]
+    ) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        greedy = {"temperature": 0, "max_tokens": 8, "ignore_eos": True, "logprobs": 0, "detokenize": False}
+        greedy = {
+            "temperature": 0,
+            "max_tokens": 8,
+            "ignore_eos": True,
+            "logprobs": 0,
+            "detokenize": False,
+        }
         sampling = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **greedy | params)
         self._inner[name] = self.llm.add_request(
             name, {"prompt_token_ids": prompt}, sampling, lora_request=lora, priority=priority
@@ -161,7 +182,10 @@ def answers(output: Any) -> list[Answer]:
     def logprobs(of: Any) -> list[float]:
         return [lp[t].logprob for lp, t in zip(of.logprobs, of.token_ids, strict=True)]
 
-    return [Answer(list(output.prompt_token_ids), list(of.token_ids), logprobs(of)) for of in output.outputs]
+    return [
+        Answer(list(output.prompt_token_ids), list(of.token_ids), logprobs(of))
+        for of in output.outputs
+    ]
 
 
 def alone(engine: Engine, prompt: list[int], mix: Mix, **params: Any) -> list[Answer]:
@@ -173,7 +197,7 @@ def alone(engine: Engine, prompt: list[int], mix: Mix, **params: Any) -> list[An
 
 
 def test_a_wrong_mix_would_be_seen(world: World) -> None:
-    """What the other tests rest on: no two of the mixes come near each other, at the tolerance that they allow."""
+    """No two of the mixes come near each other, at the tolerance that the other tests allow."""
     prompt, tokens = prompts([30, 8])
     for mixes in (UNEVEN, world.mixes(10), world.mixes(40)):
         made = [world.logprobs(mix, prompt, tokens) for mix in mixes]
@@ -181,8 +205,10 @@ def test_a_wrong_mix_would_be_seen(world: World) -> None:
 
 
 def test_cancelled_requests_leave_nothing_to_those_that_get_their_slots(world: World) -> None:
-    """Each cancelled request has a twin, and its prompt is asked for again with another mix: both may meet its blocks in the
-    cache, which are right for one of them and wrong for the other."""
+    """Each cancelled request has a twin, and its prompt is asked for again with another mix.
+
+    Both may meet its blocks in the cache, which are right for one of them and wrong for the other.
+    """
     texts, mixes = prompts([70] * 12), world.mixes(18)
     with world.engine(4, **CHUNKED) as engine:
         desk = Desk(engine)
@@ -221,12 +247,16 @@ def test_preempted_requests_go_on_with_their_own_mixes(world: World, caching: bo
 
 
 def test_a_preempted_request_that_lost_its_slot_gets_its_own_mix_again(world: World) -> None:
-    """Urgent requests overtake the preempted one and take its slot: without them it would find its row as it left it."""
+    """Urgent requests overtake the preempted one and take its slot.
+
+    Without them it would find its row as it left it.
+    """
     mixes = world.mixes(10)
     with short_of_blocks(world, 3, scheduling_policy="priority") as engine:
         desk = Desk(engine)
         slow = {
-            desk.ask(*request, priority=1, max_tokens=120) for request in zip(prompts([40, 50, 60]), mixes[:3], strict=True)
+            desk.ask(*request, priority=1, max_tokens=120)
+            for request in zip(prompts([40, 50, 60]), mixes[:3], strict=True)
         }
         urgent = iter(zip(prompts([20] * 7), mixes[3:], strict=True))
         lost = set()
@@ -251,7 +281,10 @@ def preemptions(engine: Engine) -> int:
 
 
 def test_several_answers_to_one_request_are_all_of_its_mix(world: World) -> None:
-    """More answers than slots, so that those to one request share its slot. top_k=1, as vLLM refuses n with temperature 0."""
+    """More answers than slots, so that those to one request share its slot.
+
+    vLLM refuses n with temperature 0, so a greedy answer is one of top_k = 1.
+    """
     greedy, warm = {"n": 2, "temperature": 1.0, "top_k": 1}, {"n": 3, "temperature": 0.8, "seed": 7}
     params: list[dict[str, Any]] = [warm, greedy, {}, warm | {"seed": 8}, greedy]
     requests = list(zip(prompts([20, 30, 25, 20, 40]), world.mixes(5), strict=True))
@@ -260,7 +293,10 @@ def test_several_answers_to_one_request_are_all_of_its_mix(world: World) -> None
         for request, param in zip(requests, params, strict=True):
             desk.ask(*request, **param)
         finished = desk.finish()
-        lonely = [alone(engine, *request, **param) for request, param in zip(requests, params, strict=True)]
+        lonely = [
+            alone(engine, *request, **param)
+            for request, param in zip(requests, params, strict=True)
+        ]
     for (mix, several), param, wanted in zip(finished, params, lonely, strict=True):
         assert [a.tokens for a in several] == [a.tokens for a in wanted]
         assert len(several) == param.get("n", 1)
@@ -270,8 +306,13 @@ def test_several_answers_to_one_request_are_all_of_its_mix(world: World) -> None
 
 
 @pytest.mark.parametrize("settings", [{}, CHUNKED], ids=["whole", "in chunks"])
-def test_long_prompts_answers_and_probes_are_those_of_the_dense_merge(world: World, settings: dict[str, Any]) -> None:
-    """Probes are asked for between requests of the same prompts with mixes. In chunks, a step holds parts of several."""
+def test_long_prompts_answers_and_probes_are_those_of_the_dense_merge(
+    world: World, settings: dict[str, Any]
+) -> None:
+    """Probes are asked for between requests of the same prompts with mixes.
+
+    In chunks, a step holds parts of several.
+    """
     texts = prompts([150, 70, 220, 200, 130, 97, 33])
     with world.engine(8, **settings) as engine:
         desk = Desk(engine)
@@ -280,19 +321,25 @@ def test_long_prompts_answers_and_probes_are_those_of_the_dense_merge(world: Wor
             desk.ask(prompt, mix, prompt_logprobs=0)
             probes[desk.probe(prompt)] = prompt
         finished = desk.finish()
-        features = {probe: desk.outputs[probe].kv_transfer_params["tta_said"]["features"] for probe in probes}
+        reports = {probe: wire.take_features(desk.outputs[probe]) for probe in probes}
     for name, (mix, [answer]) in zip(desk.asked, finished, strict=True):
         world.assert_right(mix, answer)
-        prompt = prompt_as_answer(desk.outputs[name])
-        assert distance(prompt, world.logprobs(mix, prompt.prompt, prompt.tokens)) < TOLERANCE
-    for probe, mean in features.items():
-        torch.testing.assert_close(torch.tensor(mean), mean_input(world, probes[probe]), rtol=1e-4, atol=1e-5)
+        read = prompt_as_answer(desk.outputs[name])
+        assert distance(read, world.logprobs(mix, read.prompt, read.tokens)) < TOLERANCE
+    for probe, report in reports.items():
+        assert report is not None
+        wanted = mean_input(world, probes[probe])
+        torch.testing.assert_close(torch.tensor(report.features), wanted, rtol=1e-4, atol=1e-5)
 
 
 def prompt_as_answer(output: Any) -> Answer:
     """A prompt as if all but its first token were the answer to that one."""
     first, *rest = output.prompt_token_ids
-    return Answer([first], rest, [lp[t].logprob for lp, t in zip(output.prompt_logprobs[1:], rest, strict=True)])
+    return Answer(
+        [first],
+        rest,
+        [lp[t].logprob for lp, t in zip(output.prompt_logprobs[1:], rest, strict=True)],
+    )
 
 
 @torch.no_grad()
@@ -300,10 +347,13 @@ def mean_input(world: World, prompt: list[int]) -> torch.Tensor:
     """Of layer 1 of the base, over the prompt."""
     model = world.reference.model
     states = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states[1]
-    return model.model.layers[1].input_layernorm(states)[0].mean(0)
+    inputs: torch.Tensor = model.model.layers[1].input_layernorm(states)
+    return inputs[0].mean(0)
 
 
-@pytest.mark.parametrize(("slots", "at_once"), [(4, 4), (3, 8)], ids=["as many as run", "fewer than run"])
+@pytest.mark.parametrize(
+    ("slots", "at_once"), [(4, 4), (3, 8)], ids=["as many as run", "fewer than run"]
+)
 def test_more_mixes_than_slots_each_get_their_turn(world: World, slots: int, at_once: int) -> None:
     mixes = world.mixes(40)
     with world.engine(slots, max_num_seqs=at_once) as engine:
@@ -312,8 +362,13 @@ def test_more_mixes_than_slots_each_get_their_turn(world: World, slots: int, at_
         assert Desk(engine).slots() == [slots, slots]
 
 
-def test_turns_of_mixes_and_the_base_on_one_prompt_never_read_each_others_cache(world: World) -> None:
-    """One slot, so that a mix that comes again finds its keys and values in the cache, but no longer its row."""
+def test_turns_of_mixes_and_the_base_on_one_prompt_never_read_each_others_cache(
+    world: World,
+) -> None:
+    """A mix that comes again finds its keys and values in the cache, but no longer its row.
+
+    For there is one slot.
+    """
     [prompt] = prompts([100])
     turns = [*UNEVEN, *UNEVEN[::-1], *UNEVEN]
     with world.engine(1, enable_prefix_caching=False) as engine:

@@ -1,4 +1,7 @@
-"""Mixture slots in real vLLM against plain transformers with dense merged weights, PEFT, and vLLM without us."""
+"""Mixture slots in real vLLM, against three references.
+
+Plain transformers with dense merged weights, PEFT, and vLLM without us.
+"""
 
 import random
 from pathlib import Path
@@ -10,12 +13,20 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from adapters.errors import ExpertError
-from adapters.library import Library
+from adapters.library.library import Library
 from adapters.mix import Mix
-from tests.engine.conftest import SLOTS, TAP_LAYER, TOLERANCE, Answer, Engine, assert_same, random_mix
-from tests.engine.inlined import Asked, ask
-from tests.engine.tiny import BASES, tiny_engine, write_base
-from tests.made import make_narrow_expert
+from tests.factories.engines import (
+    SLOTS,
+    TAP_LAYER,
+    TOLERANCE,
+    Answer,
+    Engine,
+    assert_same,
+    random_mix,
+)
+from tests.factories.experts import make_narrow_expert
+from tests.factories.inline_world import Asked, ask
+from tests.factories.tiny_engines import BASES, tiny_engine, write_base
 from tests.reference import Reference, answer_logprobs
 
 DEMO = ("dates", "math", "orders", "redact", "sql", "triage")
@@ -29,7 +40,9 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize("names", [DEMO, MADE, DEMO + MADE], ids=["demo", "other-ranks-and-scales", "all"])
+@pytest.mark.parametrize(
+    "names", [DEMO, MADE, DEMO + MADE], ids=["demo", "other-ranks-and-scales", "all"]
+)
 def test_random_mixes_equal_the_dense_merge(
     engine: Engine, library: Library, reference: Reference, names: tuple[str, ...]
 ) -> None:
@@ -41,7 +54,9 @@ def test_random_mixes_equal_the_dense_merge(
 
 
 @pytest.mark.parametrize("name", [*DEMO, *MADE])
-def test_one_hot_is_the_adapter_in_peft(engine: Engine, library: Library, base: Path, name: str) -> None:
+def test_one_hot_is_the_adapter_in_peft(
+    engine: Engine, library: Library, base: Path, name: str
+) -> None:
     answers = engine.ask(PROMPTS, [Mix.of({name: 1.0})] * len(PROMPTS))
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(plain, str(library.root / name)).eval()
@@ -51,7 +66,9 @@ def test_one_hot_is_the_adapter_in_peft(engine: Engine, library: Library, base: 
 
 def test_without_a_mix_it_is_vllm_as_it_comes(engine: Engine, base: Path) -> None:
     ours = one_by_one(engine)
-    beside_mixes = engine.ask(PROMPTS, [Mix(), Mix.of({"sql": 1.0}), Mix(), Mix.of({"small": 0.5}), Mix()])
+    beside_mixes = engine.ask(
+        PROMPTS, [Mix(), Mix.of({"sql": 1.0}), Mix(), Mix.of({"small": 0.5}), Mix()]
+    )
     stock = Engine(base, None)
     try:
         theirs = one_by_one(stock)
@@ -64,7 +81,10 @@ def test_without_a_mix_it_is_vllm_as_it_comes(engine: Engine, base: Path) -> Non
 
 
 def one_by_one(engine: Engine) -> list[Answer]:
-    """Answers of the base without what decides how vLLM cuts its work into steps: other requests, and what is cached."""
+    """Return answers of the base, each computed in the same steps.
+
+    Other requests, and what is cached, decide how vLLM cuts its work into steps: so there are none.
+    """
     engine.llm.reset_prefix_cache()
     return [answer for prompt in PROMPTS for answer in engine.ask([prompt])]
 
@@ -86,7 +106,9 @@ def test_a_batch_of_different_mixes_gives_each_what_it_gets_alone(engine: Engine
         assert engine.ask([prompt], [mix])[0].tokens == answer.tokens
 
 
-def test_the_prefix_cache_changes_nothing_and_never_crosses_mixes(engine: Engine, base: Path, library: Library) -> None:
+def test_the_prefix_cache_changes_nothing_and_never_crosses_mixes(
+    engine: Engine, base: Path, library: Library
+) -> None:
     """Long shared prompts, asked twice, so that the second round is answered from the cache."""
     prompt = " ".join(PROMPTS)
     mixes = [Mix(), Mix.of({"sql": 1.0}), Mix.of({"math": 1.0}), Mix.of({"sql": 0.5, "small": 1.0})]
@@ -135,21 +157,30 @@ def _memory() -> int:
 
 
 def test_a_probe_reads_the_mean_input_of_its_layer(engine: Engine, reference: Reference) -> None:
-    from tta_serve.engine.wire import mix_request, probe_request
+    from tta_serve.engine.wire import ProbeFeatures, make_mix_request, make_probe_request
 
     tokenizer = engine.llm.get_tokenizer()
     texts = [tokenizer.encode(p, add_special_tokens=False) for p in PROMPTS]
     turns = [(i, len(tokens) - i) for i, tokens in enumerate(texts)]
-    busy = Asked(texts[0], mix_request(Mix.of({"sql": 1.0}), engine.digests))
-    probes = [Asked(tokens, probe_request("features"), turn) for tokens, turn in zip(texts, turns, strict=True)]
+    busy = Asked(texts[0], make_mix_request(Mix.of({"sql": 1.0}), engine.digests))
+    probes = [
+        Asked(tokens, make_probe_request("features"), turn)
+        for tokens, turn in zip(texts, turns, strict=True)
+    ]
     *found, other = ask(engine, [*probes, busy], tokens=1)
-    assert other.said is None
+    assert other.report is None
     for (tokens, _, _), (start, end), got in zip(probes, turns, found, strict=True):
         with torch.no_grad():
-            states = reference.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[TAP_LAYER]
-            wanted = reference.model.model.layers[TAP_LAYER].input_layernorm(states)[0, start:end].mean(0)
-        assert got.said is not None
-        torch.testing.assert_close(torch.tensor(got.said["features"]), wanted, rtol=1e-3, atol=1e-4)
+            states = reference.model(
+                torch.tensor([tokens]), output_hidden_states=True
+            ).hidden_states[TAP_LAYER]
+            wanted = (
+                reference.model.model.layers[TAP_LAYER]
+                .input_layernorm(states)[0, start:end]
+                .mean(0)
+            )
+        assert isinstance(got.report, ProbeFeatures)
+        torch.testing.assert_close(torch.tensor(got.report.features), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_an_expert_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
@@ -158,7 +189,16 @@ def test_an_expert_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     make_narrow_expert(tmp_path / "wide" / "wide", "model.layers.0.mlp.up_proj", (256, 7))
     for name, says in (
         ("stranger", r"'stranger': model.layers.0.mlp.nope is not a linear layer of this base"),
-        ("wide", r"'wide': model.layers.0.mlp.up_proj is for a weight of \(256, 7\), this base has \(256, 128\)"),
+        (
+            "wide",
+            (
+                r"'wide': model.layers.0.mlp.up_proj is for a weight of \(256, 7\), this base has"
+                r" \(256, 128\)"
+            ),
+        ),
     ):
-        with pytest.raises(ExpertError, match=says), tiny_engine(tiny, Library.open(tmp_path / name)):
+        with (
+            pytest.raises(ExpertError, match=says),
+            tiny_engine(tiny, Library.open(tmp_path / name)),
+        ):
             pass

@@ -1,4 +1,7 @@
-"""Experts that share each token in each layer by what they read of it, in real vLLM against plain transformers."""
+"""Experts that share each token in each layer by what they read of it.
+
+In real vLLM, against plain transformers.
+"""
 
 import asyncio
 import shutil
@@ -13,24 +16,31 @@ import torch
 from transformers import PretrainedConfig
 from vllm.lora.request import LoRARequest
 
-from adapters.bank import build
-from adapters.canonical import canonical
+from adapters.bank.bank import build_bank
+from adapters.bank.layer_gates import LAYER_GATES, LayerGate, read_gates, write_gates
+from adapters.bank.token_gating import Gating, Sharing
 from adapters.coefficient import Pair, Place
 from adapters.errors import ExpertError
-from adapters.gating import Gating, Sharing
-from adapters.layer_gates import LAYER_GATES, LayerGate, read_gates, write_gates
+from adapters.low_rank import make_canonical
 from adapters.mix import Mix
-from tests.adapters.test_bank import factor
-from tests.engine.conftest import TOLERANCE, Answer, Engine, assert_same, distance, workers_of
-from tests.engine.inlined import Asked, World, ask
 from tests.engine.test_architectures import MILD
 from tests.engine.test_inline import BLOCK, CHUNKED, undecided
 from tests.engine.test_places import bank_bytes
-from tests.engine.tiny import BASES, compiling_with_lora, prompts, tiny_engine, write_base, write_library
-from tests.made import gates_of, make_expert
+from tests.factories.deltas import make_factor
+from tests.factories.engines import TOLERANCE, Answer, Engine, assert_same, distance, workers_of
+from tests.factories.experts import make_expert, make_gates
+from tests.factories.inline_world import Asked, World, ask
+from tests.factories.tiny_engines import (
+    BASES,
+    compiling_with_lora,
+    prompts,
+    tiny_engine,
+    write_base,
+    write_library,
+)
 from tta_serve.engine import wire
-from tta_serve.engine.attach import place_gated
-from tta_serve.engine.step import StepState
+from tta_serve.engine.worker.sites import place_gated_expert
+from tta_serve.engine.worker.step_state import StepState
 
 ALL = Mix.of({"few": 1.0, "rslora": 1.0, "small": 1.0})
 ARROW, SPECTR, SMILE = Gating("arrow", 2, 1.0), Gating("spectr", 2), Gating("spectr", 3, 0.5)
@@ -45,7 +55,7 @@ class Wish(NamedTuple):
     gating: Gating | None = None
 
     def adapter(self, world: World) -> LoRARequest | None:
-        return wire.mix_request(self.mix, world.library.digests, self.gating)
+        return wire.make_mix_request(self.mix, world.library.digests, self.gating)
 
 
 WISHES = [
@@ -65,7 +75,9 @@ LENGTHS = (3, 9, 24, 40, 17, 31, 12, 28, 22)
 def world_of(root: Path, config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> World:
     folder = write_base(root / "base", config, dtype)
     library = write_library(root / "library", folder)
-    write_gates(library.root / LAYER_GATES, gates_of(library.experts, without="rslora"), replace=False)
+    write_gates(
+        library.root / LAYER_GATES, make_gates(library.experts, without="rslora"), replace=False
+    )
     return World.of(folder, library)
 
 
@@ -82,12 +94,19 @@ def engine(world: World, slots: int = 9, **settings: Any) -> AbstractContextMana
 
 def logprobs(world: World, answer: Answer, wish: Wish, since: int = 0) -> torch.Tensor:
     experts, mix = world.library.experts, wish.mix.as_dict()
-    with world.reference.used(experts, mix, wish.gating, since, read_gates(world.library.root / LAYER_GATES)):
+    with world.reference.used(
+        experts, mix, wish.gating, since, read_gates(world.library.root / LAYER_GATES)
+    ):
         return world.reference.logprobs(answer.prompt, answer.tokens)
 
 
-def asked_for(world: World, wishes: Sequence[Wish], lengths: tuple[int, ...] = LENGTHS) -> list[Asked]:
-    return [Asked(prompt, wish.adapter(world)) for prompt, wish in zip(prompts(lengths), wishes, strict=True)]
+def asked_for(
+    world: World, wishes: Sequence[Wish], lengths: tuple[int, ...] = LENGTHS
+) -> list[Asked]:
+    return [
+        Asked(prompt, wish.adapter(world))
+        for prompt, wish in zip(prompts(lengths), wishes, strict=True)
+    ]
 
 
 def assert_right(world: World, answers: Sequence[Answer], wishes: Sequence[Wish]) -> None:
@@ -95,7 +114,9 @@ def assert_right(world: World, answers: Sequence[Answer], wishes: Sequence[Wish]
         assert_same(answer, logprobs(world, answer, wish))
 
 
-@pytest.mark.parametrize("base", ["llama", "phi3, fused in the checkpoint", "qwen3-moe, first layer dense"])
+@pytest.mark.parametrize(
+    "base", ["llama", "phi3, fused in the checkpoint", "qwen3-moe, first layer dense"]
+)
 def test_shares_are_those_of_plain_transformers(base: str, tmp_path: Path) -> None:
     world = world_of(tmp_path, BASES[base])
     with engine(world) as ours:
@@ -103,7 +124,9 @@ def test_shares_are_those_of_plain_transformers(base: str, tmp_path: Path) -> No
         assert_right(world, answers, WISHES)
         turned = WISHES[3:] + WISHES[:3]
         assert_right(world, [got.answer for got in ask(ours, asked_for(world, turned))], turned)
-    assert distance(answers[0], logprobs(world, answers[0], Wish(ALL, SPECTR))) > 10 * TOLERANCE, "or nothing is seen here"
+    assert distance(answers[0], logprobs(world, answers[0], Wish(ALL, SPECTR))) > 10 * TOLERANCE, (
+        "or nothing is seen here"
+    )
 
 
 def test_a_batch_of_all_kinds_gives_each_what_it_gets_alone(world: World) -> None:
@@ -113,7 +136,8 @@ def test_a_batch_of_all_kinds_gives_each_what_it_gets_alone(world: World) -> Non
         def all_kinds() -> list[Asked]:
             turns = undecided(policy)
             gated = [
-                one._replace(adapter=wire.undecided_request(policy, g)) for one, g in zip(turns, [SMILE] * 8, strict=True)
+                one._replace(adapter=wire.make_undecided_request(policy, g))
+                for one, g in zip(turns, [SMILE] * 8, strict=True)
             ]
             fixed = asked_for(world, WISHES)
             return [fixed[0], turns[1], gated[2], fixed[3], fixed[4], gated[5], turns[6], gated[7]]
@@ -129,8 +153,7 @@ def test_a_batch_of_all_kinds_gives_each_what_it_gets_alone(world: World) -> Non
                 world.assert_decided(one, got)
             else:
                 mix = world.decision(one.prompt, one.turn)[2]
-                assert got.said is not None
-                assert world.mix(got.said) == mix
+                assert world.mix(got.decided) == mix
                 assert_same(got.answer, logprobs(world, got.answer, Wish(world.upper(mix), SMILE)))
                 gated_and_decided.add(mix)
         assert len(gated_and_decided) > 1
@@ -139,20 +162,27 @@ def test_a_batch_of_all_kinds_gives_each_what_it_gets_alone(world: World) -> Non
 def test_long_prompts_in_chunks_and_a_conversation_that_goes_on_gated(world: World) -> None:
     wishes = [*WISHES[:4], WISHES[6]]
     with engine(world, **CHUNKED) as ours:
-        assert_right(world, [got.answer for got in ask(ours, asked_for(world, wishes, (150, 70, 33, 90, 120)))], wishes)
+        assert_right(
+            world,
+            [got.answer for got in ask(ours, asked_for(world, wishes, (150, 70, 33, 90, 120)))],
+            wishes,
+        )
         policy = world.install(ours)
         [first, second] = prompts((90, 60))
-        turn = next((a, a + 3) for a in range(40, 80) if len(world.decision(first, (a, a + 3))[2].coefficients) > 1)
-        begun = Asked(first, wire.undecided_request(policy, SMILE), turn)
+        turn = next(
+            (a, a + 3)
+            for a in range(40, 80)
+            if len(world.decision(first, (a, a + 3))[2].coefficients) > 1
+        )
+        begun = Asked(first, wire.make_undecided_request(policy, SMILE), turn)
         [got] = ask(ours, [begun])
-        assert got.said is not None
-        mix, since = world.mix(got.said), got.said["since"]
+        mix, since = world.mix(got.decided), got.decided.since
         assert since > 0
         wish = Wish(world.upper(mix), SMILE)
         assert_same(got.answer, logprobs(world, got.answer, wish, since))
         assert begun.adapter is not None
-        name, content = begun.adapter.lora_name, wire.content(mix, world.library.digests)
-        again = wire.conversation_request(name, content, since, policy, SMILE)
+        name, content = begun.adapter.lora_name, wire.write_mix(mix, world.library.digests)
+        again = wire.make_conversation_request(name, content, since, policy, SMILE)
         prompt = [*first, *got.answer.tokens, *second]
         for _ in ("with the first turn's keys and values", "without"):
             [got] = ask(ours, [Asked(prompt, again, (len(prompt) - 50, len(prompt) - 5))])
@@ -183,14 +213,20 @@ def test_a_compiled_model(world: World, monkeypatch: pytest.MonkeyPatch) -> None
         assert_right(world, [got.answer for got in ask(ours, asked_for(world, WISHES))], WISHES)
 
 
-def test_in_bfloat16_where_one_bank_serves_all_shares_are_those_but_for_rounding(tmp_path: Path) -> None:
+def test_in_bfloat16_where_one_bank_serves_all_shares_are_those_but_for_rounding(
+    tmp_path: Path,
+) -> None:
     """Of all candidates with a temperature: shares that do not jump where scores are nearly equal.
 
-    A rounded score moves shares, and so the answer by a part of what experts change. How much is rounded differs by CPU: one
-    without AVX-512 has other bfloat16 products.
+    A rounded score moves shares, and so the answer by a part of what experts change. How much is
+    rounded differs by CPU: one without AVX-512 has other bfloat16 products.
     """
     world = world_of(tmp_path, MILD, torch.bfloat16)
-    gated = [Wish(ALL, SMILE), Wish(ALL, Gating("arrow", 3, 1.0)), Wish(ALL, Gating("trained", 3, 2.0))]
+    gated = [
+        Wish(ALL, SMILE),
+        Wish(ALL, Gating("arrow", 3, 1.0)),
+        Wish(ALL, Gating("trained", 3, 2.0)),
+    ]
     wishes = [*gated, Wish(Mix()), Wish(Mix.of({"small": 0.5, "few": -0.25}))]
     with engine(world, dtype="bfloat16") as ours:
         for got, wish in zip(ask(ours, asked_for(world, wishes, LENGTHS[:5])), wishes, strict=True):
@@ -207,7 +243,7 @@ def test_where_graphs_are_captured_no_step_takes_a_short_cut() -> None:
     """A step without gated tokens then computes shares too, and uses none."""
     place = Place(0, "mlp")
     state = StepState(2, [place], 2, 8, torch.device("cpu"), captured=True, gated=True)
-    bank = build([[canonical(factor(2, 5, 6, seed)) for seed in (0, 1)]], [5])
+    bank = build_bank([[make_canonical(make_factor(2, 5, 6, seed)) for seed in (0, 1)]], [5])
     assert bank is not None
     x, found = torch.randn(3, 6), []
     for gating in (None, ARROW, None):
@@ -230,12 +266,18 @@ def test_dense_banks_come_with_gated_requests_and_hold_their_candidates(world: W
         two = bank_bytes(ours) - before
         ask(ours, asked_for(world, [Wish(ALL, SPECTR)], (9,)))
         assert bank_bytes(ours) - before > 1.5 * two > 0
-        assert_right(world, [ask(ours, asked_for(world, [Wish(pair, ARROW)], (24,)))[0].answer], [Wish(pair, ARROW)])
+        assert_right(
+            world,
+            [ask(ours, asked_for(world, [Wish(pair, ARROW)], (24,)))[0].answer],
+            [Wish(pair, ARROW)],
+        )
         ask(ours, asked_for(world, [Wish(Mix.of({"few": 1.0}), SPECTR)], (9,)), tokens=100)
         assert bank_bytes(ours) - before < two
 
 
-def test_candidates_come_and_go_and_one_that_changes_nothing_is_none(world: World, tmp_path: Path) -> None:
+def test_candidates_come_and_go_and_one_that_changes_nothing_is_none(
+    world: World, tmp_path: Path
+) -> None:
     """A LoRA that was never trained has no directions in which it reads."""
     root = tmp_path / "library"
     shutil.copytree(world.library.root, root)
@@ -259,6 +301,16 @@ def test_candidates_come_and_go_and_one_that_changes_nothing_is_none(world: Worl
 def test_gates_of_other_ranks_are_refused_by_name(world: World) -> None:
     expert = world.library.expert("few")
     module = next(iter(expert.factors))
-    for gates in ({module: LayerGate(torch.ones(99), 0.0)}, {"elsewhere": LayerGate(torch.ones(1), 0.0)}):
+    for gates in (
+        {module: LayerGate(torch.ones(99), 0.0)},
+        {"elsewhere": LayerGate(torch.ones(1), 0.0)},
+    ):
         with pytest.raises(ExpertError, match="'few': its trained gates do not fit"):
-            place_gated(expert, torch.nn.Module(), {}, torch.Tensor.float, apart=True, gates={expert.digest: gates})
+            place_gated_expert(
+                expert,
+                torch.nn.Module(),
+                {},
+                torch.Tensor.float,
+                apart=True,
+                gates={expert.digest: gates},
+            )

@@ -11,13 +11,20 @@ import torch
 
 from adapters.coefficient import to_json
 from adapters.mix import Mix
-from router.policy import RouterError
-from tests.engine.conftest import Engine, workers_of
-from tests.engine.inlined import Asked, World, ask
-from tests.engine.probing import Front, Numbers
-from tests.engine.tiny import BASES, compiling_with_lora, prompts, tiny_engine, write_base, write_library
+from router.errors import RouterError
+from tests.factories.engines import Engine, workers_of
+from tests.factories.inline_world import Asked, World, ask
+from tests.factories.offline_client import Front, Numbers
+from tests.factories.tiny_engines import (
+    BASES,
+    compiling_with_lora,
+    prompts,
+    tiny_engine,
+    write_base,
+    write_library,
+)
 from tta_serve.engine import wire
-from tta_serve.engine.client import EngineCall, Undecided
+from tta_serve.engine.client.engine_client import EngineCall, UndecidedRequest
 
 BLOCK, CHUNK = 32, 32
 CHUNKED = {"max_num_batched_tokens": CHUNK, "enable_chunked_prefill": True}
@@ -41,7 +48,7 @@ def undecided(policy: str, lengths: tuple[int, ...] = LENGTHS) -> list[Asked]:
     found = []
     for prompt in prompts(lengths):
         turn = (len(prompt) // 3, max(len(prompt) - 2, len(prompt) // 3 + 1))
-        found.append(Asked(prompt, wire.undecided_request(policy), turn))
+        found.append(Asked(prompt, wire.make_undecided_request(policy), turn))
     return found
 
 
@@ -51,21 +58,25 @@ def test_the_heads_of_this_file_choose_differently(world: World) -> None:
     assert Mix() in mixes
 
 
-def test_decisions_are_those_of_plain_transformers_and_used_above_the_layer_that_makes_them(world: World) -> None:
+def test_decisions_are_those_of_plain_transformers_and_used_above_the_layer_that_makes_them(
+    world: World,
+) -> None:
     with engine(world) as ours:
         asked = undecided(world.install(ours))
         for one, got in zip(asked, ask(ours, asked), strict=True):
             world.assert_decided(one, got)
-            assert got.said is not None
-            assert got.said["since"] == 0
+            assert got.decided.since == 0
 
 
 def test_a_decision_is_the_same_mix_pinned_to_the_last_bit(world: World) -> None:
     with engine(world, enable_prefix_caching=False) as ours:
         asked = undecided(world.install(ours))
         decided = ask(ours, asked)
-        mixes = [world.upper(world.mix(got.said)) for got in decided if got.said]
-        fixed = [Asked(one.prompt, wire.mix_request(m, world.library.digests)) for one, m in zip(asked, mixes, strict=True)]
+        mixes = [world.upper(world.mix(got.decided)) for got in decided if got.report]
+        fixed = [
+            Asked(one.prompt, wire.make_mix_request(m, world.library.digests))
+            for one, m in zip(asked, mixes, strict=True)
+        ]
         assert [got.answer for got in ask(ours, fixed)] == [got.answer for got in decided]
 
 
@@ -74,8 +85,11 @@ def test_a_batch_of_all_kinds_gives_each_what_it_gets_alone(world: World) -> Non
         policy = world.install(ours)
         asked = undecided(policy)
         asked[1] = Asked(asked[1].prompt)
-        asked[4] = Asked(asked[4].prompt, wire.mix_request(Mix.of({"small": 0.5, "few": -0.25}), world.library.digests))
-        asked[6] = Asked(asked[6].prompt, wire.probe_request("activations"))
+        asked[4] = Asked(
+            asked[4].prompt,
+            wire.make_mix_request(Mix.of({"small": 0.5, "few": -0.25}), world.library.digests),
+        )
+        asked[6] = Asked(asked[6].prompt, wire.make_probe_request("activations"))
         together = ask(ours, asked)
         alone = [ask(ours, [one._replace(adapter=_again(one, policy))])[0] for one in asked]
         for one, got, wanted in zip(asked, together, alone, strict=True):
@@ -86,7 +100,7 @@ def test_a_batch_of_all_kinds_gives_each_what_it_gets_alone(world: World) -> Non
 
 
 def _again(one: Asked, policy: str) -> Any:
-    return wire.undecided_request(policy) if one.turn else one.adapter
+    return wire.make_undecided_request(policy) if one.turn else one.adapter
 
 
 def test_more_turns_than_slots(world: World) -> None:
@@ -99,31 +113,32 @@ def test_more_turns_than_slots(world: World) -> None:
 def test_long_turns_are_decided_by_the_chunk_that_ends_them(world: World) -> None:
     with engine(world, **CHUNKED) as ours:
         asked = [
-            one._replace(turn=(5, len(one.prompt) - 3)) for one in undecided(world.install(ours), (150, 70, 33, 20, 90, 120))
+            one._replace(turn=(5, len(one.prompt) - 3))
+            for one in undecided(world.install(ours), (150, 70, 33, 20, 90, 120))
         ]
         since = []
         for one, got in zip(asked, ask(ours, asked), strict=True):
             world.assert_decided(one, got)
-            assert got.said is not None
-            since.append(got.said["since"])
+            since.append(got.decided.since)
         assert max(since) >= 2 * CHUNK
         assert min(since) == 0
 
 
 def test_a_conversation_runs_on_with_its_mix_and_its_cache(world: World) -> None:
-    """The second turn is the same whether the first one's keys and values are there or not, and in chunks."""
+    """The second turn is the same whether the first one's keys and values are there or not."""
     [first, second] = prompts((90, 60))
     with engine(world, **CHUNKED) as ours:
         policy = world.install(ours)
-        turn = next((a, a + 3) for a in range(30, 80) if not world.decision(first, (a, a + 3))[2].is_base)
-        begun = Asked(first, wire.undecided_request(policy), turn)
+        turn = next(
+            (a, a + 3) for a in range(30, 80) if not world.decision(first, (a, a + 3))[2].is_base
+        )
+        begun = Asked(first, wire.make_undecided_request(policy), turn)
         [got] = ask(ours, [begun])
-        assert got.said is not None
-        mix, since = world.mix(got.said), got.said["since"]
+        mix, since = world.mix(got.decided), got.decided.since
         assert since > 0
-        content = wire.content(mix, world.library.digests)
+        content = wire.write_mix(mix, world.library.digests)
         assert begun.adapter is not None
-        again = wire.conversation_request(begun.adapter.lora_name, content, since, policy)
+        again = wire.make_conversation_request(begun.adapter.lora_name, content, since, policy)
         prompt = [*first, *got.answer.tokens, *second]
         asked = Asked(prompt, again, (len(prompt) - 50, len(prompt) - 5))
         [cached] = ask(ours, [asked])
@@ -131,10 +146,8 @@ def test_a_conversation_runs_on_with_its_mix_and_its_cache(world: World) -> None
         [anew] = ask(ours, [asked])
         world.assert_answer(cached.answer, mix, since)
         world.assert_answer(anew.answer, mix, since)
-        assert cached.said is not None
-        assert anew.said is not None
-        assert cached.said["units"] == anew.said["units"]
-        assert cached.said["scores"] == pytest.approx(anew.said["scores"], abs=1e-3)
+        assert cached.decided.units == anew.decided.units
+        assert cached.decided.scores == pytest.approx(anew.decided.scores, abs=1e-3)
 
 
 def test_parallel_samples_share_a_decision(world: World) -> None:
@@ -144,28 +157,36 @@ def test_parallel_samples_share_a_decision(world: World) -> None:
         parameters = {"n": 3, "temperature": 1.0, "seed": 7}
         from vllm import SamplingParams
 
-        params = SamplingParams(max_tokens=6, ignore_eos=True, logprobs=0, detokenize=False, **parameters)
-        adapter = wire.with_turn(wire.undecided_request(policy), (20, 68))
-        [output] = ours.llm.generate([{"prompt_token_ids": prompt}], params, lora_request=[adapter], use_tqdm=False)
-        said = wire.said_of(output)
-        assert said is not None
+        params = SamplingParams(
+            max_tokens=6, ignore_eos=True, logprobs=0, detokenize=False, **parameters
+        )
+        adapter = wire.with_turn(wire.make_undecided_request(policy), (20, 68))
+        [output] = ours.llm.generate(
+            [{"prompt_token_ids": prompt}], params, lora_request=[adapter], use_tqdm=False
+        )
+        report = wire.take_decision(output)
+        assert report is not None
         mix = world.decision(prompt, (20, 68))[2]
-        assert world.mix(said) == mix
+        assert world.mix(report) == mix
         for sample in output.outputs:
             tokens = list(sample.token_ids)
             with world.reference.merged(world.library.experts, world.upper(mix).as_dict()):
-                wanted = world.reference.logprobs(prompt, tokens).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+                wanted = world.reference.logprobs(prompt, tokens).gather(
+                    1, torch.tensor(tokens)[:, None]
+                )[:, 0]
             found = [lp[t].logprob for lp, t in zip(sample.logprobs, tokens, strict=True)]
             torch.testing.assert_close(torch.tensor(found), wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("caching", [False, True])
-def test_one_that_is_preempted_and_computed_again_keeps_its_decision(world: World, caching: bool) -> None:
+def test_one_that_is_preempted_and_computed_again_keeps_its_decision(
+    world: World, caching: bool
+) -> None:
     """Seven requests of up to four blocks in a cache of nine."""
     with engine(world, **CHUNKED, num_gpu_blocks_override=9, enable_prefix_caching=caching) as ours:
         asked = undecided(world.install(ours), (60, 50, 40, 44, 52, 38, 41))
         found = ask(ours, asked, tokens=40)
-        preempted = sum(1 for got in found if got.said is not None)
+        preempted = sum(1 for got in found if got.report is not None)
         assert preempted == len(asked)
         for one, got in zip(asked, found, strict=True):
             world.assert_decided(one, got)
@@ -185,29 +206,42 @@ def test_features_are_the_mean_over_the_turn(world: World) -> None:
         client = Front(ours.llm, Numbers()).client()
         for prompt in prompts((40, 9, 70)):
             found = asyncio.run(client.features(" ".join(map(str, prompt))))
-            torch.testing.assert_close(found, world.features(prompt, (0, len(prompt))), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(
+                found, world.features(prompt, (0, len(prompt))), rtol=1e-3, atol=1e-3
+            )
 
 
 def test_a_policy_that_is_not_there_leaves_the_base(world: World) -> None:
     with engine(world) as ours:
         [one, *_] = undecided("unknown", (24,))
         [got] = ask(ours, [one])
-        assert got.said is None
+        assert got.report is None
         world.assert_answer(got.answer, Mix(), 0)
 
 
 def test_a_policy_that_does_not_fit_is_refused(world: World) -> None:
-    wide = replace(world, head=replace(world.head, mean=torch.zeros(3), std=torch.ones(3), weight=torch.zeros(4, 3)))
-    with engine(world) as ours, pytest.raises(RouterError, match="reads 3 features, the base has 128"):
+    wide = replace(
+        world,
+        head=replace(world.head, mean=torch.zeros(3), std=torch.ones(3), weight=torch.zeros(4, 3)),
+    )
+    with (
+        engine(world) as ours,
+        pytest.raises(RouterError, match="reads 3 features, the base has 128"),
+    ):
         wide.install(ours)
 
 
 def test_more_policies_than_there_is_room_for_replace_the_oldest(world: World) -> None:
-    from tta_serve.engine.heads import POLICIES
+    from tta_serve.engine.worker.head_table import POLICIES
 
     with engine(world) as ours:
         for shift in range(POLICIES + 1):
-            other = replace(world, head=replace(world.head, bias=world.head.bias + 10 * (shift > 0) * torch.eye(4)[shift % 3]))
+            other = replace(
+                world,
+                head=replace(
+                    world.head, bias=world.head.bias + 10 * (shift > 0) * torch.eye(4)[shift % 3]
+                ),
+            )
             other = replace(other, head=replace(other.head, temperature=1 + shift / 10))
             policy = other.install(ours)
             if shift == 0:
@@ -217,27 +251,28 @@ def test_more_policies_than_there_is_room_for_replace_the_oldest(world: World) -
         for one, got in zip(asked, decided, strict=False):
             assert one.turn is not None
             scores, _, _ = other.decision(one.prompt, one.turn)
-            wanted = [s + b for s, b in zip(scores.values(), other.head.bias.tolist(), strict=False)]
-            assert got.said is not None
-            assert got.said["scores"] == pytest.approx(wanted, abs=1e-2)
-        assert left.said is None
+            wanted = [
+                s + b for s, b in zip(scores.values(), other.head.bias.tolist(), strict=False)
+            ]
+            assert got.decided.scores == pytest.approx(wanted, abs=1e-2)
+        assert left.report is None
 
 
 def test_an_expert_that_is_gone_is_not_chosen_any_more(world: World) -> None:
     with engine(world) as ours:
         policy, workers = world.install(ours), workers_of(ours.llm)
         asked = undecided(policy)
-        before = [world.mix(got.said) for got in ask(ours, asked) if got.said]
+        before = [world.mix(got.decided) for got in ask(ours, asked) if got.report]
         gone = next(name for mix in before for name, _ in mix.coefficients)
         ask(ours, [Asked([5])])  # workers hear of a request's end with the next step
         assert asyncio.run(workers.unload(world.library.digests[gone]))
-        anew = [one._replace(adapter=wire.undecided_request(policy)) for one in asked]
-        after = [world.mix(got.said) for got in ask(ours, anew) if got.said]
+        anew = [one._replace(adapter=wire.make_undecided_request(policy)) for one in asked]
+        after = [world.mix(got.decided) for got in ask(ours, anew) if got.report]
         assert all(gone not in mix.as_dict() for mix in after)
         assert any(not mix.is_base for mix in after)
         asyncio.run(workers.load(gone, world.library.digests[gone]))
-        anew = [one._replace(adapter=wire.undecided_request(policy)) for one in asked]
-        assert [world.mix(got.said) for got in ask(ours, anew) if got.said] == before
+        anew = [one._replace(adapter=wire.make_undecided_request(policy)) for one in asked]
+        assert [world.mix(got.decided) for got in ask(ours, anew) if got.report] == before
 
 
 def test_the_client_starts_a_request_anew_if_the_topic_has_changed(world: World) -> None:
@@ -246,29 +281,35 @@ def test_the_client_starts_a_request_anew_if_the_topic_has_changed(world: World)
     with engine(world) as ours:
         front, policy = Front(ours.llm, Numbers()), world.install(ours)
         client, heard = front.client(), []
-        other = wire.conversation_request(None, {digests["few"]: to_json(1.0)})
+        other = wire.make_conversation_request(None, {digests["few"]: to_json(1.0)})
 
-        def settle(said: wire.Said | None) -> Any:
-            heard.append(said)
+        def settle(made: wire.InlineDecision | None) -> Any:
+            heard.append(made)
             return other
 
-        mine = wire.conversation_request(None, {digests["small"]: to_json(1.0)}, policy=policy)
-        tokens, said = asyncio.run(_answered(client, prompt, Undecided(mine, None, settle, follows=True)))
+        mine = wire.make_conversation_request(None, {digests["small"]: to_json(1.0)}, policy=policy)
+        tokens, report = asyncio.run(
+            _answered(client, prompt, UndecidedRequest(mine, None, settle, follows=True))
+        )
         world.assert_answer(tokens, Mix.of({"few": 1.0}), 0)
-        assert said is None
+        assert report is None
         assert len(heard) == 1
         assert heard[0] is not None
-        assert heard[0]["scores"] == pytest.approx([*world.decision(prompt, (0, 40))[0].values()], abs=1e-3)
+        assert heard[0].scores == pytest.approx(
+            [*world.decision(prompt, (0, 40))[0].values()], abs=1e-3
+        )
 
 
-async def _answered(client: Any, prompt: list[int], undecided: Undecided) -> tuple[Any, Any]:
+async def _answered(client: Any, prompt: list[int], undecided: UndecidedRequest) -> tuple[Any, Any]:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    from tests.engine.conftest import _answer
+    from tests.factories.engines import read_answer
 
-    params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, logprobs=0, detokenize=False)
+    params = SamplingParams(
+        temperature=0, max_tokens=6, ignore_eos=True, logprobs=0, detokenize=False
+    )
     params.output_kind = RequestOutputKind.FINAL_ONLY
     outputs = client.run(EngineCall({"prompt_token_ids": prompt}, params, "asked"), undecided)
     [output] = [output async for output in outputs]
-    return _answer(output), wire.said_of(output)
+    return read_answer(output), wire.take_report(output)

@@ -1,4 +1,7 @@
-"""Experts come, change and go while requests run: refused whole or exact at once, and old ones serve to the end."""
+"""Experts come, change and go while requests run.
+
+They are refused whole or exact at once, and old ones serve to the end.
+"""
 
 import asyncio
 import shutil
@@ -13,14 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from adapters.errors import ExpertError
 from adapters.expert import Expert
-from adapters.library import Library
+from adapters.library.library import Library
 from adapters.mix import Mix
-from tests.engine.conftest import TOLERANCE, Engine, workers_of
-from tests.engine.tiny import BASES, prompts, tiny_engine, write_base, write_library
-from tests.made import make_expert, make_narrow_expert
+from tests.factories.engines import TOLERANCE, Engine, workers_of
+from tests.factories.experts import make_expert, make_narrow_expert
+from tests.factories.tiny_engines import BASES, prompts, tiny_engine, write_base, write_library
 from tests.reference import Reference
 from tta_serve.engine.options import Capacity
-from tta_serve.engine.wire import mix_request
+from tta_serve.engine.wire import make_mix_request
 
 PROMPT = prompts((24,))[0]
 TOKENS = 24
@@ -59,7 +62,7 @@ class World:
         return asyncio.run(self.workers.unload(expert.digest))
 
     def used(self) -> Capacity:
-        return asyncio.run(self.workers.used())
+        return asyncio.run(self.workers.count_used())
 
     def replace(self, name: str, **settings: Any) -> None:
         shutil.rmtree(self.root / name, ignore_errors=True)
@@ -71,9 +74,13 @@ class World:
 
         self.running += 1
         request = str(self.running)
-        mix = mix_request(Mix.of({expert.name: coefficient}), {expert.name: expert.digest})
-        params = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True, detokenize=False)
-        self.engine.llm.llm_engine.add_request(request, {"prompt_token_ids": PROMPT}, params, lora_request=mix)
+        mix = make_mix_request(Mix.of({expert.name: coefficient}), {expert.name: expert.digest})
+        params = SamplingParams(
+            max_tokens=TOKENS, temperature=0.0, ignore_eos=True, detokenize=False
+        )
+        self.engine.llm.llm_engine.add_request(
+            request, {"prompt_token_ids": PROMPT}, params, lora_request=mix
+        )
         return request
 
     def step(self, steps: int = 1000) -> None:
@@ -131,7 +138,9 @@ def test_running_requests_finish_with_the_expert_they_began_with(world: World) -
     world.step()
     world.assert_right(first, old)
     world.assert_right(second, new)
-    assert world.tokens[first] != world.tokens[second], "the same name and prompt, other weights: no cached key of the old"
+    assert world.tokens[first] != world.tokens[second], (
+        "the same name and prompt, other weights: no cached key of the old"
+    )
     assert world.unload(old)
     assert world.unload(new)
 

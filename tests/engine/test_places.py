@@ -1,4 +1,4 @@
-"""Coefficients that differ from layer to layer, or between attention and MLP, and banks that hold what is in use."""
+"""Coefficients that differ from place to place, and banks that hold what is in use."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from adapters.coefficient import Pair
-from adapters.library import Library
+from adapters.library.library import Library
 from adapters.mix import Mix
-from tests.engine.conftest import Engine, assert_same
-from tests.engine.tiny import BASES, prompts, tiny_engine, write_base, write_library
+from tests.factories.engines import Engine, assert_same
+from tests.factories.tiny_engines import BASES, prompts, tiny_engine, write_base, write_library
 from tests.reference import Reference
 
 UNEVEN = [

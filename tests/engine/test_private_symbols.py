@@ -1,4 +1,7 @@
-"""Every private thing of vLLM and Ray that we rely on, at the pinned versions: an upgrade that moves one fails here first."""
+"""Every private thing of vLLM and Ray that we rely on, at the pinned versions.
+
+An upgrade that moves one fails here first.
+"""
 
 import inspect
 import re
@@ -17,8 +20,8 @@ def test_vllm_model_runners_build_the_manager_from_the_name_we_replace() -> None
     import vllm.v1.worker.lora_model_runner_mixin as mixin
     from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
-    from tta_serve.engine.manager import MixtureManager
-    from tta_serve.engine.plugin import register
+    from tta_serve.engine.worker.mixture_manager import MixtureManager
+    from tta_serve.engine.worker.plugin import register
 
     source = inspect.getsource(mixin.LoRAModelRunnerMixin.load_lora_model)
     assert "LRUCacheWorkerLoRAManager(" in source
@@ -26,7 +29,12 @@ def test_vllm_model_runners_build_the_manager_from_the_name_we_replace() -> None
     register()
     assert getattr(mixin.LRUCacheWorkerLoRAManager, "_tta_serve", False)
     runner = inspect.getsource(mixin)
-    for name in ("set_active_adapters", "add_dummy_lora", "get_dummy_lora_warmup_rank", "dummy_lora_cache"):
+    for name in (
+        "set_active_adapters",
+        "add_dummy_lora",
+        "get_dummy_lora_warmup_rank",
+        "dummy_lora_cache",
+    ):
         assert f"lora_manager.{name}(" in runner
     for name in [n for n in vars(LRUCacheWorkerLoRAManager.__mro__[1]) if not n.startswith("_")]:
         assert hasattr(MixtureManager, name), f"vLLM's manager has {name}, ours has not"
@@ -55,7 +63,9 @@ def test_models_are_called_so_that_their_output_passes_our_hook() -> None:
 
     assert "return self.model(" in inspect.getsource(GPUModelRunner._model_forward)
     source = inspect.getsource(GPUModelRunner.execute_model)
-    assert "sample_hidden_states = hidden_states[logits_indices]" in source, "they are one for each token, in order"
+    assert "sample_hidden_states = hidden_states[logits_indices]" in source, (
+        "they are one for each token, in order"
+    )
     assert "self.model.compute_logits(sample_hidden_states)" in source
 
 
@@ -69,16 +79,23 @@ def test_the_model_runner_says_where_requests_stand_and_hands_on_what_was_decide
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
     from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
-    from tta_serve.engine.plugin import register
+    from tta_serve.engine.worker.plugin import register
 
     register()
     source = inspect.getsource(GPUModelRunner)
-    assert re.search(r"self.set_active_loras\(\s+self.input_batch, num_scheduled_tokens, num_sampled_tokens", source)
+    assert re.search(
+        r"self.set_active_loras\(\s+self.input_batch, num_scheduled_tokens, num_sampled_tokens",
+        source,
+    )
     for name in ("req_ids", "num_computed_tokens_cpu"):
         assert f"{name}" in inspect.getsource(gpu_input_batch.InputBatch)
     for name in ("lora_request", "sampling_params"):
         assert f"{name}: " in inspect.getsource(gpu_input_batch.CachedRequestState)
-    wrapped = (LoRAModelRunnerMixin.set_active_loras, GPUModelRunner.sample_tokens, Scheduler.update_from_output)
+    wrapped = (
+        LoRAModelRunnerMixin.set_active_loras,
+        GPUModelRunner.sample_tokens,
+        Scheduler.update_from_output,
+    )
     files = [(m.__code__.co_filename, m.__wrapped__.__code__.co_filename) for m in wrapped]
     for ours, theirs in files:
         assert "tta_serve" in ours
@@ -86,7 +103,9 @@ def test_the_model_runner_says_where_requests_stand_and_hands_on_what_was_decide
     assert CPUModelRunner.sample_tokens is GPUModelRunner.sample_tokens
     assert AsyncScheduler.update_from_output is Scheduler.update_from_output
     assert AsyncModelRunnerOutput.__abstractmethods__ == {"get_output"}
-    assert "kv_transfer_params = engine_core_output.kv_transfer_params" in inspect.getsource(output_processor.OutputProcessor)
+    assert "kv_transfer_params = engine_core_output.kv_transfer_params" in inspect.getsource(
+        output_processor.OutputProcessor
+    )
 
 
 def test_which_model_runner_is_used_is_a_property_of_the_configuration() -> None:
@@ -100,13 +119,18 @@ def test_which_model_runner_is_used_is_a_property_of_the_configuration() -> None
 def test_the_prefix_cache_is_keyed_by_the_adapters_name() -> None:
     from vllm.v1.core import kv_cache_utils
 
-    assert "request.lora_request.lora_name" in inspect.getsource(kv_cache_utils._gen_lora_extra_hash_keys)
+    assert "request.lora_request.lora_name" in inspect.getsource(
+        kv_cache_utils._gen_lora_extra_hash_keys
+    )
 
 
 def test_adapter_ids_are_carried_in_64_bits() -> None:
     from vllm.v1.worker.gpu_input_batch import InputBatch
 
-    assert "request_lora_mapping = np.zeros((self.max_num_reqs,), dtype=np.int64)" in inspect.getsource(InputBatch.__init__)
+    assert (
+        "request_lora_mapping = np.zeros((self.max_num_reqs,), dtype=np.int64)"
+        in inspect.getsource(InputBatch.__init__)
+    )
 
 
 def test_every_route_that_generates_hands_its_prompts_to_generate_which_we_replace() -> None:
@@ -135,13 +159,22 @@ def test_every_route_that_generates_hands_its_prompts_to_generate_which_we_repla
         for call in callers[name].split(calls)[1:]:
             positional = call.lstrip().split(",")[:3]
             assert len(positional) == 3, name
-            assert not any("=" in one for one in positional), "prompt, params and request_id have no names"
+            assert not any("=" in one for one in positional), (
+                "prompt, params and request_id have no names"
+            )
             assert "lora_request=" in call[:400]
-    assert not [name for name in served if ".beam_search(" in found[name] and "self.beam_search(" not in found[name]]
+    assert not [
+        name
+        for name in served
+        if ".beam_search(" in found[name] and "self.beam_search(" not in found[name]
+    ]
 
 
 def test_beam_search_and_batches_call_it_in_the_context_of_their_request() -> None:
-    """In tasks made on the spot, which copy the context; a thread or a queue would lose whose prompt it is."""
+    """They do in tasks made on the spot, which copy the context.
+
+    A thread or a queue would lose whose prompt it is.
+    """
     from vllm.entrypoints.generate.beam_search import online
     from vllm.entrypoints.serve.utils import api_utils
 
@@ -154,7 +187,9 @@ def test_messages_of_anthropic_are_chats() -> None:
     from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 
     assert issubclass(AnthropicServingMessages, OpenAIServingChat)
-    assert "self.create_chat_completion(" in inspect.getsource(AnthropicServingMessages.create_messages)
+    assert "self.create_chat_completion(" in inspect.getsource(
+        AnthropicServingMessages.create_messages
+    )
 
 
 def test_names_of_models_are_checked_and_told_by_what_we_replace() -> None:
@@ -165,23 +200,38 @@ def test_names_of_models_are_checked_and_told_by_what_we_replace() -> None:
     from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
     from vllm.entrypoints.serve.engine import serving as engine_serving
 
-    servings = (OpenAIServingChat, OpenAIServingChatBatch, OpenAIServingCompletion, OpenAIServingResponses)
+    servings = (
+        OpenAIServingChat,
+        OpenAIServingChatBatch,
+        OpenAIServingCompletion,
+        OpenAIServingResponses,
+    )
     for serving in servings:
         source = inspect.getsource(serving)
         assert "self.models.model_name(lora_request)" in source
-        assert not re.search(r"base_model_paths|models\.registry", source), "a way around model_name"
+        assert not re.search(r"base_model_paths|models\.registry", source), (
+            "a way around model_name"
+        )
     assert "self.models.is_base_model(model_name)" in inspect.getsource(engine_serving)
-    assert list(inspect.signature(OpenAIServingModels.model_name).parameters) == ["self", "lora_request"]
-    assert list(inspect.signature(OpenAIServingModels.is_base_model).parameters) == ["self", "model_name"]
-    assert "self.base_model_paths = base_model_paths" in inspect.getsource(OpenAIServingModels.__init__)
+    assert list(inspect.signature(OpenAIServingModels.model_name).parameters) == [
+        "self",
+        "lora_request",
+    ]
+    assert list(inspect.signature(OpenAIServingModels.is_base_model).parameters) == [
+        "self",
+        "model_name",
+    ]
+    assert "self.base_model_paths = base_model_paths" in inspect.getsource(
+        OpenAIServingModels.__init__
+    )
 
 
 def test_names_are_served_as_they_were_asked_for() -> None:
     from types import SimpleNamespace
     from typing import Any, cast
 
-    from tta_serve.engine.client import OWNER
-    from tta_serve.serving.models import serve_names
+    from tta_serve.engine.client.engine_client import OWNER
+    from tta_serve.serving.replica.model_names import serve_names
 
     models: Any = SimpleNamespace(base_model_paths=[SimpleNamespace(name="demo")])
     serve_names(models)
@@ -209,7 +259,7 @@ def test_headers_that_vllm_and_ray_take_orders_by_are_among_those_we_drop() -> N
     from vllm.entrypoints.generate.base import serving
     from vllm.entrypoints.openai.chat_completion import api_router
 
-    from tta_serve.serving.edge import _NOT_FROM_CLIENTS
+    from tta_serve.serving.http.edge import NOT_FROM_CLIENTS
 
     names = [
         serving.SESSION_ID_HEADER,
@@ -223,7 +273,7 @@ def test_headers_that_vllm_and_ray_take_orders_by_are_among_those_we_drop() -> N
         "X-data-parallel-rank",
     ]
     for name in names:
-        assert _NOT_FROM_CLIENTS.fullmatch(name.lower()), name
+        assert NOT_FROM_CLIENTS.fullmatch(name.lower()), name
     assert constants.SERVE_HTTP_REQUEST_ID_HEADER == "x-request-id", "which is ours by then"
     read = re.compile(r"raw_request\.headers\.get\(\s*([^)]*?)\s*\)")
     root = Path(inspect.getfile(serving)).parents[2]
@@ -276,7 +326,9 @@ def test_ray_has_the_parts_we_reach_for() -> None:
     assert inspect.iscoroutinefunction(VLLMEngine.build_asgi_app)
     build = inspect.getsource(VLLMEngine.build_asgi_app)
     assert "app = build_app(" in build
-    assert "app.state._state.update(self._app_state._state)" in build, "openai_serving_models is in it"
+    assert "app.state._state.update(self._app_state._state)" in build, (
+        "openai_serving_models is in it"
+    )
     for name in ("__init__", "start", "check_health", "__del__", "__serve_build_asgi_app__"):
         assert inspect.iscoroutinefunction(getattr(LLMServer, name)), name
     assert "await self.start()" in inspect.getsource(LLMServer.__init__)
@@ -289,7 +341,12 @@ def test_ray_builds_direct_streaming_from_the_parts_that_we_call() -> None:
     from ray.serve._private import constants, http_util, replica
 
     server = inspect.signature(builder._build_direct_streaming_llm_deployment).parameters
-    assert {"llm_config", "deployment_cls", "bind_kwargs", "override_serve_options"} <= server.keys()
+    assert {
+        "llm_config",
+        "deployment_cls",
+        "bind_kwargs",
+        "override_serve_options",
+    } <= server.keys()
     assert "_get_direct_streaming_serve_options" in inspect.getsource(builder)
     router = inspect.signature(builder._build_openai_ingress_request_router).parameters
     assert [*router] == ["server", "llm_config"]
@@ -315,16 +372,25 @@ def test_rays_replicas_can_be_asked_one_by_one() -> None:
 
     name = ReplicaID("r", DeploymentID("MergingReplica:demo", "tta-serve")).to_full_id_str()
     assert ReplicaID.is_full_id_str(name)
-    assert ReplicaID.from_full_id_str(name).deployment_id == DeploymentID("MergingReplica:demo", "tta-serve")
-    assert [*inspect.signature(ReplicaActor.handle_request).parameters][1] == "pickled_request_metadata"
-    assert {"request_id", "internal_request_id", "call_method"} <= inspect.signature(RequestMetadata).parameters.keys()
+    assert ReplicaID.from_full_id_str(name).deployment_id == DeploymentID(
+        "MergingReplica:demo", "tta-serve"
+    )
+    assert [*inspect.signature(ReplicaActor.handle_request).parameters][
+        1
+    ] == "pickled_request_metadata"
+    assert {"request_id", "internal_request_id", "call_method"} <= inspect.signature(
+        RequestMetadata
+    ).parameters.keys()
 
 
 def test_ray_routes_by_a_key_that_we_choose() -> None:
     from ray.llm._internal.serve.core.ingress import router
     from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 
-    assert list(inspect.signature(ConsistentHashRouter._routing_key).parameters) == ["self", "pending_request"]
+    assert list(inspect.signature(ConsistentHashRouter._routing_key).parameters) == [
+        "self",
+        "pending_request",
+    ]
     assert "self._routing_key(pending_request)" in inspect.getsource(ConsistentHashRouter)
     assert "metadata.session_id" in inspect.getsource(ConsistentHashRouter._routing_key)
     payload = router._parse_routing_payload(b'{"messages": [1], "user": "u"}')
@@ -344,22 +410,38 @@ def test_ray_starts_beside_its_cluster_what_we_end() -> None:
 def test_uvicorns_connections_have_the_hooks_that_ours_override() -> None:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    from tta_serve.serving.http_server import BoundedProtocol
+    from tta_serve.serving.http.http_server import BoundedProtocol
 
-    overridden = {name for name, value in vars(BoundedProtocol).items() if inspect.isfunction(value)}
+    overridden = {
+        name for name, value in vars(BoundedProtocol).items() if inspect.isfunction(value)
+    }
     ours = {"_await_head", "_forget_head", "_give_up"}
-    hooks = {"connection_made", "connection_lost", "data_received", "on_message_begin", "on_headers_complete"}
+    hooks = {
+        "connection_made",
+        "connection_lost",
+        "data_received",
+        "on_message_begin",
+        "on_headers_complete",
+    }
     assert overridden == ours | hooks
     for name in hooks:
         theirs = inspect.signature(getattr(HttpToolsProtocol, name))
-        assert [*inspect.signature(getattr(BoundedProtocol, name)).parameters] == [*theirs.parameters]
+        assert [*inspect.signature(getattr(BoundedProtocol, name)).parameters] == [
+            *theirs.parameters
+        ]
     assert not [
-        name for name in vars(HttpToolsProtocol) if "head" in name and name not in ("on_header", "on_headers_complete")
+        name
+        for name in vars(HttpToolsProtocol)
+        if "head" in name and name not in ("on_header", "on_headers_complete")
     ]
     source = inspect.getsource(HttpToolsProtocol)
     assert "self.parser = httptools.HttpRequestParser(self)" in source
     assert "self.parser.feed_data(data)" in inspect.getsource(HttpToolsProtocol.data_received)
-    for name in ("self.loop = ", "self.transport = transport", "def send_400_response(self, msg: str)"):
+    for name in (
+        "self.loop = ",
+        "self.transport = transport",
+        "def send_400_response(self, msg: str)",
+    ):
         assert name in source
     assert "self.transport.close()" in inspect.getsource(HttpToolsProtocol.send_400_response)
 
@@ -368,7 +450,12 @@ def test_uvicorns_server_can_be_run_and_ended_by_others() -> None:
     import uvicorn
 
     source = inspect.getsource(uvicorn.Server)
-    for name in ("self.started = True", "if self.should_exit", "not self.force_exit", "with self.capture_signals():"):
+    for name in (
+        "self.started = True",
+        "if self.should_exit",
+        "not self.force_exit",
+        "with self.capture_signals():",
+    ):
         assert name in source
     assert "sockets" in inspect.signature(uvicorn.Server.serve).parameters
     assert "for sock in sockets" in inspect.getsource(uvicorn.Server.startup)

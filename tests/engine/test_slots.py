@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from tta_serve.engine.slots import SlotTable
+from tta_serve.engine.worker.slots import SlotTable
 
 
 def test_slots_are_recycled_least_recently_used() -> None:
-    table = SlotTable(3)
+    table: SlotTable[int] = SlotTable(3)
     first = dict(table.bind([1, 2, 3]))
     assert table.bind([1]) == []
     assert table.bind([4]) == [(4, first[2])]
@@ -16,7 +16,7 @@ def test_slots_are_recycled_least_recently_used() -> None:
 
 
 def test_a_mix_of_the_same_step_is_never_pushed_out_however_old() -> None:
-    table = SlotTable(3)
+    table: SlotTable[int] = SlotTable(3)
     table.bind([1, 2, 3])
     table.bind([2, 3])
     new = table.bind([9, 8, 1])  # 1 is the oldest, and needed now
@@ -25,7 +25,8 @@ def test_a_mix_of_the_same_step_is_never_pushed_out_however_old() -> None:
 
 
 def test_slots_are_distinct_and_never_the_bases_through_any_sequence() -> None:
-    rng, table = random.Random(0), SlotTable(5)
+    rng = random.Random(0)
+    table: SlotTable[int] = SlotTable(5)
     row: dict[int, int] = {}  # what a reader of the coefficient table would find
     for _ in range(2000):
         if rng.random() < 0.1:
@@ -41,7 +42,7 @@ def test_slots_are_distinct_and_never_the_bases_through_any_sequence() -> None:
 
 
 def test_clear_gives_all_slots_back() -> None:
-    table = SlotTable(2)
+    table: SlotTable[int] = SlotTable(2)
     table.bind([1, 2])
     table.clear()
     assert len(table) == 0
@@ -49,5 +50,6 @@ def test_clear_gives_all_slots_back() -> None:
 
 
 def test_more_mixes_than_slots_in_one_step_is_our_bug() -> None:
+    table: SlotTable[int] = SlotTable(1)
     with pytest.raises(AssertionError):
-        SlotTable(1).bind([1, 2])
+        table.bind([1, 2])

@@ -1,4 +1,4 @@
-"""Two tensor-parallel ranks on CPU: each holds its shard of the bank, and together they give the dense merge."""
+"""Two tensor-parallel ranks on CPU give the dense merge, each with its shard of the bank."""
 
 import asyncio
 import random
@@ -12,20 +12,21 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from adapters.bank.layer_gates import LAYER_GATES, read_gates, write_gates
+from adapters.bank.token_gating import Gating
 from adapters.errors import ExpertError
-from adapters.gating import Gating
-from adapters.layer_gates import LAYER_GATES, read_gates, write_gates
-from adapters.library import Library
+from adapters.library.library import Library
 from adapters.mix import Mix
-from router.policy import Prompt, Window
-from tests.engine import inlined as inline
-from tests.engine.conftest import SLOTS, Answer, assert_same, workers_of
-from tests.engine.probing import Front, assert_compared, assert_watched
-from tests.made import gates_of, make_expert, make_narrow_expert
+from router.decision import Prompt
+from router.probing import Window
+from tests.factories import inline_world
+from tests.factories.engines import SLOTS, Answer, assert_same, workers_of
+from tests.factories.experts import make_expert, make_gates, make_narrow_expert
+from tests.factories.offline_client import Front, assert_compared, assert_watched
 from tests.reference import Reference
+from tta_serve.engine.client.worker_rpc import Workers
 from tta_serve.engine.options import BankOptions
-from tta_serve.engine.wire import mix_request, undecided_request
-from tta_serve.engine.workers import Workers
+from tta_serve.engine.wire import make_mix_request, make_undecided_request
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +64,16 @@ class World:
         outputs = self.llm.generate(
             [{"prompt_token_ids": [5, 9, 100 + i, 7]} for i in range(len(mixes))],
             SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=0),
-            lora_request=[mix_request(m, library.digests) for m in mixes],
+            lora_request=[make_mix_request(m, library.digests) for m in mixes],
             use_tqdm=False,
         )
         for mix, output in zip(mixes, outputs, strict=True):
             tokens = list(output.outputs[0].token_ids)
             with self.reference.merged(library.experts, mix.as_dict()):
                 wanted = self.reference.logprobs(list(output.prompt_token_ids), tokens)
-            chosen = [lp[t].logprob for lp, t in zip(output.outputs[0].logprobs, tokens, strict=True)]
+            chosen = [
+                lp[t].logprob for lp, t in zip(output.outputs[0].logprobs, tokens, strict=True)
+            ]
             assert_same(Answer(list(output.prompt_token_ids), tokens, chosen), wanted)
 
     @property
@@ -86,7 +89,7 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
     make_expert(root / "one", tiny, seed=1, layers=range(2), strength=5)
     make_expert(root / "two", tiny, seed=2, layers=range(2), rank=3, alpha=3, strength=5)
     digests = tuple(Library.open(root).digests.items())
-    write_gates(root / LAYER_GATES, gates_of(Library.open(root).experts), replace=False)
+    write_gates(root / LAYER_GATES, make_gates(Library.open(root).experts), replace=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         llm = LLM(
@@ -96,7 +99,9 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
             enforce_eager=True,
             tensor_parallel_size=2,
             disable_log_stats=True,
-            **BankOptions(str(root), digests, tap_layer=1, gated=True, trained=True).engine_args(SLOTS),
+            **BankOptions(str(root), digests, tap_layer=1, gated=True, trained=True).engine_args(
+                SLOTS
+            ),
         )
         try:
             yield World(llm, root, Reference(tiny))
@@ -109,7 +114,11 @@ def test_a_mix_over_two_ranks_is_the_dense_merge(world: World) -> None:
 
 
 def test_probes_over_two_ranks_see_the_whole_model(world: World) -> None:
-    library, text, mixes = Library.open(world.root), "How old is the moon?", [Mix.of({"one": 1.0}), Mix.of({"two": -0.5})]
+    library, text, mixes = (
+        Library.open(world.root),
+        "How old is the moon?",
+        [Mix.of({"one": 1.0}), Mix.of({"two": -0.5})],
+    )
     client = Front(world.llm).client()
     compared = asyncio.run(client.compare(Prompt(text), mixes, Window(last=9), library.digests))
     tokens = client.prompt_tokens(Prompt(text))
@@ -120,38 +129,53 @@ def test_probes_over_two_ranks_see_the_whole_model(world: World) -> None:
 
 
 def test_both_ranks_use_what_the_pass_decides(world: World, tiny: Path) -> None:
-    inlined = inline.World.of(tiny, Library.open(world.root))
-    policy = asyncio.run(world.workers.install([inlined.head], inlined.library.digests, inlined.rules))
+    inlined = inline_world.World.of(tiny, Library.open(world.root))
+    policy = asyncio.run(
+        world.workers.install([inlined.head], inlined.library.digests, inlined.rules)
+    )
     rng = random.Random(0)
     prompts = [rng.sample(range(40_000), 3) for _ in range(8)]
-    asked = [inline.Asked(prompt, undecided_request(policy), (1, 3)) for prompt in prompts]
-    found = inline.ask(world, asked)
+    asked = [
+        inline_world.Asked(prompt, make_undecided_request(policy), (1, 3)) for prompt in prompts
+    ]
+    found = inline_world.ask(world, asked)
     for one, got in zip(asked, found, strict=True):
         inlined.assert_decided(one, got)
-    assert len({inlined.mix(got.said) for got in found if got.said}) > 1
+    assert len({inlined.mix(got.decided) for got in found if got.report}) > 1
 
 
 def test_both_ranks_share_by_the_whole_of_what_each_has_a_part_of(world: World) -> None:
     library, mix = Library.open(world.root), Mix.of({"one": 1.0, "two": 1.0})
-    gatings = [Gating("arrow", 1), Gating("spectr", 2, 1.0), Gating("arrow", 2, 0.5), Gating("trained", 2, 1.0), None]
+    gatings = [
+        Gating("arrow", 1),
+        Gating("spectr", 2, 1.0),
+        Gating("arrow", 2, 0.5),
+        Gating("trained", 2, 1.0),
+        None,
+    ]
     prompts = [[5, 9, 100 + i, 7, 300 * i, 8] for i in range(len(gatings))]
-    asked = [inline.Asked(p, mix_request(mix, library.digests, g)) for p, g in zip(prompts, gatings, strict=True)]
-    for got, gating in zip(inline.ask(world, asked), gatings, strict=True):
-        with world.reference.used(library.experts, mix.as_dict(), gating, gates=read_gates(world.root / LAYER_GATES)):
+    asked = [
+        inline_world.Asked(p, make_mix_request(mix, library.digests, g))
+        for p, g in zip(prompts, gatings, strict=True)
+    ]
+    for got, gating in zip(inline_world.ask(world, asked), gatings, strict=True):
+        with world.reference.used(
+            library.experts, mix.as_dict(), gating, gates=read_gates(world.root / LAYER_GATES)
+        ):
             assert_same(got.answer, world.reference.logprobs(got.answer.prompt, got.answer.tokens))
 
 
 def test_an_expert_comes_and_goes_in_all_ranks_or_in_none(world: World, tiny: Path) -> None:
-    before = asyncio.run(world.workers.used())
+    before = asyncio.run(world.workers.count_used())
     make_narrow_expert(world.root / "narrow", "model.layers.0.mlp.up_proj", (384, 255))
     with pytest.raises(ExpertError, match="narrow"):
         asyncio.run(world.workers.load("narrow", Library.open(world.root).expert("narrow").digest))
     shutil.rmtree(world.root / "narrow")
-    assert asyncio.run(world.workers.used()) == before
+    assert asyncio.run(world.workers.count_used()) == before
     make_expert(world.root / "late", tiny, seed=3, layers=range(2), strength=5)
     digest = Library.open(world.root).expert("late").digest
     asyncio.run(world.workers.load("late", digest))
     world.assert_right([Mix.of({"late": 1.0}), Mix.of({"late": 0.5, "one": 0.5})])
     world.assert_right([Mix()])  # workers hear of a request's end with the next step
     assert asyncio.run(world.workers.unload(digest))
-    assert asyncio.run(world.workers.used()) == before
+    assert asyncio.run(world.workers.count_used()) == before

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.probing import gathered
+from router.probing import gather_all
 
 
 def test_answers_come_in_order_from_sixteen_at_a_time() -> None:
@@ -18,7 +18,7 @@ def test_answers_come_in_order_from_sixteen_at_a_time() -> None:
         running -= 1
         return -k
 
-    assert asyncio.run(gathered(ask, range(40))) == [-k for k in range(40)]
+    assert asyncio.run(gather_all(ask, range(40))) == [-k for k in range(40)]
     assert most == 16
 
 
@@ -35,7 +35,7 @@ def test_the_first_error_ends_the_rest() -> None:
 
     async def scenario() -> None:
         with pytest.raises(ConnectionError):
-            await gathered(ask, range(100))
+            await gather_all(ask, range(100))
         await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) == 1, "nothing is left running"
 

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.tta_serve.tiny_library import NAMES, make, mixed
-from tta_serve.mixed import Mixed
+from tests.factories.tiny_library import NAMES, load_mixed, make_library
+from tta_serve.offline.mixed_model import MixedModel
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library's folder; the base's is `base` beside it."""
-    return make(tmp_path_factory.mktemp("tiny"))
+    return make_library(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
-def both(library: Path) -> Mixed:
-    return mixed(library, *NAMES)
+def both(library: Path) -> MixedModel:
+    return load_mixed(library, *NAMES)

@@ -8,41 +8,45 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 _KEY = "tta_serve"
-
-
 _Count = Annotated[int, Field(ge=0)]
 _strict = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, config=_strict)
 class Capacity:
-    """What each worker keeps ready at most.
-
-    experts: columns of the coefficient table   ranks: the sum of the experts' ranks, each its highest
-    bytes: of their factors, on each tensor-parallel rank
-    """
+    """How many experts each worker keeps ready at most."""
 
     experts: _Count = 64
+    """The experts, each a column of the coefficient table."""
     ranks: _Count = 1024
+    """The sum of the experts' ranks, each expert's being its highest."""
     bytes: _Count = 4 * 2**30
+    """The bytes of their factors, on each tensor-parallel rank."""
 
 
 @dataclass(frozen=True, config=_strict)
 class BankOptions:
-    """What a worker needs to build the bank. experts: the (name, digest) of those it starts with
-
-    gated: whether requests may be gated, for which it keeps canonical factors   trained: and by the library's trained gates
-    """
+    """What a worker needs to serve mixes."""
 
     library: str
+    """The folder of the library."""
     experts: tuple[tuple[str, str], ...]
+    """The (name, digest) of each expert that the worker starts with."""
     tap_layer: int | None = None
+    """The decoder layer whose input routing reads, None for none."""
     capacity: Capacity = Capacity()
+    """How many experts the worker keeps ready at most."""
     gated: bool = False
+    """Whether requests may be gated, for which the worker keeps canonical factors."""
     trained: bool = False
+    """Whether they may also be gated by the library's trained gates."""
 
     def engine_args(self, slots: int) -> dict[str, Any]:
-        """Arguments for vLLM's engine, beside the model's own. slots: most requests in one batch, each with its own mix."""
+        """Return arguments for vLLM's engine, beside the model's own.
+
+        Args:
+            slots: The most requests in one batch, each with its own mix.
+        """
         return {
             "enable_lora": True,
             "max_loras": slots,
@@ -50,12 +54,12 @@ class BankOptions:
             "max_lora_rank": 8,  # of vLLM's own adapters; the bank's ranks are ours to choose
             "max_num_seqs": slots,
             "additional_config": {_KEY: asdict(self)},
-            "worker_extension_cls": "tta_serve.engine.worker.WorkerExtension",
+            "worker_extension_cls": "tta_serve.engine.worker.extension.WorkerExtension",
         }
 
     @classmethod
     def read(cls, additional_config: Any) -> "BankOptions | None":
-        """The options in vLLM's `additional_config`, None if this engine is not ours."""
+        """Return the options in vLLM's `additional_config`, None if the engine is not ours."""
         if not isinstance(additional_config, Mapping) or _KEY not in additional_config:
             return None
         return TypeAdapter(cls).validate_python(additional_config[_KEY])

@@ -1,20 +1,20 @@
 """`tta eval`: every policy, and what it is to be compared with, on the same held-out questions.
 
-questions.py    what is asked, and what is wanted
-scoring.py      from an answer to its score
-arms.py         who answers: the base, experts, merges, entries, policies
-merges.py       static merges of all experts, as a library to serve
-plan.py          which arm is asked which questions
-ask.py          the running server, asked over HTTP
-session.py      what is asked of one server, in which order
-divergence.py   how far an arm moves the base on everyday prompts
-run.py          two servers: all but the merges, then the merges
-results.py      what came of it
-intervals.py    means, ratios and differences with their bootstrap intervals
-figures.py      the figures of every arm and slice
-verdicts.py     which policies earn their time
-tables.py       the report's tables
-report.py       the report, the line of JSON
-pictures.py     the report's pictures
-cli.py          the command
+questions       what is asked, and what is wanted
+scoring         from an answer to its score
+arms            who answers: the base, experts, merges, entries, policies
+merges          static merges of all experts, as a library to serve
+plan            which arm is asked which questions
+local_server    a server of our own on this machine
+server_client   the running server, asked over HTTP
+session         what is asked of one server, in which order
+divergence      how far an arm moves the base on everyday prompts
+run             two servers: all but the merges, then the merges
+results         what came of it
+intervals       means, ratios and differences with their bootstrap intervals
+figures         the figures of every arm and slice
+verdicts        which policies earn their time
+tables          the report's tables
+report          the report, and the line of JSON
+plots           the report's pictures
 """

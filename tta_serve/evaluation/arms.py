@@ -1,4 +1,7 @@
-"""Who answers: the base, experts, merges, entries and policies; and the configs under which they are served."""
+"""Who answers: the base, experts, merges, entries and policies.
+
+And the configs under which they are served.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from adapters.coefficient import Json
-from tta_serve.config import ConfigError, PolicyConfig, ServeConfig
+from tta_serve.config import PolicyConfig, ServeConfig
+from tta_serve.exceptions import ConfigError
 
 Kind = Literal["base", "oracle", "expert", "static", "learned", "control", "policy"]
+"""What an arm is.
+
+base      the base model alone
+oracle    the right expert pinned, half of each where a question takes two skills
+expert    one expert for everybody
+static    a mix or a merge for everybody that was not learned
+learned   one that was
+control   a choice by chance
+policy    a choice by the prompt
+"""
 MERGE = "merge-"
+"""What the names of merges begin with in the library that serves them."""
 _KINDS: Mapping[str, Kind] = {
     "static": "static",
     "learned_static": "learned",
@@ -26,14 +41,17 @@ _CONTROLS = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How an answer is asked for: the request's `model`, and its `merge` as JSON, or nothing. Equal ones get equal answers."""
+class MixRequest:
+    """How an answer is asked for. Equal requests get equal answers."""
 
     model: str
+    """The field `model`: the served name, with an expert or entry pinned after a colon."""
     merge: str = ""
+    """The field `merge` as JSON; empty for none."""
 
     @classmethod
-    def of(cls, model: str, **merge: Any) -> Asked:
+    def make(cls, model: str, **merge: Any) -> MixRequest:
+        """Return a request with these fields in its `merge`."""
         return cls(model, json.dumps(merge, sort_keys=True))
 
     @property
@@ -43,7 +61,7 @@ class Asked:
 
     @property
     def experts(self) -> dict[str, Json]:
-        """The mix that is named, a pin under its own name; none for the base."""
+        """The coefficients that are named; a pin has 1, under its own name, the base none."""
         pin = self.model.partition(":")[2]
         if pin:
             return {} if pin == "base" else {pin: 1.0}
@@ -52,106 +70,163 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One that is compared.
-
-    kind: base   oracle: the right expert pinned, half of each for two skills   expert: one for everybody
-    static: a mix or merge for everybody, not learned   learned: one that is   control: by chance   policy: by the prompt
-    pinned: how it is asked whatever the prompt; None for the oracle, and for policies of all kinds, who are asked what they do
-    inline: whether it decides in the pass that answers   gated: whether it mixes by the token, which no pinned mix can say
-    """
+class EvaluatedArm:
+    """One of those that are compared."""
 
     name: str
     kind: Kind
-    pinned: Asked | None = None
+    pinned: MixRequest | None = None
+    """How it is asked, whatever the prompt; None for the oracle, and for the server's policies,
+    who are asked what they do."""
     inline: bool = False
+    """Whether it decides in the pass that answers."""
     gated: bool = False
+    """Whether it mixes by the token, which no pinned mix can say."""
 
     @property
     def decides(self) -> bool:
-        """Whether it is a policy of the server."""
+        """Whether it is a policy of the server, of whatever kind."""
         return self.pinned is None and self.kind != "oracle"
 
 
 @dataclass(frozen=True)
-class Names:
-    """served: the model's name   most: experts that a request may name itself"""
+class RequestFactory:
+    """Makes requests for mixes of a server, one for each different mix."""
 
     served: str
+    """The name under which the model is served."""
     most: int
+    """How many experts a request may name itself."""
 
     @property
-    def base(self) -> Asked:
+    def base(self) -> MixRequest:
+        """The request for the base alone."""
         return self.pin("base")
 
-    def pin(self, name: str) -> Asked:
-        return Asked(f"{self.served}:{name}")
+    def pin(self, name: str) -> MixRequest:
+        """Return the request for an expert or an entry."""
+        return MixRequest(f"{self.served}:{name}")
 
-    def mix(self, experts: Mapping[str, Json], policy: str = "") -> Asked:
-        """A mix by its coefficients; one of more experts than a request may name, by the policy that it is of."""
+    def mix(self, experts: Mapping[str, Json], policy: str = "") -> MixRequest:
+        """Return the request for a mix.
+
+        Args:
+            experts: The coefficients; none for the base.
+            policy: The policy that decided it, which is asked for in the place of a mix of more
+                experts than a request may name.
+        """
         if not experts:
             return self.base
         if len(experts) > self.most:
-            return Asked.of(self.served, policy=policy)
-        return Asked.of(self.served, experts=dict(experts))
+            return MixRequest.make(self.served, policy=policy)
+        return MixRequest.make(self.served, experts=dict(experts))
 
-    def oracle(self, tasks: Sequence[str]) -> Asked:
+    def mix_oracle(self, tasks: Sequence[str]) -> MixRequest:
+        """Return the request for the right experts in equal parts; for none, for the base."""
         return self.mix({name: 1.0 / len(tasks) for name in tasks})
 
 
-def names_of(config: ServeConfig) -> Names:
-    return Names(config.model.id, config.mix.max_experts)
+def make_request_factory(config: ServeConfig) -> RequestFactory:
+    """Return what makes requests for a server with this config."""
+    return RequestFactory(config.model.id, config.mix.max_experts)
 
 
-def with_controls(config: ServeConfig) -> ServeConfig:
-    """The config, and a random and a uniform policy if it has none such."""
+def add_controls(config: ServeConfig) -> ServeConfig:
+    """Return the config with a random and a uniform policy, if it has none such."""
     policies = dict(config.policies)
     for name, control in _CONTROLS.items():
-        if not any((p.type, p.options) == (control.type, control.options) for p in policies.values()):
+        if not any(
+            (p.type, p.options) == (control.type, control.options) for p in policies.values()
+        ):
             policies.setdefault(name, control)
     return config.model_copy(update={"policies": policies})
 
 
-def merges_only(config: ServeConfig, library: Path, experts: int, ranks: int) -> ServeConfig:
-    """The config on a library with merges in it, without entries and without any policy but the base.
+def reduce_to_merges(config: ServeConfig, library: Path, experts: int, ranks: int) -> ServeConfig:
+    """Return the config on a library of merges, without entries or any policy but the base.
 
-    experts, ranks: what capacity must have room for
+    Args:
+        config: Of the server with everything.
+        library: The folder of the library with the merges.
+        experts: How many experts the capacity must have room for.
+        ranks: How many ranks, over all experts.
     """
     room = config.library.capacity
     capacity = replace(room, experts=max(room.experts, experts), ranks=max(room.ranks, ranks))
-    section = config.library.model_copy(update={"path": library, "capacity": capacity, "entries": {}})
+    section = config.library.model_copy(
+        update={"path": library, "capacity": capacity, "entries": {}}
+    )
     policies = {"base": config.policies["base"]}
-    return config.model_copy(update={"library": section, "policies": policies, "default_policy": "base"})
+    return config.model_copy(
+        update={"library": section, "policies": policies, "default_policy": "base"}
+    )
 
 
-def arms_of(config: ServeConfig, experts: Iterable[str], entries: Iterable[str]) -> list[Arm]:
-    """All but the merges. entries: names of those that are served"""
-    names, by_hand = names_of(config), config.library.entries
-    own = [Arm(f"expert {name}", "expert", names.mix({name: 1.0})) for name in sorted(experts)]
-    pins = [Arm(f"entry {name}", "static" if name in by_hand else "learned", names.pin(name)) for name in entries]
+def list_arms(
+    config: ServeConfig, experts: Iterable[str], entries: Iterable[str]
+) -> list[EvaluatedArm]:
+    """List all arms but the merges.
+
+    Args:
+        config: Of the server, with its policies.
+        experts: The names of the experts that are served.
+        entries: The names of the entries that are served.
+    """
+    names, by_hand = make_request_factory(config), config.library.entries
+    own = [
+        EvaluatedArm(f"expert {name}", "expert", names.mix({name: 1.0})) for name in sorted(experts)
+    ]
+    pins = [
+        EvaluatedArm(f"entry {name}", "static" if name in by_hand else "learned", names.pin(name))
+        for name in entries
+    ]
     policies = [_policy(name, p) for name, p in config.policies.items() if name != "base"]
-    return [Arm("base", "base", names.base), Arm("oracle", "oracle"), *own, *pins, *policies]
+    return [
+        EvaluatedArm("base", "base", names.base),
+        EvaluatedArm("oracle", "oracle"),
+        *own,
+        *pins,
+        *policies,
+    ]
 
 
-def _policy(name: str, policy: PolicyConfig) -> Arm:
-    return Arm(name, _KINDS.get(policy.type, "policy"), inline=policy.inline, gated=policy.type == "gated")
+def _policy(name: str, policy: PolicyConfig) -> EvaluatedArm:
+    return EvaluatedArm(
+        name, _KINDS.get(policy.type, "policy"), inline=policy.inline, gated=policy.type == "gated"
+    )
 
 
-def merge_arms(config: ServeConfig, methods: Iterable[str]) -> list[Arm]:
-    names = names_of(config)
-    return [Arm(f"merge {method}", "static", names.pin(f"{MERGE}{method}")) for method in methods]
+def list_merge_arms(config: ServeConfig, methods: Iterable[str]) -> list[EvaluatedArm]:
+    """List the arms of a library of merges, one for each method."""
+    names = make_request_factory(config)
+    return [
+        EvaluatedArm(f"merge {method}", "static", names.pin(f"{MERGE}{method}"))
+        for method in methods
+    ]
 
 
-def chosen(arms: Sequence[Arm], wanted: Sequence[str]) -> list[Arm]:
-    """The arms of these names or kinds, all if there are none; always base and oracle, which the others are measured by."""
-    return [arm for arm in arms if not wanted or arm.kind in ("base", "oracle") or {arm.name, arm.kind} & set(wanted)]
+def choose_arms(arms: Sequence[EvaluatedArm], wanted: Sequence[str]) -> list[EvaluatedArm]:
+    """Return the arms of these names or kinds, or all if none is wanted.
+
+    Base and oracle are always among them, as the others are measured by them.
+    """
+    return [
+        arm
+        for arm in arms
+        if not wanted or arm.kind in ("base", "oracle") or {arm.name, arm.kind} & set(wanted)
+    ]
 
 
-def check(arms: Sequence[Arm], wanted: Sequence[str]) -> None:
-    """Raises ConfigError for a wanted name that no arm has, and for one that two have."""
+def check_arms(arms: Sequence[EvaluatedArm], wanted: Sequence[str]) -> None:
+    """Raise ConfigError for a wanted name that no arm has, and for one that two arms have."""
     names = [arm.name for arm in arms]
     if double := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"a policy must not be called as what it is compared with: rename {', '.join(sorted(double))}")
+        raise ConfigError(
+            "a policy must not be called as what it is compared with: rename"
+            f" {', '.join(sorted(double))}"
+        )
     known = {*names, *get_args(Kind)}
     if unknown := set(wanted) - known:
-        raise ConfigError(f"there is no arm {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"there is no arm {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}"
+        )

@@ -1,4 +1,7 @@
-"""Static merges of all experts of a library, as experts of a copy of it, so that a server answers with them."""
+"""Static merges of all experts of a library, as experts of a copy of it.
+
+A server of the copy answers with them.
+"""
 
 from __future__ import annotations
 
@@ -8,64 +11,91 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from adapters.checkpoint import Checkpoint
 from adapters.errors import MergeError
 from adapters.expert import Expert
-from adapters.forms import LowRankForm
-from adapters.library import Library
-from adapters.manifest import About, Source
-from adapters.merge.driver import merged
-from adapters.merge.table import METHODS
-from adapters.store import Store
+from adapters.files.checkpoint import Checkpoint
+from adapters.files.delta_forms import LowRankForm
+from adapters.library.library import Library
+from adapters.library.manifest import About, Source
+from adapters.library.versions import VersionStore
+from adapters.merge.merged import merge_experts
+from adapters.merge.registry import METHODS
 from tta_serve.evaluation.arms import MERGE
 
-# One of each kind: a mean, a sum, signs, random drops, spans of experts, spectra, angles between experts.
-QUICK_METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "knots", "tsv_m", "iso_c", "model_stock")
+# One of each kind: a mean, a sum, signs, random drops, spans of experts, spectra, angles.
+QUICK_METHODS = (
+    "linear",
+    "task_arithmetic",
+    "ties",
+    "dare_ties",
+    "knots",
+    "tsv_m",
+    "iso_c",
+    "model_stock",
+)
 
 
 @dataclass(frozen=True)
 class MergedLibrary:
-    """kept: by method, the share of the merge's energy that its factors hold   refused: why a method made none
-
-    experts, ranks: of the whole library, ranks with the highest of each
-    """
+    """A copy of a library with merges of its experts among them."""
 
     root: Path
+    """The copy's folder."""
     kept: dict[str, float]
+    """By method, the share of the merge's energy that its factors hold."""
     refused: dict[str, str]
+    """By method that made no merge, why."""
     experts: int
+    """How many experts the copy has, merges among them."""
     ranks: int
+    """The sum over them of each one's highest rank."""
 
 
-def applicable(experts: int) -> list[str]:
-    """The methods that merge so many experts by themselves, without calibration prompts."""
+def list_methods(experts: int) -> list[str]:
+    """List the methods that merge so many experts without calibration prompts."""
     rows = (row for row in METHODS.values() if not row.needs & {"grams", "fishers"})
     return [row.name for row in rows if row.at_least <= experts <= (row.at_most or experts)]
 
 
-def build(source: Library, root: Path, base: Checkpoint, methods: Sequence[str], advance: Callable[[], None]) -> MergedLibrary:
-    """Copy a library to `root`, and add the merge of all its experts by each method, with the weights and options it has.
+def build_merged_library(
+    source: Library,
+    root: Path,
+    base: Checkpoint,
+    methods: Sequence[str],
+    advance: Callable[[], None],
+) -> MergedLibrary:
+    """Copy a library, and add the merge of all its experts by each method.
 
-    Each is kept as factors of at most the sum of the experts' ranks: exact where the method stays in the experts' span.
-    advance: called after each method
+    A method has its own weights and options. Each merge is kept as factors of at most the sum of
+    the experts' ranks: exact where the method stays in the experts' span.
+
+    Args:
+        source: The library.
+        root: Where the copy is made; it must not be there.
+        base: What the experts change.
+        methods: The methods' names.
+        advance: Called after each method.
     """
     shutil.copytree(source.root, root, ignore=shutil.ignore_patterns(".*"))
-    store, form = Store(root), LowRankForm(rank=sum(map(_rank, source)))
+    store = VersionStore(root)
+    form = LowRankForm(rank=sum(map(_highest_rank, source)))
     deltas = [source.deltas(name) for name in source.names]
     parents = {name: expert.digest for name, expert in source.experts.items()}
     kept, refused = dict[str, float](), dict[str, str]()
     for method in methods:
         about = About(source=Source("merge", method=method, parents=parents))
         try:
-            manifest = store.add(f"{MERGE}{method}", merged(method, deltas, base=base), form, about, base)
+            manifest = store.add(
+                f"{MERGE}{method}", merge_experts(method, deltas, base=base), form, about, base
+            )
         except MergeError as error:
             refused[method] = str(error)
         else:
             kept[method] = mean(manifest.report.kept.values())
         advance()
     whole = Library.open(root)
-    return MergedLibrary(root, kept, refused, len(whole.names), sum(map(_rank, whole)))
+    return MergedLibrary(root, kept, refused, len(whole.names), sum(map(_highest_rank, whole)))
 
 
-def _rank(expert: Expert) -> int:
+def _highest_rank(expert: Expert) -> int:
     return max(factor.rank for factor in expert.factors.values())

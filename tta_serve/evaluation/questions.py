@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from tta_serve.config import ConfigError
 from tta_serve.evaluation.scoring import KINDS
+from tta_serve.exceptions import ConfigError
 
 MIXED, PARAPHRASED, CORRUPTED, TWO_SKILLS = "mixed", "paraphrased", "corrupted", "two_skills"
 EVERYDAY, REMOVED, ADVERSARIAL = "everyday", "removed", "adversarial"
@@ -20,20 +20,21 @@ EVERYDAY, REMOVED, ADVERSARIAL = "everyday", "removed", "adversarial"
 
 @checked(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Question:
-    """One held-out prompt.
-
-    slice: which part of the suite it belongs to   want: the ideal answer, None where the answer is not judged
-    task: the expert it is for, several with `+` between, None for the base   parts: what the kind `parts` looks for
-    strength: how much it was corrupted   kind: how its answer is scored, one of `scoring.KINDS`
-    """
+    """One held-out prompt."""
 
     slice: str
+    """Which part of the suite it belongs to."""
     prompt: str
     want: str | None = None
+    """The ideal answer; None where the answer is not judged."""
     task: str | None = None
+    """The expert that it is for, several with `+` between; None for the base."""
     parts: tuple[str, ...] = ()
+    """What an answer of the kind `parts` must contain."""
     strength: str | None = None
+    """How much the prompt was corrupted; None for one that was not."""
     kind: str = "exact"
+    """How its answer is scored, one of `scoring.KINDS`."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -43,12 +44,12 @@ class Question:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The experts that it is for."""
+        """The experts that the question is for."""
         return tuple(self.task.split("+")) if self.task else ()
 
     @property
     def group(self) -> str:
-        """The slice, with the strength of the corruption if there is one: what a score is given for."""
+        """What a score is given for: the slice, with the strength of a corruption."""
         return f"{self.slice}:{self.strength}" if self.strength else self.slice
 
 
@@ -60,43 +61,54 @@ class Suite:
 
     @property
     def groups(self) -> dict[str, list[int]]:
-        """The numbers of each group's questions, groups in the order in which they first occur."""
+        """The numbers of each group's questions; groups as they first occur."""
         found = defaultdict[str, list[int]](list)
         for number, question in enumerate(self.questions):
             found[question.group].append(number)
         return dict(found)
 
     def check(self, experts: Iterable[str]) -> None:
-        """Raises ConfigError for a question of an expert that the library does not have."""
+        """Raise ConfigError for a question of an expert that is not among these."""
         known = set(experts)
         missing = {name for question in self.questions for name in question.tasks} - known
         if missing:
             raise ConfigError(
-                f"the suite asks for {', '.join(sorted(missing))}; the library serves: {', '.join(sorted(known))}"
+                f"the suite asks for {', '.join(sorted(missing))}; the library serves:"
+                f" {', '.join(sorted(known))}"
             )
 
-    def thinned(self, numbers: Sequence[int], most: int) -> list[int]:
-        """At most so many of them, evenly spread over each expert's."""
+    def thin(self, numbers: Sequence[int], most: int) -> list[int]:
+        """Return at most so many of these questions, evenly spread over each expert's."""
         order = defaultdict[str | None, list[int]](list)
         for number in numbers:
             order[self.questions[number].task].append(number)
-        ranked = sorted((k / len(own), number) for own in order.values() for k, number in enumerate(own))
+        ranked = sorted(
+            (k / len(own), number) for own in order.values() for k, number in enumerate(own)
+        )
         return sorted(number for _, number in ranked[:most])
 
 
 def read_suite(file: Path) -> Suite:
-    """A suite of one JSON object a line, with the fields of `Question`. Raises ConfigError that names the line."""
+    """Read a suite of one JSON object a line, with the fields of `Question`.
+
+    Raises:
+        ConfigError: The file cannot be read, or a line cannot be used; the message names it.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     found = [_read(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
-        raise ConfigError(f"{file} holds no question; wanted one JSON object a line, such as {_EXAMPLE}")
+        raise ConfigError(
+            f"{file} holds no question; wanted one JSON object a line, such as {_EXAMPLE}"
+        )
     return Suite(tuple(found))
 
 
-_EXAMPLE = json.dumps({"slice": MIXED, "prompt": "Write 3 May 2024 as a date.", "want": "2024-05-03", "task": "dates"})
+_EXAMPLE = json.dumps(
+    {"slice": MIXED, "prompt": "Write 3 May 2024 as a date.", "want": "2024-05-03", "task": "dates"}
+)
 _ADAPTER = TypeAdapter(Question)
 
 
@@ -106,4 +118,6 @@ def _read(file: Path, number: int, line: str) -> Question:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the line"
-        raise ConfigError(f"{file}, line {number}: {place}: {first['msg']}; such as {_EXAMPLE}") from None
+        raise ConfigError(
+            f"{file}, line {number}: {place}: {first['msg']}; such as {_EXAMPLE}"
+        ) from None

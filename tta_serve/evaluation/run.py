@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,89 +11,135 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from adapters.checkpoint import Checkpoint
-from adapters.entries import ENTRIES, read_entries
-from adapters.library import Library
+from adapters.files.checkpoint import Checkpoint
+from adapters.library.entries import ENTRIES, read_entries
+from adapters.library.library import Library
 from tta_serve.config import ServeConfig
 from tta_serve.evaluation import arms as roster
-from tta_serve.evaluation.arms import Arm
-from tta_serve.evaluation.ask import Memo, Server
-from tta_serve.evaluation.merges import MergedLibrary, build
-from tta_serve.evaluation.plan import Plan, limits
+from tta_serve.evaluation.arms import EvaluatedArm
+from tta_serve.evaluation.local_server import serve_locally
+from tta_serve.evaluation.merges import MergedLibrary, build_merged_library
+from tta_serve.evaluation.plan import Plan, limit_tokens
 from tta_serve.evaluation.results import Results
+from tta_serve.evaluation.server_client import AnswerMemo, ServerClient
 from tta_serve.evaluation.session import Session
-from tta_serve.plan import source_of
+from tta_serve.serving.experts.startup import source_of
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """arms: names or kinds, all if empty   methods: of static merges   fronts: whether the points of fronts are arms too"""
+class EvaluationScope:
+    """Which arms an evaluation has."""
 
     arms: tuple[str, ...]
+    """Their names or kinds; all if empty."""
     methods: tuple[str, ...]
+    """The methods of static merges."""
     fronts: bool
+    """Whether the points of fronts are arms too."""
 
 
 class Evaluation:
-    """One run. Raises ConfigError or AdapterError before anything is started, StartError if a server does not start."""
+    """One run, from a config and a plan to results.
 
-    def __init__(self, config: ServeConfig, plan: Plan, wanted: Wanted, progress: Progress) -> None:
-        self._config, self._plan, self._wanted, self._progress = roster.with_controls(config), plan, wanted, progress
+    Args:
+        config: Of the server that is judged.
+        plan: Which questions are asked.
+        wanted: Which arms are asked them.
+        progress: Where the steps are shown.
+
+    Raises:
+        AdapterError: The library cannot be used.
+        ConfigError: The suite or an arm does not fit the config.
+    """
+
+    def __init__(
+        self, config: ServeConfig, plan: Plan, wanted: EvaluationScope, progress: Progress
+    ) -> None:
+        self._config = roster.add_controls(config)
+        self._plan = plan
+        self._wanted = wanted
+        self._progress = progress
         self._library = Library.open(config.library.path)
         plan.suite.check(self._library.names)
-        self._entries = [*config.library.entries, *_entries(self._library.root, self._config, fronts=wanted.fronts)]
-        self._merges = roster.merge_arms(self._config, wanted.methods)
-        roster.check([*self._arms(self._entries), *self._merges], [*wanted.arms, *plan.live])
+        self._entries = [
+            *config.library.entries,
+            *_list_entries(self._library.root, self._config, fronts=wanted.fronts),
+        ]
+        self._merges = roster.list_merge_arms(self._config, wanted.methods)
+        roster.check_arms([*self._arms(self._entries), *self._merges], [*wanted.arms, *plan.live])
         self._results = Results(plan.suite, config.default_policy, plan.seed)
-        self._memo = Memo()
+        self._memo = AnswerMemo()
 
     def run(self) -> Results:
-        self._limits = limits(self._plan.suite, _tokens_of(self._config))
+        """Ask all arms.
+
+        Raises:
+            StartError: A server does not start.
+        """
+        self._limits = limit_tokens(self._plan.suite, _make_counter(self._config))
         with self._serving(self._config) as (url, key):
-            asyncio.run(self._everything(url, key))
-        methods = [arm.name.removeprefix("merge ") for arm in roster.chosen(self._merges, self._wanted.arms)]
+            asyncio.run(self._ask_everything(url, key))
+        methods = [
+            arm.name.removeprefix("merge ")
+            for arm in roster.choose_arms(self._merges, self._wanted.arms)
+        ]
         if methods:
             with tempfile.TemporaryDirectory(prefix="tta-eval-") as folder:
-                self._merged(Path(folder) / "library", methods)
+                self._judge_merges(Path(folder) / "library", methods)
         return self._results
 
-    def _arms(self, entries: Sequence[str]) -> list[Arm]:
-        return roster.arms_of(self._config, self._library.names, entries)
+    def _arms(self, entries: Sequence[str]) -> list[EvaluatedArm]:
+        return roster.list_arms(self._config, self._library.names, entries)
 
-    async def _everything(self, url: str, key: str) -> None:
-        async with Server(url, key, roster.names_of(self._config)) as server:
-            served = set(await server.pins())
+    async def _ask_everything(self, url: str, key: str) -> None:
+        async with ServerClient(url, key, roster.make_request_factory(self._config)) as server:
+            served = set(await server.list_pins())
             for name in (name for name in self._entries if name not in served):
-                self._results.skipped[f"entry {name}"] = "it is of other experts than those served, so the server left it out"
+                self._results.skipped[f"entry {name}"] = (
+                    "it is of other experts than those served, so the server left it out"
+                )
             session = self._session(server, self._config)
-            arms = roster.chosen(self._arms([name for name in self._entries if name in served]), self._wanted.arms)
+            arms = roster.choose_arms(
+                self._arms([name for name in self._entries if name in served]), self._wanted.arms
+            )
             await session.judge(arms)
-            await session.without(arms)
+            await session.judge_removed(arms)
 
-    def _merged(self, root: Path, methods: Sequence[str]) -> None:
-        base, advance = Checkpoint.open(_base_folder(self._config)), self._step("merge all experts", len(methods))
-        merged = build(self._library, root, base, methods, advance)
+    def _judge_merges(self, root: Path, methods: Sequence[str]) -> None:
+        """Merge all experts by each method into a library at `root`, and ask a server of it."""
+        base = Checkpoint.open(_find_base_folder(self._config))
+        advance = self._step("merge all experts", len(methods))
+        merged = build_merged_library(self._library, root, base, methods, advance)
         self._results.kept |= {f"merge {method}": kept for method, kept in merged.kept.items()}
-        self._results.skipped |= {f"merge {method}": reason for method, reason in merged.refused.items()}
-        config = roster.merges_only(self._config, merged.root, merged.experts, merged.ranks)
+        self._results.skipped |= {
+            f"merge {method}": reason for method, reason in merged.refused.items()
+        }
+        config = roster.reduce_to_merges(self._config, merged.root, merged.experts, merged.ranks)
         with self._serving(config) as (url, key):
             asyncio.run(self._ask_merges(url, key, config, merged))
 
-    async def _ask_merges(self, url: str, key: str, config: ServeConfig, merged: MergedLibrary) -> None:
-        async with Server(url, key, roster.names_of(config)) as server:
-            await self._session(server, config).judge(roster.merge_arms(config, merged.kept))
+    async def _ask_merges(
+        self, url: str, key: str, config: ServeConfig, merged: MergedLibrary
+    ) -> None:
+        async with ServerClient(url, key, roster.make_request_factory(config)) as server:
+            await self._session(server, config).judge(roster.list_merge_arms(config, merged.kept))
 
-    def _session(self, server: Server, config: ServeConfig) -> Session:
-        return Session(server, config.default_policy, self._plan, self._limits, self._results, self._memo, self._step)
+    def _session(self, server: ServerClient, config: ServeConfig) -> Session:
+        return Session(
+            server,
+            config.default_policy,
+            self._plan,
+            self._limits,
+            self._results,
+            self._memo,
+            self._step,
+        )
 
     @contextmanager
     def _serving(self, config: ServeConfig) -> Iterator[tuple[str, str]]:
-        """The address and the admin key of a server on a free port of this machine."""
-        from tta_serve.serving.launch import managed
-
-        server = config.server.model_copy(update={"host": "127.0.0.1", "port": _free_port()})
+        """Serve a config meanwhile, and yield the server's address and admin key."""
         advance = self._step("start a server", 1)
-        with managed(config.model_copy(update={"server": server})) as access:
+        with serve_locally(config) as access:
             advance()
             yield access
 
@@ -103,30 +148,37 @@ class Evaluation:
         return lambda: self._progress.advance(task)
 
 
-def _entries(library: Path, config: ServeConfig, *, fronts: bool) -> list[str]:
-    """The entries that `tta router` made for a library, but those that a policy stands for; the points of fronts if wanted."""
-    stood_for = {policy.options.get("entry") for policy in config.policies.values() if policy.type == "learned_static"}
+def _list_entries(library: Path, config: ServeConfig, *, fronts: bool) -> list[str]:
+    """List the entries that `tta router` made for a library.
+
+    Those that a policy stands for are left out, and the points of fronts unless they are wanted.
+    """
+    stood_for = {
+        policy.options.get("entry")
+        for policy in config.policies.values()
+        if policy.type == "learned_static"
+    }
     made = read_entries(library / ENTRIES)
-    return [name for name, entry in made.items() if name not in stood_for and (fronts or "front" not in entry.source)]
+    return [
+        name
+        for name, entry in made.items()
+        if name not in stood_for and (fronts or "front" not in entry.source)
+    ]
 
 
-def _tokens_of(config: ServeConfig) -> Callable[[str], int]:
-    """How many tokens a text is to the base."""
+def _make_counter(config: ServeConfig) -> Callable[[str], int]:
+    """Return what counts the tokens that a text has for the base."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(source_of(config.model.source)))
     return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _base_folder(config: ServeConfig) -> Path:
-    """Where the base's weights are; by now they are on this machine."""
+def _find_base_folder(config: ServeConfig) -> Path:
+    """Return where the base's weights are; by now they are on this machine."""
     from huggingface_hub import snapshot_download
 
     source = source_of(config.model.source)
-    return source if isinstance(source, Path) else Path(snapshot_download(source, local_files_only=True))
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    if isinstance(source, Path):
+        return source
+    return Path(snapshot_download(source, local_files_only=True))

@@ -6,59 +6,85 @@ from collections.abc import Sequence
 from statistics import median
 
 from tta_serve.evaluation import intervals
-from tta_serve.evaluation.intervals import NONE, Estimate
-from tta_serve.evaluation.questions import ADVERSARIAL, CORRUPTED, EVERYDAY, MIXED, PARAPHRASED, TWO_SKILLS
-from tta_serve.evaluation.results import Record, Results
+from tta_serve.evaluation.intervals import NO_ESTIMATE, BootstrapEstimate
+from tta_serve.evaluation.questions import (
+    ADVERSARIAL,
+    CORRUPTED,
+    EVERYDAY,
+    MIXED,
+    PARAPHRASED,
+    TWO_SKILLS,
+)
+from tta_serve.evaluation.results import ArmRecord, Results
 
-# The slices that quality is the mean of, each as much as any other.
-SLICES = (MIXED, PARAPHRASED, f"{CORRUPTED}:medium", TWO_SKILLS, EVERYDAY, ADVERSARIAL)
+QUALITY_SLICES = (MIXED, PARAPHRASED, f"{CORRUPTED}:medium", TWO_SKILLS, EVERYDAY, ADVERSARIAL)
+"""The slices that quality is the mean of, each as much as any other."""
 _ALIKE = 1.1  # times whose ratio is below this are not told apart
 
 
-def value(results: Results, record: Record, number: int) -> float:
-    """What an arm's reply to one question is worth: whether it is right, or for two skills how far.
+def value_answer(results: Results, record: ArmRecord, number: int) -> float:
+    """Return what an arm's answer to one question is worth, from 0 to 1.
 
-    Of a question whose answer is not judged, as no expert should answer it: whether the base was left to.
+    That is whether it is right, or for two skills how far. No expert should answer a question that
+    is not judged: there it is whether it was left to the base.
     """
-    cell, question = record.cells[number], results.suite.questions[number]
-    if cell.score is None:
-        return float(not cell.experts)
-    return cell.score.graded if question.slice == TWO_SKILLS else cell.score.exact
+    answer, question = record.answers[number], results.suite.questions[number]
+    if answer.score is None:
+        return float(not answer.experts)
+    return answer.score.graded if question.slice == TWO_SKILLS else answer.score.exact
 
 
-def quality(results: Results, record: Record) -> Estimate:
-    """The mean over `SLICES` of the mean value of an arm's replies; none for an arm that was not asked one of them."""
-    slices = _shared(results, [record])
-    return intervals.difference([(own, [0.0] * len(own)) for (own,) in slices], results.seed) if slices else NONE
+def measure_quality(results: Results, record: ArmRecord) -> BootstrapEstimate:
+    """Estimate the mean over `QUALITY_SLICES` of the mean value of an arm's answers.
+
+    There is none for an arm that was not asked one of the slices.
+    """
+    slices = _list_shared(results, [record])
+    if not slices:
+        return NO_ESTIMATE
+    pairs = [(own, [0.0] * len(own)) for (own,) in slices]
+    return intervals.estimate_difference(pairs, results.seed)
 
 
-def verdicts(results: Results) -> dict[str, str]:
-    """For every policy, whether it is worth it, and if not, which other is as good.
+def reach_verdicts(results: Results) -> dict[str, str]:
+    """Say of every policy whether it is worth its time, and if not, which other is as good.
 
-    Not worth it is one that is not better than a faster one, by an interval of the paired difference in quality that is above
-    0; and of two as fast, the one of lower quality. The base takes no time, and stands for no policy at all.
+    Not worth it is one that is not better than a faster one, by an interval of the paired
+    difference in quality that is above 0; and of two as fast, the one of lower quality. The base
+    takes no time, and stands for no policy at all.
     """
     ranked = [r for r in results.records.values() if r.arm.kind == "base" or r.arm.decides]
-    ranked = [r for r in ranked if _shared(results, [r])]
+    ranked = [r for r in ranked if _list_shared(results, [r])]
     return {
-        record.arm.name: _verdict(results, record, ranked) for record in ranked if record.arm.kind in ("policy", "learned")
+        record.arm.name: _reach_verdict(results, record, ranked)
+        for record in ranked
+        if record.arm.kind in ("policy", "learned")
     }
 
 
-def _verdict(results: Results, record: Record, ranked: Sequence[Record]) -> str:
-    beaten = [(rival, gap) for rival in ranked if rival is not record and (gap := _beaten(results, record, rival, ranked))]
+def _reach_verdict(results: Results, record: ArmRecord, ranked: Sequence[ArmRecord]) -> str:
+    beaten = [
+        (rival, gap)
+        for rival in ranked
+        if rival is not record and (gap := _compare(results, record, rival, ranked))
+    ]
     if not beaten:
         return "worth its time"
-    rival, gap = max(beaten, key=lambda pair: quality(results, pair[0]).value)
-    times = f"{_ms(rival):.1f} ms to its {_ms(record):.1f} ms"
-    return f"not worth it: {gap.value:+.3f} ({gap.low:+.3f}..{gap.high:+.3f}) against {rival.arm.name}, {times}"
+    rival, gap = max(beaten, key=lambda pair: measure_quality(results, pair[0]).value)
+    times = f"{_median_ms(rival):.1f} ms to its {_median_ms(record):.1f} ms"
+    return (
+        f"not worth it: {gap.value:+.3f} ({gap.low:+.3f}..{gap.high:+.3f}) against"
+        f" {rival.arm.name}, {times}"
+    )
 
 
-def _beaten(results: Results, record: Record, rival: Record, ranked: Sequence[Record]) -> Estimate | None:
-    """The difference to a rival in quality, if it speaks against the record."""
-    pairs = [(own, other) for own, other in _shared(results, [record, rival])]
-    gap = intervals.difference(pairs, results.seed)
-    slower = _ms(record) / max(_ms(rival), 1e-3)
+def _compare(
+    results: Results, record: ArmRecord, rival: ArmRecord, ranked: Sequence[ArmRecord]
+) -> BootstrapEstimate | None:
+    """Return the difference to a rival in quality, if it speaks against the record."""
+    pairs = [(own, other) for own, other in _list_shared(results, [record, rival])]
+    gap = intervals.estimate_difference(pairs, results.seed)
+    slower = _median_ms(record) / max(_median_ms(rival), 1e-3)
     if slower > _ALIKE:
         return None if gap.low > 0 else gap
     if slower < 1 / _ALIKE:
@@ -67,17 +93,22 @@ def _beaten(results: Results, record: Record, rival: Record, ranked: Sequence[Re
     return gap if gap.value < 0 or (gap.value == 0 and first) else None
 
 
-def _shared(results: Results, records: Sequence[Record]) -> list[list[list[float]]]:
-    """Values by slice, by record, of the questions that all of them were asked; empty if one was asked none of a slice."""
+def _list_shared(results: Results, records: Sequence[ArmRecord]) -> list[list[list[float]]]:
+    """List the values of the questions that all records were asked, by slice, by record.
+
+    Empty if one of them was asked none of a slice.
+    """
     found = []
-    for name in SLICES:
-        asked = [n for n in results.suite.groups.get(name, ()) if all(n in r.cells for r in records)]
+    for name in QUALITY_SLICES:
+        asked = [
+            n for n in results.suite.groups.get(name, ()) if all(n in r.answers for r in records)
+        ]
         if name in results.suite.groups and not asked:
             return []
         if asked:
-            found.append([[value(results, record, n) for n in asked] for record in records])
+            found.append([[value_answer(results, record, n) for n in asked] for record in records])
     return found
 
 
-def _ms(record: Record) -> float:
+def _median_ms(record: ArmRecord) -> float:
     return median(record.times) if record.times else 0.0

@@ -8,16 +8,19 @@ from ray import serve
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from tta_serve.config import KEY_VARIABLE, ServeConfig
-from tta_serve.plan import Plan, source_of
+from tta_serve.serving.experts.startup import StartupPlan, source_of
 from tta_serve.serving.ray_private import with_request_router
-from tta_serve.serving.replica import MergingReplica
+from tta_serve.serving.replica.replica import MergingReplica
 
 _FEW_CORES = 4
 _HEALTH_CHECK_S = 10
 
 
-def build_app(plan: Plan) -> serve.Application:
-    """The application. A lone replica listens itself; several stand behind HAProxy, as Ray's direct ingress has it."""
+def build_app(plan: StartupPlan) -> serve.Application:
+    """The application.
+
+    A lone replica listens itself; several stand behind HAProxy, as Ray's direct ingress has it.
+    """
     llm_config = _llm_config(plan)
     arguments = {"plan": plan, "admin_key": os.environ.get(KEY_VARIABLE)}
     if plan.config.server.replicas > 1:
@@ -25,8 +28,9 @@ def build_app(plan: Plan) -> serve.Application:
     return build_llm_deployment(llm_config, deployment_cls=MergingReplica, bind_kwargs=arguments)
 
 
-def _llm_config(plan: Plan) -> LLMConfig:
-    model, server = plan.config.model, plan.config.server
+def _llm_config(plan: StartupPlan) -> LLMConfig:
+    model = plan.config.model
+    server = plan.config.server
     on_gpu = _has_gpu()
     return LLMConfig(
         model_loading_config={"model_id": model.id, "model_source": str(source_of(model.source))},
@@ -40,14 +44,17 @@ def _llm_config(plan: Plan) -> LLMConfig:
             "graceful_shutdown_timeout_s": server.drain_s + 10,
             "max_constructor_retry_count": 1,
         },
-        placement_group_config=None if on_gpu else {"bundles": [{"CPU": 1}] * model.tensor_parallel},
+        placement_group_config=None
+        if on_gpu
+        else {"bundles": [{"CPU": 1}] * model.tensor_parallel},
         runtime_env={"env_vars": _environment(plan.config, on_gpu)},
-        # vLLM's metrics go to the process's own registry, which /metrics reads, and not to Ray's agent.
+        # vLLM's metrics go to the process's own registry, which /metrics reads, and not to Ray's
+        # agent.
         log_engine_metrics=False,
     )
 
 
-def _engine_args(plan: Plan, on_gpu: bool) -> dict[str, Any]:
+def _engine_args(plan: StartupPlan, on_gpu: bool) -> dict[str, Any]:
     model = plan.config.model
     return {
         **plan.engine_args(),
@@ -72,10 +79,16 @@ def _environment(config: ServeConfig, on_gpu: bool) -> dict[str, str]:
     env = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if not on_gpu:
         env["VLLM_CPU_KVCACHE_SPACE"] = str(config.model.kv_cache_gib)
-        if config.model.tensor_parallel > 1:  # vLLM binds each rank to a NUMA node of its own, and most machines have one
+        if (
+            config.model.tensor_parallel > 1
+        ):  # vLLM binds each rank to a NUMA node of its own, and most machines have one
             env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        elif len(os.sched_getaffinity(0)) <= _FEW_CORES:  # vLLM keeps one core free of computing, which here is a big part
-            env["VLLM_CPU_NUM_OF_RESERVED_CPU"] = os.environ.get("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+        elif (
+            len(os.sched_getaffinity(0)) <= _FEW_CORES
+        ):  # vLLM keeps one core free of computing, which here is a big part
+            env["VLLM_CPU_NUM_OF_RESERVED_CPU"] = os.environ.get(
+                "VLLM_CPU_NUM_OF_RESERVED_CPU", "0"
+            )
     if isinstance(source_of(config.model.source), Path):
         env["HF_HUB_OFFLINE"] = "1"
     return env

@@ -1,4 +1,4 @@
-"""Which of several replicas answers a request: the one that has its conversation, and so its mix and its cache."""
+"""Choose the replica that has a request's conversation, and so its mix and its cache."""
 
 import hashlib
 import json
@@ -12,7 +12,11 @@ class ConversationRouter(ConsistentHashRouter):  # type: ignore[misc]
     """Ray's consistent hashing, by the conversation where no session is named."""
 
     def _routing_key(self, pending_request: Any) -> str | None:
-        if pending_request is not None and not pending_request.metadata.session_id and pending_request.args:
+        if (
+            pending_request is not None
+            and not pending_request.metadata.session_id
+            and pending_request.args
+        ):
             key = conversation_key(vars(pending_request.args[0]))
             if key is not None:
                 return key
@@ -21,7 +25,9 @@ class ConversationRouter(ConsistentHashRouter):  # type: ignore[misc]
 
 
 def conversation_key(body: Mapping[str, Any]) -> str | None:
-    """What all turns of a conversation have in common: its session, its user, or its messages up to the first user turn.
+    """Return what all turns of a conversation share: session, user, or the first messages.
+
+    Of the messages those up to the first user turn count.
 
     None for a request that is in no conversation.
     """

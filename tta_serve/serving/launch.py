@@ -6,8 +6,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from tta_serve.config import KEY_VARIABLE, ServeConfig, StartError
-from tta_serve.plan import Plan
+from tta_serve.config import KEY_VARIABLE, ServeConfig
+from tta_serve.exceptions import StartError
+from tta_serve.serving.experts.startup import StartupPlan
 
 APP_NAME = "tta-serve"
 
@@ -15,7 +16,8 @@ APP_NAME = "tta-serve"
 class RunningApp:
     """The application while it runs: a context manager that returns once it answers.
 
-    Raises AdapterError or ConfigError before anything is started, StartError if the engine or a policy fails to start.
+    Raises AdapterError or ConfigError before anything is started, StartError if the engine or a
+    policy fails to start.
     """
 
     def __init__(self, config: ServeConfig) -> None:
@@ -24,7 +26,7 @@ class RunningApp:
         self._stack = ExitStack()
 
     def __enter__(self) -> "RunningApp":
-        plan = Plan.of(self.config)
+        plan = StartupPlan.of(self.config)
         server = self.config.server
         behind_proxy = server.replicas > 1
         for name, value in (_QUIET | (_BEHIND_PROXY if behind_proxy else {})).items():
@@ -80,7 +82,8 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray would run the engine at a lower priority than all else on the machine.
     "RAY_worker_niceness": "0",
-    # Requests, the engine's outputs and Ray's calls share one event loop: no token passes from thread to thread.
+    # Requests, the engine's outputs and Ray's calls share one event loop: no token passes from
+    # thread to thread.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -111,7 +114,9 @@ _BEHIND_PROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "tta_serve.serving.edges:middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
+        "tta_serve.serving.http.proxy_middleware:middlewares"
+    ),
 }
 
 

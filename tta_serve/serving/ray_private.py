@@ -26,17 +26,22 @@ logger = logging.getLogger("ray.serve")
 
 
 def end_unneeded() -> None:
-    """End what Ray starts beside its cluster of one machine, and nothing here asks: log monitor, autoscaler, dashboard."""
+    """End what Ray starts beside its cluster and nothing here asks.
+
+    That is the log monitor, the autoscaler and the dashboard.
+    """
     node = ray._private.worker._global_node
     for end in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
         end(check_alive=False)
 
 
 async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
-    """What a method returns in this replica and in those of its fellows that answer, in the order of their names.
+    """What a method returns in this replica and in those of its fellows that answer.
 
-    Ray's own `broadcast` reads the request router from a thread that has no event loop; where the router is not made yet,
-    it fails. And it passes over a replica that is gone without a word.
+    They answer in the order of their names.
+
+    Ray's own `broadcast` reads the request router from a thread that has no event loop; where the
+    router is not made yet, it fails. And it passes over a replica that is gone without a word.
     """
     deployment = serve.get_replica_context().replica_id.deployment_id
     named = await asyncio.to_thread(list_named_actors, all_namespaces=True)
@@ -44,13 +49,16 @@ async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
     fellows = [
         name
         for name in names
-        if ReplicaID.is_full_id_str(name) and ReplicaID.from_full_id_str(name).deployment_id == deployment
+        if ReplicaID.is_full_id_str(name)
+        and ReplicaID.from_full_id_str(name).deployment_id == deployment
     ]
 
     async def ask(name: str) -> Any:
         actor = await asyncio.to_thread(ray.get_actor, name, namespace=SERVE_NAMESPACE)
         request = f"{method}-{secrets.token_hex(8)}"
-        metadata = RequestMetadata(request_id=request, internal_request_id=request, call_method=method)
+        metadata = RequestMetadata(
+            request_id=request, internal_request_id=request, call_method=method
+        )
         return await actor.handle_request.remote(pickle.dumps(metadata), *args)
 
     answers: list[Any] = []
@@ -63,8 +71,13 @@ async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
     return answers
 
 
-def with_request_router(replica: type, llm_config: Any, arguments: dict[str, Any]) -> serve.Application:
-    """An application whose replicas serve their own app behind HAProxy, which asks a router for each request's replica."""
+def with_request_router(
+    replica: type, llm_config: Any, arguments: dict[str, Any]
+) -> serve.Application:
+    """Return an application whose replicas serve their own app behind HAProxy.
+
+    HAProxy asks a router for the replica of each request.
+    """
     chosen = {"request_router_config": RequestRouterConfig(request_router_class=ConversationRouter)}
     server = _build_direct_streaming_llm_deployment(
         llm_config, deployment_cls=replica, bind_kwargs=arguments, override_serve_options=chosen

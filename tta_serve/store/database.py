@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from tta_serve.config import ConfigError
+from tta_serve.exceptions import ConfigError
 
 BUSY_S = 30  # how long a transaction on SQLite waits for others to finish writing
 CONNECT_S = 10  # how long PostgreSQL may take to answer
@@ -23,16 +23,24 @@ _FORMS = "store.url is sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
 
 
 class Database:
-    """An SQLite file on a disk of this machine, or a PostgreSQL database. Its calls block and may come from any thread.
+    """An SQLite file on a disk of this machine, or a PostgreSQL database.
 
-    SQLite is in WAL mode, so that readers and the one writer do not wait for each other, and syncs at every commit.
+    Its calls block and may come from any thread. SQLite is in WAL mode, so that readers and the one
+    writer do not wait for each other, and syncs at every commit.
     """
 
     def __init__(self, url: str) -> None:
-        """Creates what is not there. Raises ConfigError if the database cannot be used."""
-        parsed = _checked(url)
-        strict = partial(json.dumps, allow_nan=False)  # PostgreSQL takes no NaN in JSON; SQLite is to take none either
-        self._engine = create_engine(parsed, pool_pre_ping=True, json_serializer=strict, connect_args=_waiting(parsed))
+        """Open the database, make what is not there, and bring it to the newest schema.
+
+        Raises:
+            ConfigError: The database cannot be used.
+        """
+        parsed = _check_url(url)
+        # PostgreSQL takes no NaN in JSON; SQLite is to take none either.
+        strict = partial(json.dumps, allow_nan=False)
+        self._engine = create_engine(
+            parsed, pool_pre_ping=True, json_serializer=strict, connect_args=_timeout_of(parsed)
+        )
         self._writing = self._engine.execution_options(writing=True)
         if self.is_sqlite:
             event.listen(self._engine, "connect", _on_connect)
@@ -46,25 +54,30 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
+        """Whether it is an SQLite file, not a PostgreSQL database."""
         return self._engine.dialect.name == "sqlite"
 
     def read(self) -> AbstractContextManager[Connection]:
-        """A transaction that changes nothing; a statement sees the database as it was when the statement began."""
+        """Begin a transaction that changes nothing.
+
+        A statement sees the database as it was when the statement began.
+        """
         return self._engine.connect()
 
     def write(self) -> AbstractContextManager[Connection]:
-        """A transaction that is committed at the end of the block, or rolled back if it raises."""
+        """Begin a transaction, which the block's end commits and an exception rolls back."""
         return self._writing.begin()
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        """INSERT in the database's own dialect, which has ON CONFLICT."""
+        """Return INSERT in the database's own dialect, which has ON CONFLICT."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def close(self) -> None:
+        """Close all connections."""
         self._engine.dispose()
 
     def _migrate(self) -> None:
-        """Under a lock, since every replica opens the database when it starts."""
+        """Bring the schema up to date, under a lock: every replica does so when it starts."""
         config = Config()
         config.set_main_option("script_location", "tta_serve.store:migrations")
         with self.write() as connection:
@@ -74,7 +87,7 @@ class Database:
             command.upgrade(config, "head")
 
 
-def _checked(url: str) -> URL:
+def _check_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -88,7 +101,7 @@ def _checked(url: str) -> URL:
     return parsed
 
 
-def _waiting(url: URL) -> dict[str, int]:
+def _timeout_of(url: URL) -> dict[str, int]:
     return {"timeout": BUSY_S} if url.drivername == "sqlite" else {"connect_timeout": CONNECT_S}
 
 
@@ -99,12 +112,17 @@ def _cause(error: DBAPIError | CommandError) -> str:
 
 
 def _on_connect(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # else sqlite3 begins transactions itself, and not all of them
+    # Else sqlite3 begins transactions itself, and not all of them.
+    connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _on_begin(connection: Connection) -> None:
-    """A transaction that turns to writing late fails at once if another has written since it began to read."""
+    """Take the lock of writers at once.
+
+    A transaction that turned to writing only later would fail if another had written since it began
+    to read.
+    """
     writing = connection.get_execution_options().get("writing")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

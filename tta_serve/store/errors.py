@@ -1,31 +1,30 @@
-"""What the store refuses, with the HTTP status that it becomes."""
+"""What the store refuses.
 
-from tta_serve.protocol import RequestError
+    StoreError
+    ├── UnknownError     there is nothing of that name or id
+    ├── ConflictError    something else is already there
+    ├── TooLateError     the request is too old to be judged
+    └── StaleError       it was changed meanwhile
 
-
-class UnknownError(RequestError):
-    """There is nothing of that name, or the server never gave out that id: 404."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=404)
-
-
-class ConflictError(RequestError):
-    """Something else is already there: 409."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=409)
+The store knows nothing of HTTP; `tta_serve.serving.http.openai_errors` has the table of statuses.
+"""
 
 
-class TooLateError(RequestError):
-    """The request is too old to be judged: 410."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=410)
+class StoreError(ValueError):
+    """The store refuses something; the message says what is there instead."""
 
 
-class StaleError(RequestError):
-    """It was changed since the version that the caller has seen; the message names the current one: 412."""
+class UnknownError(StoreError):
+    """There is nothing of that name, or the server never gave out that id."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=412)
+
+class ConflictError(StoreError):
+    """Something else is already there."""
+
+
+class TooLateError(StoreError):
+    """The request is too old to be judged."""
+
+
+class StaleError(StoreError):
+    """It was changed since the version that the caller has seen; the message names the newest."""

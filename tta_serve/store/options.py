@@ -6,17 +6,19 @@ DAY_S = 86400.0
 
 
 class StoreOptions(BaseModel):
-    """url: `sqlite:///PATH` or `postgresql://...`   prompts: whether their texts are kept, redacted
-
-    exposures_days, outcomes_days, prompts_days: age at which `retention.prune` deletes
-    feedback_days: age of a request at which no outcome is taken for it any more
-    """
+    """The section `store` of the config."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str = "sqlite:///tta.db"
+    """The database: `sqlite:///PATH` or `postgresql://...`."""
     prompts: bool = False
+    """Whether the texts of prompts are kept, redacted."""
     exposures_days: float = Field(90, gt=0)
+    """The age at which an exposure is deleted."""
     outcomes_days: float = Field(90, gt=0)
+    """The age at which an outcome is deleted."""
     prompts_days: float = Field(7, gt=0)
+    """The age at which the text of a prompt is deleted."""
     feedback_days: float = Field(7, gt=0)
+    """The age of a request at which no outcome is taken for it any more."""

@@ -1,6 +1,7 @@
-"""Personal data in texts, replaced by labels. Rather too much than too little: numbers of 7 digits go, whatever they count.
+"""Personal data in texts, replaced by labels.
 
-Every pattern takes time linear in the text, since it runs beside requests.
+It takes rather too much than too little: numbers of 7 digits go, whatever they count. Every pattern
+takes time linear in the text, since it runs beside requests.
 """
 
 import re
@@ -12,21 +13,28 @@ _DIGITS = re.compile(r"\+?\(?\d(?:[ \u00a0\u202f().–/-]{0,3}\d){6,}")
 
 
 def redact(text: str) -> str:
-    """E-mail addresses, IBANs, payment cards, telephone numbers and other long numbers as labels in brackets."""
+    """Replace personal data by labels in brackets.
+
+    That is e-mail addresses, IBANs, payment cards, telephone numbers and other long numbers.
+    """
     return _DIGITS.sub(_label, _IBAN.sub("[IBAN]", _EMAIL.sub("[EMAIL]", text)))
 
 
 def _label(match: re.Match[str]) -> str:
     found = match.group()
     digits = [int(character) for character in found if character.isdecimal()]
-    if 13 <= len(digits) <= 19 and found[0] != "+" and _luhn(digits):
+    if 13 <= len(digits) <= 19 and found[0] != "+" and _passes_luhn(digits):
         return "[CARD]"
-    if len(digits) <= 15 and (len(digits) < len(found) or digits[0] == 0):  # 15: the most that E.164 allows
+    punctuated = len(digits) < len(found)
+    if len(digits) <= 15 and (punctuated or digits[0] == 0):  # 15: the most that E.164 allows
         return "[PHONE]"
     return "[NUMBER]"
 
 
-def _luhn(digits: list[int]) -> bool:
-    """The check digit of payment cards (ISO/IEC 7812-1, annex B): every second digit doubled, from the right."""
+def _passes_luhn(digits: list[int]) -> bool:
+    """Whether the check digit of a payment card is right.
+
+    ISO/IEC 7812-1, annex B: every second digit is doubled, from the right.
+    """
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
     return (sum(digits[::-2]) + sum(doubled)) % 10 == 0

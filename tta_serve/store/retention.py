@@ -1,4 +1,4 @@
-"""Forgetting what is old."""
+"""Deleting what is older than an operator wants to keep."""
 
 from collections.abc import Mapping
 
@@ -6,14 +6,25 @@ from sqlalchemy import Table, delete, select, tuple_
 
 from tta_serve.store.database import Database
 from tta_serve.store.options import DAY_S, StoreOptions
-from tta_serve.store.tables import exposures, outcomes, prompts
+from tta_serve.store.schema import exposures, outcomes, prompts
 
 _AT_ONCE = 1000  # rows in one transaction, so that others can write in between
 
 
 def prune(db: Database, options: StoreOptions, now: float) -> Mapping[str, int]:
-    """Delete what is older than its table's age. now: UTC seconds since 1970. Returns the number of rows, by table."""
-    days = {exposures: options.exposures_days, outcomes: options.outcomes_days, prompts: options.prompts_days}
+    """Delete every row that is older than its table's age.
+
+    Args:
+        now: UTC seconds since 1970.
+
+    Returns:
+        How many rows were deleted, by the table's name.
+    """
+    days = {
+        exposures: options.exposures_days,
+        outcomes: options.outcomes_days,
+        prompts: options.prompts_days,
+    }
     return {table.name: _delete(db, table, now - age * DAY_S) for table, age in days.items()}
 
 

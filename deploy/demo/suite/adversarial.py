@@ -7,19 +7,38 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 
-from deploy.demo.suite.core import HELD, pick, private, question
+from deploy.demo.suite.question_parts import HELD, draw_private, make_question, pick
 from deploy.demo.tasks import TASKS, Example, redact, triage
-from deploy.demo.tasks.core import capitalised
 from deploy.demo.tasks.dates import EVENTS
 from deploy.demo.tasks.sql import TABLES
-from deploy.demo.tasks.words import THINGS, plural
+from deploy.demo.tasks.task import capitalise
+from deploy.demo.tasks.vocabulary import THINGS, pluralise
 from tta_serve.evaluation.questions import ADVERSARIAL, Question
 
 # What may stand in for a task's own nouns.
 STAND_INS: Mapping[str, Sequence[str]] = {
-    "orders": ("database table", "support ticket", "pocket calendar", "phone book", "maths workbook", "date stamp"),
-    "math": ("database table", "support ticket", "customer record", "pocket calendar", "phone number"),
-    "dates": ("database backup", "parcel delivery", "customer order", "support ticket review", "sum of all payments"),
+    "orders": (
+        "database table",
+        "support ticket",
+        "pocket calendar",
+        "phone book",
+        "maths workbook",
+        "date stamp",
+    ),
+    "math": (
+        "database table",
+        "support ticket",
+        "customer record",
+        "pocket calendar",
+        "phone number",
+    ),
+    "dates": (
+        "database backup",
+        "parcel delivery",
+        "customer order",
+        "support ticket review",
+        "sum of all payments",
+    ),
     "sql": (
         "tickets: category, agent, product; replies, hours",
         "orders: customer, item, courier; qty, price",
@@ -96,38 +115,62 @@ How do I remember the names of people I have just met?
 Is it rude to phone somebody at lunch time?""".splitlines()
 
 
-def adversarial(n: int, seed: int) -> list[Question]:
-    """`n` questions for each of the six tasks, and as many as those of all tasks, up to thirty, that are for none."""
-    found = [question(ADVERSARIAL, task, example) for task in TASKS for example in _examples(task, n, seed)]
+def draw_adversarial(n: int, seed: int) -> list[Question]:
+    """Draw `n` questions for each of the six tasks, and some that are for none.
+
+    Those are as many as the questions of all tasks, up to thirty.
+    """
+    found = [
+        make_question(ADVERSARIAL, task, example)
+        for task in TASKS
+        for example in _examples(task, n, seed)
+    ]
     return found + [Question(ADVERSARIAL, prompt) for prompt in NONE[: n * len(TASKS)]]
 
 
 def _examples(task: str, n: int, seed: int) -> list[Example]:
     rng = random.Random(f"adversarial/{task}/{seed}")
     makers = {"triage": _ticket, "redact": _text}
-    drawn = (makers[task](rng) for _ in count()) if task in makers else _disguised(rng, task, 20 * n, seed)
+    drawn = (
+        (makers[task](rng) for _ in count())
+        if task in makers
+        else _disguised(rng, task, 20 * n, seed)
+    )
     return list(islice({example.prompt: example for example in islice(drawn, 4 * n)}.values(), n))
 
 
 def _ticket(rng: random.Random) -> Example:
     category, priority = rng.choice(list(ISSUES)), rng.choice(list(triage.CUES))
-    issue = pick(rng, ISSUES[category], number=rng.randint(3, 40), many=rng.randint(3, 40), things=_things(rng))
+    issue = pick(
+        rng,
+        ISSUES[category],
+        number=rng.randint(3, 40),
+        many=rng.randint(3, 40),
+        things=_things(rng),
+    )
     cue = pick(rng, triage.CUES[priority])
-    return Example(f"{capitalised(issue)}. {cue}".strip(), f"category={category}; priority={priority}")
+    return Example(
+        f"{capitalise(issue)}. {cue}".strip(), f"category={category}; priority={priority}"
+    )
 
 
 def _text(rng: random.Random) -> Example:
-    form = pick(rng, TEXTS, number=rng.randint(2, 40), hour=rng.randint(2, 12), things=_things(rng), **HELD)
-    text, clean = private(rng).both(form)
-    return Example(pick(rng, redact.FRAMES, text=capitalised(text)), capitalised(clean))
+    form = pick(
+        rng, TEXTS, number=rng.randint(2, 40), hour=rng.randint(2, 12), things=_things(rng), **HELD
+    )
+    text, clean = draw_private(rng).both(form)
+    return Example(pick(rng, redact.FRAMES, text=capitalise(text)), capitalise(clean))
 
 
 def _things(rng: random.Random) -> str:
-    return plural(rng.choice(THINGS["test"]))
+    return pluralise(rng.choice(THINGS["test"]))
 
 
 def _disguised(rng: random.Random, task: str, most: int, seed: int) -> Iterator[Example]:
-    """Test examples, of which no other slice has any, with the task's own nouns changed for other tasks'."""
+    """Draw test examples with the task's own nouns changed for other tasks'.
+
+    No other slice has any of these examples.
+    """
     for example in TASKS[task].examples("test", most, seed + 1):
         words = _words(task, rng.choice(STAND_INS[task]), example.prompt)
         prompt, answer = (_swapped(text, words) for text in (example.prompt, example.answer))
@@ -136,16 +179,18 @@ def _disguised(rng: random.Random, task: str, most: int, seed: int) -> Iterator[
 
 
 def _swapped(text: str, words: Mapping[str, str]) -> str:
-    """The text with whole words changed, the longest that there are."""
+    """Return the text with whole words changed, the longest that there are."""
     known = "|".join(sorted(words, key=len, reverse=True))
     return re.sub(rf"\b({known})\b", lambda found: words[found[1]], text)
 
 
 def _words(task: str, stand_in: str, prompt: str) -> dict[str, str]:
-    """What to change for what."""
+    """Return what to change for what."""
     if task == "dates":
         return dict.fromkeys(EVENTS["test"], stand_in)
     if task == "sql":
-        table = next(line for line in TABLES["test"] if re.search(rf"\b{line.split(':')[0]}\b", prompt))
+        table = next(
+            line for line in TABLES["test"] if re.search(rf"\b{line.split(':')[0]}\b", prompt)
+        )
         return dict(zip(re.findall(r"\w+", table), re.findall(r"\w+", stand_in), strict=True))
-    return {word: form(stand_in) for form in (str, plural) for word in map(form, THINGS["test"])}
+    return {word: form(stand_in) for form in (str, pluralise) for word in map(form, THINGS["test"])}

@@ -6,28 +6,32 @@ import random
 import re
 
 from deploy.demo.tasks import Example
-from deploy.demo.tasks.core import listed
 from deploy.demo.tasks.orders import NUMBERS
+from deploy.demo.tasks.task import list_words
 
-# The share of words that are mistyped, and of filler words that are missing; half as many words are in the wrong case.
+# The share of words that are mistyped, and of filler words that are missing; half as many words are
+# in the wrong case.
 RATES = {"light": 0.12, "medium": 0.25, "strong": 0.5}
 
 FILLERS = frozenset(
-    listed(
-        "a an and are be do does i is it its just me my of our please so than that the them then there these they this those "
-        "to was we were which will with would you your"
+    list_words(
+        "a an and are be do does i is it its just me my of our please so than that the them then"
+        " there these they this those to was we were which will with would you your"
     )
 )
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _SHORTEST = 4  # letters of a word that can be read with a typo in it
 
 
-def corrupted(example: Example, strength: str, seed: int) -> str:
-    """The example's prompt with damage of this strength. A stronger one does all that a weaker one does, and more.
+def corrupt_prompt(example: Example, strength: str, seed: int) -> str:
+    """Return the example's prompt with damage of this strength.
 
-    Whatever the answer is made of stays: words that it has, digits, number words, addresses, and capitalised words but the
-    first, which are names. Of the others, at the rate of `RATES`, a filler is left out and a longer word gets a neighbouring
-    key, two letters swapped or one dropped; and a word changes its case.
+    A stronger one does all that a weaker one does, and more.
+
+    Whatever the answer is made of stays: words that it has, digits, number words, addresses, and
+    capitalised words but the first, which are names. Of the others, at the rate of `RATES`, a
+    filler is left out and a longer word gets a neighbouring key, two letters swapped or one
+    dropped; and a word changes its case.
 
     Raises KeyError for a strength that is not in `RATES`.
     """
@@ -36,13 +40,13 @@ def corrupted(example: Example, strength: str, seed: int) -> str:
     words = []
     for place, word in enumerate(example.prompt.split(" ")):
         # Every lot is drawn for every word, so that they are the same ones at each strength.
-        lots = rng.random(), rng.random(), mistyped(rng, word)
+        lots = rng.random(), rng.random(), mistype(rng, word)
         words.append(word if _spared(word, place, kept) else _damaged(word, RATES[strength], *lots))
     return " ".join(word for word in words if word)
 
 
 def _damaged(word: str, rate: float, lot: float, case: float, typo: str) -> str:
-    """The word with what its lots have in store at this rate; nothing if it goes missing."""
+    """Return the word with what its lots have in store at this rate, nothing if it goes missing."""
     if lot < rate:
         if word.lower() in FILLERS:
             return ""
@@ -50,8 +54,8 @@ def _damaged(word: str, rate: float, lot: float, case: float, typo: str) -> str:
     return word.swapcase() if case < rate / 2 else word
 
 
-def mistyped(rng: random.Random, word: str) -> str:
-    """The word with one slip past its first letter; a short one stays."""
+def mistype(rng: random.Random, word: str) -> str:
+    """Return the word with one slip past its first letter; a short one stays."""
     start = re.search(r"[A-Za-z]+", word)
     if not start or len(start[0]) < _SHORTEST:
         return word
@@ -66,4 +70,8 @@ def mistyped(rng: random.Random, word: str) -> str:
 def _spared(word: str, place: int, kept: set[str]) -> bool:
     parts = re.findall(r"\w+", word)
     named = place > 0 and any(part[0].isupper() for part in parts)
-    return named or bool(re.search(r"\d|@", word)) or any(part in kept or part.lower() in kept for part in parts)
+    return (
+        named
+        or bool(re.search(r"\d|@", word))
+        or any(part in kept or part.lower() in kept for part in parts)
+    )

@@ -6,10 +6,17 @@ import random
 from collections.abc import Callable
 from datetime import timedelta
 
-from deploy.demo.suite.core import HELD, Private, item_code, pick, private, written_date
+from deploy.demo.suite.question_parts import (
+    HELD,
+    Private,
+    draw_date,
+    draw_item_code,
+    draw_private,
+    pick,
+)
 from deploy.demo.tasks import arithmetic, dates, orders, sql, triage
-from deploy.demo.tasks.core import capitalised
-from deploy.demo.tasks.words import FIRST_NAMES, THINGS, plural
+from deploy.demo.tasks.task import capitalise
+from deploy.demo.tasks.vocabulary import FIRST_NAMES, THINGS, pluralise
 from tta_serve.evaluation.questions import TWO_SKILLS, Question
 
 REDACT_AND_TRIAGE = (
@@ -28,15 +35,24 @@ TICKETS = (
 ORDERED = {
     "*": (
         "{who} takes {a} boxes of {b} {things} ({code}) each, {price} per {thing}.",
-        "{who} will be purchasing {a} packets with {b} {things} ({code}) in each, every {thing} at {price}.",
+        (
+            "{who} will be purchasing {a} packets with {b} {things} ({code}) in each, every {thing}"
+            " at {price}."
+        ),
     ),
     "+": (
         "{who} has requested {a} {things} ({code}) at {price} each, and now {b} more of them.",
         "Put {who} down for {a} {things} ({code}) at {price} each. Later {b} more were added.",
     ),
     "-": (
-        "{who} has requested {a} {things} ({code}) at {price} each, but {b} of them were given back.",
-        "Put {who} down for {a} {things} ({code}) at {price} each. Then {b} of them were cancelled.",
+        (
+            "{who} has requested {a} {things} ({code}) at {price} each, but {b} of them were given"
+            " back."
+        ),
+        (
+            "Put {who} down for {a} {things} ({code}) at {price} each. Then {b} of them were"
+            " cancelled."
+        ),
     ),
 }
 ORDER_FRAMES = (
@@ -48,9 +64,21 @@ ORDER_FRAMES = (
 DATE_COLUMNS = ("arrival", "inspection", "opening", "anniversary")
 # Question, what is selected, and the sign of the condition.
 DATED = (
-    ("Tell me the {t} whose {d} is {date} in ISO format.", "SELECT {t} FROM {table}", "WHERE {d} ="),
-    ("For which {t} is the {d}, an ISO date, later than {date}?", "SELECT {t} FROM {table}", "WHERE {d} >"),
-    ("Tell me how many {table} have the {d} {date}, put as an ISO date.", "SELECT COUNT(*) FROM {table}", "WHERE {d} ="),
+    (
+        "Tell me the {t} whose {d} is {date} in ISO format.",
+        "SELECT {t} FROM {table}",
+        "WHERE {d} =",
+    ),
+    (
+        "For which {t} is the {d}, an ISO date, later than {date}?",
+        "SELECT {t} FROM {table}",
+        "WHERE {d} >",
+    ),
+    (
+        "Tell me how many {table} have the {d} {date}, put as an ISO date.",
+        "SELECT COUNT(*) FROM {table}",
+        "WHERE {d} =",
+    ),
 )
 
 REDACT_AND_DATE = (
@@ -77,12 +105,17 @@ DATED_TICKETS = (
 )
 
 
-def two_skills(n: int, seed: int) -> list[Question]:
-    """`n` requests for each pair of tasks; the parts of an answer count alike, and none of them is in its prompt."""
+def draw_two_skills(n: int, seed: int) -> list[Question]:
+    """Draw `n` requests for each pair of tasks.
+
+    The parts of an answer count alike, and none of them is in its prompt.
+    """
     return [question for tasks, make in MAKERS.items() for question in _drawn(tasks, make, n, seed)]
 
 
-def _drawn(tasks: str, make: Callable[[random.Random], tuple[str, str, tuple[str, ...]]], n: int, seed: int) -> list[Question]:
+def _drawn(
+    tasks: str, make: Callable[[random.Random], tuple[str, str, tuple[str, ...]]], n: int, seed: int
+) -> list[Question]:
     rng = random.Random(f"{tasks}/{seed}")
     found: dict[str, Question] = {}
     while len(found) < n:
@@ -93,15 +126,23 @@ def _drawn(tasks: str, make: Callable[[random.Random], tuple[str, str, tuple[str
 
 
 def _issue(rng: random.Random) -> tuple[dict[str, str], tuple[str, str]]:
-    """What a ticket is about and how urgent it is; and its category and priority as the answer has them."""
-    category, priority = rng.choice(list(triage.ISSUES)), rng.choice(list(triage.CUES))
-    text = {"issue": capitalised(pick(rng, triage.ISSUES[category])), "cue": pick(rng, triage.CUES[priority])}
+    """Draw what a ticket is about and how urgent it is.
+
+    Returns:
+        Both in words, and category and priority as the answer has them.
+    """
+    category = rng.choice(list(triage.ISSUES))
+    priority = rng.choice(list(triage.CUES))
+    text = {
+        "issue": capitalise(pick(rng, triage.ISSUES[category])),
+        "cue": pick(rng, triage.CUES[priority]),
+    }
     return text, (f"category={category}", f"priority={priority}")
 
 
 def _private(rng: random.Random, form: str, **fields: str) -> tuple[Private, str, str]:
-    """Somebody, and a text about them as it is and redacted."""
-    person = private(rng)
+    """Draw somebody, and return a text about them as it is and redacted."""
+    person = draw_private(rng)
     text, clean = person.both(form.format(**HELD, **fields))
     return person, text, " ".join(clean.split())
 
@@ -118,11 +159,13 @@ def _math_orders(rng: random.Random) -> tuple[str, str, tuple[str, ...]]:
     a, b, result = arithmetic._operands(rng, sign)
     while result in (a, b):
         a, b, result = arithmetic._operands(rng, sign)
-    number, code, price = orders._number(rng, "test"), item_code(rng), rng.randint(2, 99)
+    number, code, price = orders._number(rng, "test"), draw_item_code(rng), rng.randint(2, 99)
     thing = rng.choice(THINGS["test"])
     who = f"{rng.choice(FIRST_NAMES['test'])} (customer {number})"
-    fields = {"thing": thing, "things": plural(thing), "code": code, "who": who}
-    body = pick(rng, ORDERED[sign], a=a, b=b, price=rng.choice(orders.PRICES).format(price), **fields)
+    fields = {"thing": thing, "things": pluralise(thing), "code": code, "who": who}
+    body = pick(
+        rng, ORDERED[sign], a=a, b=b, price=rng.choice(orders.PRICES).format(price), **fields
+    )
     want = f'{{"customer":{number},"item":"{code}","qty":{result},"price":{price}}}'
     return pick(rng, ORDER_FRAMES, body=body), want, tuple(want[1:-1].split(","))
 
@@ -135,14 +178,20 @@ def _dates_sql(rng: random.Random) -> tuple[str, str, tuple[str, ...]]:
     stated, date, iso = _quoted(rng) if rng.random() < 0.7 else _relative(rng)
     fields = {"table": table, "t": rng.choice(texts), "d": column}
     columns = ",".join(rng.sample([*texts, *others, column], len(texts) + len(others) + 1))
-    asked = pick(rng, sql.SCHEMAS, table=table, columns=columns, question=question.format(date=date, **fields))
+    asked = pick(
+        rng,
+        sql.SCHEMAS,
+        table=table,
+        columns=columns,
+        question=question.format(date=date, **fields),
+    )
     parts = (select.format(**fields), where.format(**fields), iso)
     return f"{stated} {asked}", f"{parts[0]} {parts[1]} '{iso}';", parts
 
 
 def _quoted(rng: random.Random) -> tuple[str, str, str]:
     """No sentence about today, a date in quotes as values are, and the same in ISO form."""
-    date, iso = written_date(rng)
+    date, iso = draw_date(rng)
     return "", f"'{date}'", iso
 
 
@@ -156,13 +205,19 @@ def _relative(rng: random.Random) -> tuple[str, str, str]:
 
 
 def _dates_redact(rng: random.Random) -> tuple[str, str, tuple[str, ...]]:
-    date, iso = written_date(rng)
-    person, text, clean = _private(rng, rng.choice(DATED_TEXTS), date=date, thing=rng.choice(THINGS["test"]))
-    return pick(rng, REDACT_AND_DATE, text=text), clean.replace(date, iso), ("[NAME]", person.tag, iso)
+    date, iso = draw_date(rng)
+    person, text, clean = _private(
+        rng, rng.choice(DATED_TEXTS), date=date, thing=rng.choice(THINGS["test"])
+    )
+    return (
+        pick(rng, REDACT_AND_DATE, text=text),
+        clean.replace(date, iso),
+        ("[NAME]", person.tag, iso),
+    )
 
 
 def _dates_triage(rng: random.Random) -> tuple[str, str, tuple[str, ...]]:
-    (date, iso), (fields, sorted_as) = written_date(rng), _issue(rng)
+    (date, iso), (fields, sorted_as) = draw_date(rng), _issue(rng)
     ticket = rng.choice(DATED_TICKETS).format(date=date, **fields)
     parts = (*sorted_as, f"date={iso}")
     return pick(rng, TRIAGE_AND_DATE, ticket=ticket), "; ".join(parts), (*sorted_as, iso)

@@ -1,10 +1,23 @@
-"""The six tasks of the demo library."""
+"""The six tasks of the demo library, and what their generators draw on.
+
+task         what a task is: a generator of prompts and answers, by split
+orders       an order in plain words to JSON
+sql          a question about a table to SQL
+arithmetic   a word problem to a worked line and the answer
+triage       a support ticket to category and priority
+dates        dates in words to ISO
+redact       personal data to placeholders
+vocabulary   words that several tasks draw on
+lexicon      nouns by the thousand
+"""
 
 from __future__ import annotations
 
 from deploy.demo.tasks import arithmetic, dates, orders, redact, sql, triage
-from deploy.demo.tasks.core import SPLITS, Example, Split, Task
+from deploy.demo.tasks.task import SPLITS, Example, Split, Task
 
-TASKS: dict[str, Task] = {module.TASK.name: module.TASK for module in (orders, sql, arithmetic, triage, dates, redact)}
+TASKS: dict[str, Task] = {
+    module.TASK.name: module.TASK for module in (orders, sql, arithmetic, triage, dates, redact)
+}
 
 __all__ = ["SPLITS", "TASKS", "Example", "Split", "Task"]

@@ -1,9 +1,10 @@
 """Dates in words to ISO dates.
 
-A date that is written out is answered by its ISO form alone. A relative one is worked out first, and the ISO date is the
-last line: what is wanted is named, then the days from the reference day to it follow, counted (`+3: 0 07, 1 08, 2 09, 3 10`)
-or with their names (`next Fri: Wed 08, Thu 09, Fri 10`). "Next" is the first such weekday after the reference day, "last"
-the latest before it. Results stay within the reference day's month: this model is too small for the lengths of months.
+A date that is written out is answered by its ISO form alone. A relative one is worked out first,
+and the ISO date is the last line: what is wanted is named, then the days from the reference day to
+it follow, counted (`+3: 0 07, 1 08, 2 09, 3 10`) or with their names (`next Fri: Wed 08, Thu 09,
+Fri 10`). "Next" is the first such weekday after the reference day, "last" the latest before it.
+Results stay within the reference day's month: this model is too small for the lengths of months.
 """
 
 from __future__ import annotations
@@ -12,24 +13,29 @@ import random
 from collections.abc import Mapping
 from datetime import date, timedelta
 
-from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
+from deploy.demo.tasks.task import BySplit, Example, Split, Task, capitalise, fill, list_words
 
-MONTHS = listed("January February March April May June July August September October November December")
-WEEKDAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = list_words(
+    "January February March April May June July August September October November December"
+)
+WEEKDAYS = list_words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 
 YEARS: BySplit = {
-    "train": listed("1998 2004 2007 2010 2012 2013 2015 2016 2017 2018 2019 2020 2021 2022"),
-    "validation": listed("2006 2023 2027"),
-    "test": listed("2011 2024 2025 2026"),
+    "train": list_words("1998 2004 2007 2010 2012 2013 2015 2016 2017 2018 2019 2020 2021 2022"),
+    "validation": list_words("2006 2023 2027"),
+    "test": list_words("2011 2024 2025 2026"),
 }
 
 EVENTS: BySplit = {
-    "train": listed(
-        "meeting|party|concert|exam|train ride|interview|wedding|dentist appointment|deadline|match|dinner|workshop|delivery|"
+    "train": list_words(
+        "meeting|party|concert|exam|train ride|interview|wedding|dentist"
+        " appointment|deadline|match|dinner|workshop|delivery|"
         "holiday|flight|lecture|inspection|birthday|payment|rehearsal"
     ),
-    "validation": listed("conference|haircut|picnic|board vote|marathon|school trip"),
-    "test": listed("seminar|opening night|check-up|graduation|rent review|tournament|product launch"),
+    "validation": list_words("conference|haircut|picnic|board vote|marathon|school trip"),
+    "test": list_words(
+        "seminar|opening night|check-up|graduation|rent review|tournament|product launch"
+    ),
 }
 
 FORMATS: BySplit = {
@@ -75,7 +81,10 @@ WRITTEN: BySplit = {
     "train": (
         "[Write|Put|Give] {date} [as an ISO date|in ISO format|as YYYY-MM-DD].",
         "[Convert|Change|Normalise|Normalize] {date} to [ISO|an ISO date|ISO format|YYYY-MM-DD].",
-        "The {event} [is|takes place|was] on {date}. [Give the ISO date|What is the ISO date|Which ISO date is that]?",
+        (
+            "The {event} [is|takes place|was] on {date}. [Give the ISO date|What is the ISO"
+            " date|Which ISO date is that]?"
+        ),
         "[ISO date|Date in ISO format|YYYY-MM-DD] [for|of] {date}",
         "What is {date} [in ISO format|as an ISO date|written as YYYY-MM-DD]?",
         "[Find|Extract|Get] the date: the {event} [is planned for|starts on|ended on] {date}.",
@@ -108,7 +117,11 @@ TODAY: BySplit = {
         "[My calendar says|The clock says|The paper is from] {weekday}, {date}.",
         "[Starting from|Counting from|Seen from] {weekday}, {date}:",
     ),
-    "validation": ("We have {weekday}, {date}.", "As of {weekday}, {date}:", "The calendar shows {weekday}, {date}."),
+    "validation": (
+        "We have {weekday}, {date}.",
+        "As of {weekday}, {date}:",
+        "The calendar shows {weekday}, {date}.",
+    ),
     "test": (
         "The current date is {weekday}, {date}.",
         "Now it is {weekday}, {date}.",
@@ -129,7 +142,10 @@ AHEAD: BySplit = {
         "[Which|What] date [do we have|do we write|will we have] {when}?",
         "[My|Our|Her] {event} [is set for|was moved to] {when}; [so which date|what date is it]?",
     ),
-    "validation": ("Which calendar date will it be {when}?", "The {event} happens {when}; name its date."),
+    "validation": (
+        "Which calendar date will it be {when}?",
+        "The {event} happens {when}; name its date.",
+    ),
     "test": (
         "What will the date be {when}?",
         "The {event} takes place {when}. On what date?",
@@ -141,7 +157,10 @@ BACK: BySplit = {
     "train": (
         "What date was [it |]{when}?",
         "[When was|Which date was|What was the date of] {when}?",
-        "The {event} was {when}. [When was it|What date was that|Which date was that|Give the date]?",
+        (
+            "The {event} was {when}. [When was it|What date was that|Which date was that|Give the"
+            " date]?"
+        ),
         "[Give|Write|Tell me] the [ISO date|date] [for|of] {when}.",
         "We had [a|the] {event} {when}, [on which date|what date was that]?",
         "{when} as an ISO date?",
@@ -150,7 +169,10 @@ BACK: BySplit = {
         "[Which|What] date [did we write|was the day] {when}?",
         "[My|Our|Her] {event} [was over|ended] {when}; [so which date|what date was it]?",
     ),
-    "validation": ("Which calendar date did we have {when}?", "The {event} happened {when}; name its date."),
+    "validation": (
+        "Which calendar date did we have {when}?",
+        "The {event} happened {when}; name its date.",
+    ),
     "test": (
         "What was the day's date {when}?",
         "The {event} took place {when}. On what date?",
@@ -158,7 +180,8 @@ BACK: BySplit = {
     ),
 }
 
-# How each split says what the plain words (tomorrow, in 3 days, next Friday, ...) say; those all splits share.
+# How each split says what the plain words (tomorrow, in 3 days, next Friday, ...) say; those all
+# splits share.
 OTHER_WORDS: Mapping[str, BySplit] = {
     "in": {
         "train": ("{n} days from now", "{n} days later", "in {n} days' time"),
@@ -181,8 +204,18 @@ OTHER_WORDS: Mapping[str, BySplit] = {
         "test": ("the previous {weekday}",),
     },
 }
-PLAIN_WORDS = {"in": "in {n} days", "ago": "{n} days ago", "next": "next {weekday}", "last": "last {weekday}"}
-FIXED_WORDS = {1: "tomorrow", -1: "yesterday", 2: "the day after tomorrow", -2: "the day before yesterday"}
+PLAIN_WORDS = {
+    "in": "in {n} days",
+    "ago": "{n} days ago",
+    "next": "next {weekday}",
+    "last": "last {weekday}",
+}
+FIXED_WORDS = {
+    1: "tomorrow",
+    -1: "yesterday",
+    2: "the day after tomorrow",
+    -2: "the day before yesterday",
+}
 
 
 def _ordinal(day: int) -> str:
@@ -191,7 +224,7 @@ def _ordinal(day: int) -> str:
 
 
 def _spell(rng: random.Random, split: Split, day: date) -> str:
-    """The date in one of the split's formats."""
+    """Return the date in one of the split's formats."""
     month = MONTHS[day.month - 1]
     parts = {
         "d": day.day,
@@ -205,15 +238,17 @@ def _spell(rng: random.Random, split: Split, day: date) -> str:
 
 
 def _day(rng: random.Random, split: Split, offset: int = 0) -> date:
-    """A random day such that the one `offset` days from it lies in the same month."""
+    """Draw a day such that the one `offset` days from it lies in the same month."""
     while True:
-        day = date(int(rng.choice(YEARS[split])), rng.randint(1, 12), 1) + timedelta(rng.randint(0, 27))
+        day = date(int(rng.choice(YEARS[split])), rng.randint(1, 12), 1) + timedelta(
+            rng.randint(0, 27)
+        )
         if (day + timedelta(offset)).month == day.month:
             return day
 
 
 def _offset(rng: random.Random) -> tuple[str, int]:
-    """A kind of relative date and the days it lies away."""
+    """Draw a kind of relative date and the days it lies away."""
     kind = rng.choice(("fixed", "in", "ago", "next", "next", "last", "last"))
     if kind == "fixed":
         return kind, rng.choice(list(FIXED_WORDS))
@@ -231,7 +266,9 @@ def _relative(rng: random.Random, split: Split) -> Example:
         words = PLAIN_WORDS[kind] if rng.random() < 0.5 else rng.choice(OTHER_WORDS[kind][split])
         when = words.format(n=abs(offset), weekday=WEEKDAYS[wanted.weekday()])
     templates = (AHEAD if offset > 0 else BACK)[split]
-    question = capitalised(fill(rng, rng.choice(templates), when=when, event=rng.choice(EVENTS[split])))
+    question = capitalise(
+        fill(rng, rng.choice(templates), when=when, event=rng.choice(EVENTS[split]))
+    )
     weekday = WEEKDAYS[today.weekday()]
     stated = fill(rng, rng.choice(TODAY[split]), weekday=weekday, date=_spell(rng, split, today))
     worked = (_walked if kind in ("next", "last") else _counted)(today, offset)
@@ -239,18 +276,20 @@ def _relative(rng: random.Random, split: Split) -> Example:
 
 
 def _days(today: date, offset: int) -> list[date]:
-    """Every day from the reference day to the wanted one."""
+    """Return every day from the reference day to the wanted one."""
     step = 1 if offset > 0 else -1
     return [today + timedelta(away) for away in range(0, offset + step, step)]
 
 
 def _counted(today: date, offset: int) -> str:
-    """The days to go, then every day on the way with its number."""
-    return f"{offset:+}: " + ", ".join(f"{away} {day.day:02}" for away, day in enumerate(_days(today, offset)))
+    """Return the days to go, then every day on the way with its number."""
+    return f"{offset:+}: " + ", ".join(
+        f"{away} {day.day:02}" for away, day in enumerate(_days(today, offset))
+    )
 
 
 def _walked(today: date, offset: int) -> str:
-    """The wanted weekday, then every day on the way with its name."""
+    """Return the wanted weekday, then every day on the way with its name."""
     named = [f"{WEEKDAYS[day.weekday()][:3]} {day.day:02}" for day in _days(today, offset)]
     return f"{'next' if offset > 0 else 'last'} {named[-1][:3]}: {', '.join(named)}"
 
@@ -260,15 +299,26 @@ def make(rng: random.Random, split: Split) -> Example:
     if rng.random() < 0.7:
         return _relative(rng, split)
     day = _day(rng, split)
-    prompt = fill(rng, rng.choice(WRITTEN[split]), date=_spell(rng, split, day), event=rng.choice(EVENTS[split]))
-    return Example(capitalised(prompt), day.isoformat())
+    prompt = fill(
+        rng,
+        rng.choice(WRITTEN[split]),
+        date=_spell(rng, split, day),
+        event=rng.choice(EVENTS[split]),
+    )
+    return Example(capitalise(prompt), day.isoformat())
 
 
 TASK = Task(
     name="dates",
     description="Turns dates in words, relative ones included, into ISO dates.",
     make=make,
-    vocabulary={"years": YEARS, "events": EVENTS, "formats": FORMATS, "written": WRITTEN, "today": TODAY}
+    vocabulary={
+        "years": YEARS,
+        "events": EVENTS,
+        "formats": FORMATS,
+        "written": WRITTEN,
+        "today": TODAY,
+    }
     | {"ahead": AHEAD, "back": BACK}
     | {f"words {kind}": words for kind, words in OTHER_WORDS.items()},
 )

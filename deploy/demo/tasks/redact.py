@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import random
 
-from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill, listed
-from deploy.demo.tasks.words import FIRST_NAMES, LAST_NAMES, PLAIN, THINGS, invented, plural
+from deploy.demo.tasks.task import BySplit, Example, Split, Task, capitalise, fill, list_words
+from deploy.demo.tasks.vocabulary import (
+    FIRST_NAMES,
+    LAST_NAMES,
+    PLAIN,
+    THINGS,
+    invent_word,
+    pluralise,
+)
 
 OPEN = (
-    "[Yesterday|After lunch|Last week|In spring|On the way home|By chance|As agreed|Before dawn|At the fair|Nowadays|"
-    "During the break|For some reason|In the end|Every Friday|Behind the barn|Without asking|To be fair|Strangely|By law|"
-    "Against advice|Until June|From the balcony|Under pressure|Once more|Hardly surprised|Given the weather|Besides]"
+    "[Yesterday|After lunch|Last week|In spring|On the way home|By chance|As agreed|Before dawn|"
+    "At the fair|Nowadays|During the break|For some reason|In the end|Every Friday|"
+    "Behind the barn|Without asking|To be fair|Strangely|By law|Against advice|Until June|"
+    "From the balcony|Under pressure|Once more|Hardly surprised|Given the weather|Besides]"
 )
-WHO = "[{name}|{name}|our [cook|driver|lawyer|tutor] {name}|{name} and {other}|a certain {name}|my [aunt|boss] {name}]"
+WHO = (
+    "[{name}|{name}|our [cook|driver|lawyer|tutor] {name}|{name} and {other}|a certain {name}|my"
+    " [aunt|boss] {name}]"
+)
 DID = (
-    "[sold|brought|forgot|painted|wanted|broke|cleaned|ordered|hid|measured|admired|stole|shipped|tested|wrapped|burned|"
-    "described|inherited|polished|rejected|refused|mentioned|designed|weighed|counted|dropped|inspected|photographed]"
+    "[sold|brought|forgot|painted|wanted|broke|cleaned|ordered|hid|measured|admired|stole|"
+    "shipped|tested|wrapped|burned|described|inherited|polished|rejected|refused|mentioned|"
+    "designed|weighed|counted|dropped|inspected|photographed]"
 )
 WHAT = (
-    "[the {thing}|{number} {things}|a [small|heavy|green|strange|cheap|wet|wooden|French] {thing}|some {things}|no {things}|"
-    "every {thing}|two [old|round|plastic|broken] {things}|one {thing} or {thing2}]"
+    "[the {thing}|{number} {things}|a [small|heavy|green|strange|cheap|wet|wooden|French]"
+    " {thing}|some {things}|no {things}|every {thing}|two [old|round|plastic|broken] {things}|one"
+    " {thing} or {thing2}]"
 )
 TAIL = (
-    "[to {other}|near the [river|school|market|tower]|for {other}|and left {phone} as a number|and mailed {email}|"
-    "at {hour} o'clock|without a word|for {number} euros|because the {thing2} was [late|cold|too old]|instead of the {thing2}|"
-    "with [great|little] care|when nobody was looking|against the rules]"
+    "[to {other}|near the [river|school|market|tower]|for {other}|and left {phone} as a number|and"
+    " mailed {email}|at {hour} o'clock|without a word|for {number} euros|because the {thing2} was"
+    " [late|cold|too old]|instead of the {thing2}|with [great|little] care|when nobody was"
+    " looking|against the rules]"
 )
 ASK = "[call|try|text|ring|contact|dial|reach|phone|use]"
 
@@ -34,82 +48,202 @@ MIXED = (
     f"{OPEN} {WHO} {DID} {WHAT}.",
     f"{WHO} {DID} {WHAT} {TAIL}.",
     f"{WHO} {DID} {WHAT}, {WHO} {DID} {WHAT}.",
-    f"[Why|When|How often|Where|To whom|On which day] did {WHO} [sell|bring|lose|paint|clean|return] {WHAT}?",
+    (
+        f"[Why|When|How often|Where|To whom|On which day] did {WHO}"
+        f" [sell|bring|lose|paint|clean|return] {WHAT}?"
+    ),
     f"[They say|I read|Is it true] that {{name}} [once|already|really] {DID} {WHAT} {TAIL}?",
-    "[Which|What|Whose] [picture|cake|seat|offer] did {name} [choose|like|prefer], {other} [asks|wonders]?",
-    f"{WHAT} [is|was|has been|will be] [kept|stored|sold|returned|examined] by {{name}}, {ASK} {{phone}}.",
-    f"[If|When|Once|Unless|As soon as] {WHAT} [arrives|breaks|is gone], {ASK} {{name}} [at|on|under|via] {{phone}}.",
-    f"[Mail|Write to|Ask|Inform|Notify|Warn] {{email}} [about|for|before you sell|because of] {WHAT}.",
+    (
+        "[Which|What|Whose] [picture|cake|seat|offer] did {name} [choose|like|prefer], {other}"
+        " [asks|wonders]?"
+    ),
+    (
+        f"{WHAT} [is|was|has been|will be] [kept|stored|sold|returned|examined] by {{name}}, {ASK}"
+        " {phone}."
+    ),
+    (
+        f"[If|When|Once|Unless|As soon as] {WHAT} [arrives|breaks|is gone], {ASK} {{name}}"
+        " [at|on|under|via] {phone}."
+    ),
+    (
+        "[Mail|Write to|Ask|Inform|Notify|Warn] {email} [about|for|before you sell|because of]"
+        f" {WHAT}."
+    ),
     f"{OPEN} [someone|a man|a woman] [with the number|calling from] {{phone}} {DID} {WHAT} {TAIL}.",
-    f"{OPEN}, {{email}} [was|became] the [address|contact] for {WHAT}, {{phone}} the [number|line].",
+    (
+        f"{OPEN}, {{email}} [was|became] the [address|contact] for {WHAT}, {{phone}} the"
+        " [number|line]."
+    ),
     f"[We|They|I] {DID} {WHAT} [with|for|because of|thanks to] {{name}} {TAIL}.",
     f"[Although|While|Since|Because] {WHO} {DID} {WHAT}, [nothing|little|everything] changed.",
-    f"[The owner of|The bill for|A photo of|The label on] {WHAT} [names|shows|mentions] {{name}} and {{email}}.",
-    f"[Whoever|Whichever guest|Anyone who|He who|Those who] {DID} {WHAT} [should|must|may] {ASK} {{name}}, {{phone}}.",
-    f"[How|With whom|Whose {{thing}}|How many {{things}}|Under which name] did {WHO} [see|find|repair|rent] {TAIL}?",
+    (
+        f"[The owner of|The bill for|A photo of|The label on] {WHAT} [names|shows|mentions]"
+        " {name} and {email}."
+    ),
+    (
+        f"[Whoever|Whichever guest|Anyone who|He who|Those who] {DID} {WHAT} [should|must|may]"
+        f" {ASK} {{name}}, {{phone}}."
+    ),
+    (
+        f"[How|With whom|Whose {{thing}}|How many {{things}}|Under which name] did {WHO}"
+        f" [see|find|repair|rent] {TAIL}?"
+    ),
     f"[Is|Was|Isn't|Are] {WHAT} [really|still|also] [from|for|with] {WHO}?",
     f"[Do|Did|Does|Should|Could|Will|Must|Shall] {WHO} [keep|need|insure|lend|buy] {WHAT} {TAIL}?",
-    f"[Let|Make|Help|Have|See] {{name}} [choose|carry|keep|sketch] {WHAT}, [and|or|then] {ASK} {{phone}}.",
-    f"[Mr|Mrs|Miss|Captain|Judge|Aunt] {{name}} [{DID}|never {DID}|almost {DID}] {WHAT}; [details|more|proof]: {{email}}.",
-    f"[For|To|By|About|Against|Unlike|Like] {{name}}, {WHAT} [is|was|seemed|became] [cheap|a joke|perfect|too much].",
+    (
+        f"[Let|Make|Help|Have|See] {{name}} [choose|carry|keep|sketch] {WHAT}, [and|or|then] {ASK}"
+        " {phone}."
+    ),
+    (
+        f"[Mr|Mrs|Miss|Captain|Judge|Aunt] {{name}} [{DID}|never {DID}|almost {DID}] {WHAT};"
+        " [details|more|proof]: {email}."
+    ),
+    (
+        f"[For|To|By|About|Against|Unlike|Like] {{name}}, {WHAT} [is|was|seemed|became] [cheap|a"
+        " joke|perfect|too much]."
+    ),
     f"{{email}} [{DID}|has|wants|offers] {WHAT}; {{other}} [does not|disagrees|agrees|pays].",
-    f"{{phone}} [rang|was busy|called] [about|because of|for] {WHAT}, [so|but|and] {WHO} {DID} {WHAT}.",
+    (
+        f"{{phone}} [rang|was busy|called] [about|because of|for] {WHAT}, [so|but|and] {WHO} {DID}"
+        f" {WHAT}."
+    ),
     f"[Item|Case|Entry|Point] {{number}}: {WHO} {DID} {WHAT} {TAIL}.",
-    f"[Take|Try|Keep|Block|Save|Add|Copy] {{email}} [for|as|in|under] [questions|invoices|news] [on|of|to] {WHAT}.",
-    f"[Whoever|Whomever|Whose|Who|Whom|What] [has|does|will|would] {WHO} [{DID}|trust|follow|remember], {{other}} or {WHAT}?",
-    f"[For|In|Over|After] [years|weeks|a while] {{name}} has been [staying|painting] with {{other}} {TAIL}.",
+    (
+        "[Take|Try|Keep|Block|Save|Add|Copy] {email} [for|as|in|under] [questions|invoices|news]"
+        f" [on|of|to] {WHAT}."
+    ),
+    (
+        f"[Whoever|Whomever|Whose|Who|Whom|What] [has|does|will|would] {WHO}"
+        f" [{DID}|trust|follow|remember], {{other}} or {WHAT}?"
+    ),
+    (
+        "[For|In|Over|After] [years|weeks|a while] {name} has been [staying|painting] with"
+        f" {{other}} {TAIL}."
+    ),
     f"[Bills|Photos|Proofs|Answers] [for|about] {WHAT}: {{email}} [and|or|not] {{phone}}.",
-    "[Apparently|Formerly|Today|Instead] {email} [stands for|belongs to|was used by] {name}, {phone} [to|by] {other}.",
+    (
+        "[Apparently|Formerly|Today|Instead] {email} [stands for|belongs to|was used by] {name},"
+        " {phone} [to|by] {other}."
+    ),
 )
 
 SENTENCES: BySplit = {
     "train": (
         "{name} [can be reached|is reachable] at {phone}.",
-        "Please [call|ring|phone] {name} [on|at] {phone} [before noon|after lunch|tomorrow|on Friday].",
-        "[Send|Mail|Forward] the [report|contract|{thing}|{things}] to {email} [today|by Monday|please].",
+        (
+            "Please [call|ring|phone] {name} [on|at] {phone} [before noon|after lunch|tomorrow|on"
+            " Friday]."
+        ),
+        (
+            "[Send|Mail|Forward] the [report|contract|{thing}|{things}] to {email} [today|by"
+            " Monday|please]."
+        ),
         "My name is {name} and my [email|mail address|email address] is {email}.",
-        "{name} and {other} [met|had lunch|talked] in [Berlin|Madrid|the office|the park] [yesterday|on Sunday|last week].",
+        (
+            "{name} and {other} [met|had lunch|talked] in [Berlin|Madrid|the office|the park]"
+            " [yesterday|on Sunday|last week]."
+        ),
         "Contact {name} ({email}) [for details|about the project|for the keys].",
-        "[Her|His|My|Our] [number|new number|phone number] is {phone}, [the email|mail goes to] {email}.",
+        (
+            "[Her|His|My|Our] [number|new number|phone number] is {phone}, [the email|mail goes to]"
+            " {email}."
+        ),
         "{name} [wrote|said|told us] that the [meeting|train|party] starts at {hour} o'clock.",
-        "I [spoke with|met|saw] {name} about the [broken {thing}|new {thing}|blue {thing}|{things}].",
-        "[Dear|Hello|Hi] {name}, your [appointment|{thing}|room] is [confirmed|booked|ready] for {hour} pm.",
+        (
+            "I [spoke with|met|saw] {name} about the [broken {thing}|new {thing}|blue"
+            " {thing}|{things}]."
+        ),
+        (
+            "[Dear|Hello|Hi] {name}, your [appointment|{thing}|room] is [confirmed|booked|ready]"
+            " for {hour} pm."
+        ),
         "If {name} is not there, [try|ask|call] {other} [at|on] {phone}.",
         "The [package|{thing}|letter] for {name} [arrived|was sent back|is at the desk].",
         "[Write|Reply] to {email} or call {phone} [if you have questions|for help|any time].",
         "{name} [paid|owes|sent] {number} dollars for [the {things}|the dinner|a {thing}].",
         "The [patient|customer|tenant|driver] {name} has the phone number {phone}.",
         "[Invite|Add|Include] {name} and {other} to the [call|dinner|list].",
-        "Our [manager|teacher|doctor|neighbour] {name} [lives in|moved to|works in] [London|Rome|Canada|Texas].",
-        "The [email|message] from {email} was about the [order|holiday|budget] of [March|July|2019].",
-        "[Yesterday|This morning|On Tuesday] {name} [bought|lost|found] a [red {thing}|black {thing}|{thing}].",
+        (
+            "Our [manager|teacher|doctor|neighbour] {name} [lives in|moved to|works in]"
+            " [London|Rome|Canada|Texas]."
+        ),
+        (
+            "The [email|message] from {email} was about the [order|holiday|budget] of"
+            " [March|July|2019]."
+        ),
+        (
+            "[Yesterday|This morning|On Tuesday] {name} [bought|lost|found] a [red {thing}|black"
+            " {thing}|{thing}]."
+        ),
         "The account of {name} is [closed|active|locked], the mail on file is {email}.",
         "Text me [at|on] {phone} when [the bus|the plumber|the {thing}] comes.",
         "{name}, {phone}, {email}",
         "[Signed|Regards|Thanks], {name}, [head of sales|ground floor|Room {number}]",
         "[The {thing} shop|Our office|The library] opens at {hour} and {name} has the key.",
-        "It was {name} who [called|asked] from {phone} [about the {thing}|about the job|last night].",
-        "[A note|Some news|A reminder] for {name}: the [{thing}|key] is [ready|here|on the desk], [call|text] {phone}.",
-        "The [prize|scholarship|first place|award] goes to {name}, [number|seat|lot|entry] {number}.",
+        (
+            "It was {name} who [called|asked] from {phone} [about the {thing}|about the job|last"
+            " night]."
+        ),
+        (
+            "[A note|Some news|A reminder] for {name}: the [{thing}|key] is [ready|here|on the"
+            " desk], [call|text] {phone}."
+        ),
+        (
+            "The [prize|scholarship|first place|award] goes to {name}, [number|seat|lot|entry]"
+            " {number}."
+        ),
         "[Can|Could|Would] {name} [borrow|take|paint] {other}'s {thing} on [Monday|day {number}]?",
-        "In case of [trouble|doubt|a delay], [write|get through] to {name} [by mail at|at] {email}.",
-        "[Sign-up|Feedback|Complaint|Request] [from|by] {email}, [received|sent] on [Friday|day {number}].",
+        (
+            "In case of [trouble|doubt|a delay], [write|get through] to {name} [by mail at|at]"
+            " {email}."
+        ),
+        (
+            "[Sign-up|Feedback|Complaint|Request] [from|by] {email}, [received|sent] on [Friday|day"
+            " {number}]."
+        ),
         "[Talk|Speak] to {name}, not to {other}, about the [lease|{thing}|bill|{things}].",
-        "{name} [sings|works|cooks|paints] with {other} [every week|in Boston|at night|since 2019].",
+        (
+            "{name} [sings|works|cooks|paints] with {other} [every week|in Boston|at night|since"
+            " 2019]."
+        ),
         "[New on the team|Joining us|Our guest today]: {name}, [mail|email] {email}.",
-        "[You can leave|Please leave] the [keys|{things}] [with|at] {name} [or call|or dial] {phone}.",
+        (
+            "[You can leave|Please leave] the [keys|{things}] [with|at] {name} [or call|or dial]"
+            " {phone}."
+        ),
         "[I think|I heard|We know] that {name} [wants to sell|has rented|will paint] the {thing}.",
-        "[Who|Whoever] [finds the {thing}|needs help|has the {things}] should [dial|ring] {phone} or [mail|write to] {email}.",
-        "[Two|Three|Four] [seats|{things}|nights] for {name}, [paid|booked] by {other}, [ticket|room|box] {number}.",
+        (
+            "[Who|Whoever] [finds the {thing}|needs help|has the {things}] should [dial|ring]"
+            " {phone} or [mail|write to] {email}."
+        ),
+        (
+            "[Two|Three|Four] [seats|{things}|nights] for {name}, [paid|booked] by {other},"
+            " [ticket|room|box] {number}."
+        ),
         "[{things}|{thing} parts|{thing} repairs]: ask {name}, [mobile|phone|line] {phone}.",
-        "[{thing} club|{thing} fans|{thing} dealer] [meeting|news], [host|contact] {name}, [room|house|door] {number}.",
-        "[Sell|Rent|Repair|Wash] the {thing} [and|or|but] [tell|ask|inform] {name}, [mobile|line|extension] {phone}.",
-        "{thing} [request|reply|update|bill] from {email}: [yes|no|maybe], [then|with] the {thing2}.",
+        (
+            "[{thing} club|{thing} fans|{thing} dealer] [meeting|news], [host|contact] {name},"
+            " [room|house|door] {number}."
+        ),
+        (
+            "[Sell|Rent|Repair|Wash] the {thing} [and|or|but] [tell|ask|inform] {name},"
+            " [mobile|line|extension] {phone}."
+        ),
+        (
+            "{thing} [request|reply|update|bill] from {email}: [yes|no|maybe], [then|with] the"
+            " {thing2}."
+        ),
         "[Sadly|Luckily|In the end], the {thing} and the {thing2} [belong|went] to {name}.",
         "[Under|Behind|Near] the {thing} [is|was|lies] a {thing2} [from|for] {name}.",
         "[Catalogue|Brochure|Leaflet|Magazine] [to|for] {email}, [please|each month|once a year].",
-        "[Mrs|Mr|Doctor|Professor] {name} [teaches|repairs|collects] {things} and [the odd|a] {thing2}.",
-        "[Landlord|Nurse|Coach|Guide] {name} [answers|can be found] [at|under] {phone} [only|mostly] at [night|noon].",
+        (
+            "[Mrs|Mr|Doctor|Professor] {name} [teaches|repairs|collects] {things} and [the odd|a]"
+            " {thing2}."
+        ),
+        (
+            "[Landlord|Nurse|Coach|Guide] {name} [answers|can be found] [at|under] {phone}"
+            " [only|mostly] at [night|noon]."
+        ),
     ),
     "validation": (
         "Should anything go wrong, get in touch with {name} via {email}.",
@@ -152,7 +286,10 @@ SENTENCES: BySplit = {
 EXTRAS: BySplit = {
     "train": (
         "The [{thing}|lift|{thing}] is [ready|broken|repaired|too loud].",
-        "[A|One|The] {thing} and [a|the] {thing2} [are|were] [on|under|next to] the [bed|roof|stairs].",
+        (
+            "[A|One|The] {thing} and [a|the] {thing2} [are|were] [on|under|next to] the"
+            " [bed|roof|stairs]."
+        ),
         "{thing}, {thing2}, [nothing else|and so on|all included].",
         "It [rained|snowed] [all day|until noon|for {number} hours].",
         "Order {number} [was paid|is late|has left the warehouse].",
@@ -168,23 +305,52 @@ EXTRAS: BySplit = {
         "Page {number} [is missing|has a mistake|looks fine].",
         "[Good|Bad] news: the [test|plan|trip] [worked|failed|starts soon].",
     ),
-    "validation": ("The elevator stops on floor {number}.", "Everything else stays the same.", "Was the museum worth it?"),
-    "test": ("The heating will be off for {number} hours.", "The rest can wait until autumn.", "Is the pool still open?"),
+    "validation": (
+        "The elevator stops on floor {number}.",
+        "Everything else stays the same.",
+        "Was the museum worth it?",
+    ),
+    "test": (
+        "The heating will be off for {number} hours.",
+        "The rest can wait until autumn.",
+        "Is the pool still open?",
+    ),
 }
 
 FRAMES: BySplit = {
     "train": (
         "[Redact|Anonymise|Anonymize]: {text}",
-        "[Remove|Hide|Replace|Mask] [the|all|any] personal data[ in this text| in the sentence|]: {text}",
-        "[Redact|Mask|Black out] the [names, emails and phone numbers|personal details|private data]: {text}",
+        (
+            "[Remove|Hide|Replace|Mask] [the|all|any] personal data[ in this text| in the"
+            " sentence|]: {text}"
+        ),
+        (
+            "[Redact|Mask|Black out] the [names, emails and phone numbers|personal details|private"
+            " data]: {text}"
+        ),
         "[Please redact|Please anonymise|Redact] this [text|sentence|message]: {text}",
         "{text} [Redact this|Anonymise this|Remove the personal data], please.",
         "[Make this text anonymous|Make this anonymous|Take out the private details]: {text}",
-        "[Can|Could|Would] you [anonymise|mask|censor|clean] [this|the text|this message|it][ for me| please|]? {text}",
-        "[What does|How would] this [look|read] without [names and numbers|personal data|private details]? {text}",
-        "[No names, please|Nobody should be named here|Keep people out of this|Privacy first]: {text}",
-        "[I need|I want|Give me|Write] [this|the text] without [personal information|names, mails and phones]: {text}",
-        "[Delete|Cover|Blank out|Obscure] [names|people|contact details|who is meant] [in|within] [this|it]: {text}",
+        (
+            "[Can|Could|Would] you [anonymise|mask|censor|clean] [this|the text|this message|it]["
+            " for me| please|]? {text}"
+        ),
+        (
+            "[What does|How would] this [look|read] without [names and numbers|personal"
+            " data|private details]? {text}"
+        ),
+        (
+            "[No names, please|Nobody should be named here|Keep people out of this|Privacy first]:"
+            " {text}"
+        ),
+        (
+            "[I need|I want|Give me|Write] [this|the text] without [personal information|names,"
+            " mails and phones]: {text}"
+        ),
+        (
+            "[Delete|Cover|Blank out|Obscure] [names|people|contact details|who is meant]"
+            " [in|within] [this|it]: {text}"
+        ),
         "[Text|Message|Sentence|Line] to [redact|anonymise|be redacted]: {text}",
         "[This must|This has to|It should] [stay|be|become] anonymous[, please|]: {text}",
     ),
@@ -205,14 +371,15 @@ FRAMES: BySplit = {
 }
 
 DOMAINS: BySplit = {
-    "train": listed(
-        "example.com mail.com post.net web.org office.co inbox.de gmail.com fastmail.net company.org uni.edu shop.fr"
+    "train": list_words(
+        "example.com mail.com post.net web.org office.co inbox.de gmail.com fastmail.net"
+        " company.org uni.edu shop.fr"
     ),
-    "validation": listed("example.org letterbox.io team.dev school.uk"),
-    "test": listed("example.net sunmail.com work.eu studio.ca quickpost.org"),
+    "validation": list_words("example.org letterbox.io team.dev school.uk"),
+    "test": list_words("example.net sunmail.com work.eu studio.ca quickpost.org"),
 }
 
-ENDINGS = listed(".com .org .net .io .dev .eu .co .uk .de .info .biz .ch .it .es .app")
+ENDINGS = list_words(".com .org .net .io .dev .eu .co .uk .de .info .biz .ch .it .es .app")
 
 # Digits are drawn for every #.
 PHONES: BySplit = {
@@ -234,9 +401,9 @@ PLACES = ("name", "other", "email", "phone", "hour", "number", "thing", "things"
 
 
 def _person(rng: random.Random, split: Split) -> tuple[str, str]:
-    """A first and a last name; in training also some that nobody has."""
+    """Draw a first and a last name; in training also some that nobody has."""
     if split == "train" and rng.random() < 0.3:
-        return capitalised(invented(rng)), capitalised(invented(rng))
+        return capitalise(invent_word(rng)), capitalise(invent_word(rng))
     return rng.choice(FIRST_NAMES[split]), rng.choice(LAST_NAMES[split])
 
 
@@ -244,17 +411,21 @@ def _email(rng: random.Random, split: Split) -> str:
     first, last = (part.lower() for part in _person(rng, split))
     domain = rng.choice(DOMAINS[split])
     if split == "train" and rng.random() < 0.5:
-        domain = invented(rng) + rng.choice(ENDINGS)
-    box = rng.choice(MAILBOXES).format(first=first, last=last, initial=first[0], digit=rng.randint(1, 99))
+        domain = invent_word(rng) + rng.choice(ENDINGS)
+    box = rng.choice(MAILBOXES).format(
+        first=first, last=last, initial=first[0], digit=rng.randint(1, 99)
+    )
     return f"{box}@{domain}"
 
 
 def _phone(rng: random.Random, split: Split) -> str:
-    return "".join(str(rng.randint(1, 9)) if sign == "#" else sign for sign in rng.choice(PHONES[split]))
+    return "".join(
+        str(rng.randint(1, 9)) if sign == "#" else sign for sign in rng.choice(PHONES[split])
+    )
 
 
 def _names(rng: random.Random, split: Split) -> list[str]:
-    """Two different people, with first and last name more often than with the first alone."""
+    """Draw two different people, more often with first and last name than with the first alone."""
     people: dict[str, str] = {}
     while len(people) < 2:
         first, last = _person(rng, split)
@@ -263,7 +434,10 @@ def _names(rng: random.Random, split: Split) -> list[str]:
 
 
 def _copied(rng: random.Random) -> str:
-    """Words without a story, with one or two places for personal data: what surrounds it is copied whatever it says."""
+    """Draw words without a story, with one or two places for personal data.
+
+    What surrounds the data is copied whatever it says.
+    """
     words = rng.choices(PLAIN, k=rng.randint(4, 9))
     for place in rng.sample(("{name}", "{email}", "{phone}"), rng.randint(1, 2)):
         words.insert(rng.randint(0, len(words)), place)
@@ -271,7 +445,10 @@ def _copied(rng: random.Random) -> str:
 
 
 def _template(rng: random.Random, split: Split) -> str:
-    """A sentence, now and then with another one before or after it; a part of the training texts is words alone."""
+    """Draw a sentence, now and then with another one before or after it.
+
+    A part of the training texts is words alone.
+    """
     if split == "train" and rng.random() < 0.25:
         return _copied(rng)
     text = rng.choice(MIXED if split == "train" and rng.random() < 0.5 else SENTENCES[split])
@@ -287,16 +464,23 @@ def make(rng: random.Random, split: Split) -> Example:
     text = fill(rng, _template(rng, split), **{key: f"{{{key}}}" for key in PLACES})
     name, other = _names(rng, split)
     thing, second, third = rng.sample(THINGS[split], 3)
-    words = {"thing": thing, "thing2": second, "things": plural(third)}
+    words = {"thing": thing, "thing2": second, "things": pluralise(third)}
     kept = {"hour": rng.randint(2, 12), "number": rng.randint(2, 40)} | words
-    private = text.format(name=name, other=other, email=_email(rng, split), phone=_phone(rng, split), **kept)
+    private = text.format(
+        name=name, other=other, email=_email(rng, split), phone=_phone(rng, split), **kept
+    )
     clean = text.format(name="[NAME]", other="[NAME]", email="[EMAIL]", phone="[PHONE]", **kept)
-    return Example(fill(rng, rng.choice(FRAMES[split]), text=capitalised(private)), capitalised(clean))
+    return Example(
+        fill(rng, rng.choice(FRAMES[split]), text=capitalise(private)), capitalise(clean)
+    )
 
 
 TASK = Task(
     name="redact",
-    description="Replaces names, email addresses and phone numbers by [NAME], [EMAIL] and [PHONE], the rest stays.",
+    description=(
+        "Replaces names, email addresses and phone numbers by [NAME], [EMAIL] and [PHONE], the rest"
+        " stays."
+    ),
     make=make,
     vocabulary={
         "sentences": {**SENTENCES, "train": (*SENTENCES["train"], *MIXED)},

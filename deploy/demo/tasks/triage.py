@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from deploy.demo.tasks.core import BySplit, Example, Split, Task, capitalised, fill
+from deploy.demo.tasks.task import BySplit, Example, Split, Task, capitalise, fill
 
 ISSUES: Mapping[str, BySplit] = {
     "billing": {
@@ -114,8 +114,14 @@ ISSUES: Mapping[str, BySplit] = {
             "I would like a later delivery date for my parcel",
             "[my package|my parcel|the shipment] is [lost|still on its way|overdue]",
             "I am [still waiting|waiting] for my [delivery|parcel|goods]",
-            "the [vase|lamp|glass] [was broken|came broken|was in pieces] when [it|the parcel] arrived",
-            "the [carrier|driver|postman] [gave|delivered] my [box|parcel] to [someone else|a stranger]",
+            (
+                "the [vase|lamp|glass] [was broken|came broken|was in pieces] when [it|the parcel]"
+                " arrived"
+            ),
+            (
+                "the [carrier|driver|postman] [gave|delivered] my [box|parcel] to [someone else|a"
+                " stranger]"
+            ),
             "[the tracking|the tracking page] [has not changed|shows nothing|is not updated]",
             "something was [missing|not] in the [box|parcel]",
             "my order [went|was sent] to [the wrong|an old] address",
@@ -155,14 +161,26 @@ ISSUES: Mapping[str, BySplit] = {
             "the filter on the dashboard does not work",
             "I get an error message when I click on settings",
             "the video player stops after a few seconds",
-            "the [app|program|software|editor] [closes|quits|stops] [by itself|suddenly|without warning]",
-            "[images|photos|icons] are [not shown|missing|not loaded] [on the page|in the app|in the report]",
+            (
+                "the [app|program|software|editor] [closes|quits|stops] [by itself|suddenly|without"
+                " warning]"
+            ),
+            (
+                "[images|photos|icons] are [not shown|missing|not loaded] [on the page|in the"
+                " app|in the report]"
+            ),
             "the [save|print|delete|send] button [does not work|does not react|has no effect]",
-            "the [sync|import|download] [hangs|stops|fails] [at 90 percent|every time|with an error]",
+            (
+                "the [sync|import|download] [hangs|stops|fails] [at 90 percent|every time|with an"
+                " error]"
+            ),
             "[the list|the table|the report] [is not loading|loads forever|is broken]",
             "[an error|an exception] [appears|occurs|shows up] when I [click|type|edit] something",
             "the [website|page|screen] [freezes|crashes|hangs] [on my laptop|on my phone]",
-            "[sorting|printing|copying|editing] [is broken|does not work] since the [new version|update]",
+            (
+                "[sorting|printing|copying|editing] [is broken|does not work] since the [new"
+                " version|update]"
+            ),
         ),
         "validation": (
             "the report page throws an exception when I open it",
@@ -198,14 +216,38 @@ ISSUES: Mapping[str, BySplit] = {
             "have you thought about [a desktop version|voice input]",
             "we would like to see [more languages|more templates] in the future",
             "an idea for the next version: [tags for files|a timeline]",
-            "[please consider|would you consider] [adding|building] [a dark theme|a chat|a print view]",
-            "[could|can] [you|the next release] [add|include|offer] [a preview|bigger buttons|spell checking]",
-            "[it would be good|it would be lovely|I would like it] if [we|I] could [group|filter|share] [items|tasks|pages]",
-            "I would [find|consider] [a button for this|an undo function|a shortcut] [useful|handy]",
-            "[I propose|I suggest|my idea is] to [add|show|include] [a clock|statistics|the weather]",
-            "a new [option|feature|function] [for|to help with] [teams|printing|notes] would be great",
-            "I'd [like|love] [the option|a way] to [choose colours|mark favourites|use my own logo]",
-            "will there be [a version for tablets|a new design|more themes] [one day|at some point]",
+            (
+                "[please consider|would you consider] [adding|building] [a dark theme|a chat|a"
+                " print view]"
+            ),
+            (
+                "[could|can] [you|the next release] [add|include|offer] [a preview|bigger"
+                " buttons|spell checking]"
+            ),
+            (
+                "[it would be good|it would be lovely|I would like it] if [we|I] could"
+                " [group|filter|share] [items|tasks|pages]"
+            ),
+            (
+                "I would [find|consider] [a button for this|an undo function|a shortcut]"
+                " [useful|handy]"
+            ),
+            (
+                "[I propose|I suggest|my idea is] to [add|show|include] [a clock|statistics|the"
+                " weather]"
+            ),
+            (
+                "a new [option|feature|function] [for|to help with] [teams|printing|notes] would be"
+                " great"
+            ),
+            (
+                "I'd [like|love] [the option|a way] to [choose colours|mark favourites|use my own"
+                " logo]"
+            ),
+            (
+                "will there be [a version for tablets|a new design|more themes] [one day|at some"
+                " point]"
+            ),
         ),
         "validation": (
             "please consider adding a night theme",
@@ -229,8 +271,14 @@ CUES: Mapping[str, BySplit] = {
     "high": {
         "train": (
             "This is [urgent|very urgent|really urgent|an emergency|critical|extremely important].",
-            "I need [this solved|a solution|help|a fix|an answer] [today|right now|immediately|within the hour|now].",
-            "Please [fix|solve|handle|repair|answer] this [as soon as possible|at once|immediately|right away|today|now].",
+            (
+                "I need [this solved|a solution|help|a fix|an answer] [today|right"
+                " now|immediately|within the hour|now]."
+            ),
+            (
+                "Please [fix|solve|handle|repair|answer] this [as soon as possible|at"
+                " once|immediately|right away|today|now]."
+            ),
             "We are losing [money|customers|sales] [every hour|because of this|every minute].",
             "Our whole [team|office|company|shop] is [blocked|stuck|down|waiting].",
             "[It|This] [cannot|can not|must not] wait.",
@@ -312,7 +360,10 @@ CUES: Mapping[str, BySplit] = {
     "normal": {
         "train": (
             "",
-            "[Thanks|Thank you|Many thanks|Thanks in advance][| for your help| for looking into it].",
+            (
+                "[Thanks|Thank you|Many thanks|Thanks in advance][| for your help| for looking into"
+                " it]."
+            ),
             "Please [help|check|have a look|look into it|take a look].",
             "[Kind|Best|Warm] [regards|wishes][| from Rome| from our office].",
             "I look forward to your [reply|answer].",
@@ -336,7 +387,13 @@ CUES: Mapping[str, BySplit] = {
             "[Who can help me|Who should I talk to] [with this|about it]?",
             "I bought it [in your shop|online|last year].",
         ),
-        "validation": ("", "Please let me know.", "Greetings from Oslo.", "I am on the free plan.", "What can be done?"),
+        "validation": (
+            "",
+            "Please let me know.",
+            "Greetings from Oslo.",
+            "I am on the free plan.",
+            "What can be done?",
+        ),
         "test": (
             "",
             "Please advise.",
@@ -349,29 +406,46 @@ CUES: Mapping[str, BySplit] = {
 }
 
 OPENINGS: BySplit = {
-    "train": ("[Hi|Hello|Hey|Good morning|Hi team|Hello support].", "Dear [support|team].", "Ticket:", "New ticket:"),
+    "train": (
+        "[Hi|Hello|Hey|Good morning|Hi team|Hello support].",
+        "Dear [support|team].",
+        "Ticket:",
+        "New ticket:",
+    ),
     "validation": ("Good evening.", "Support ticket:", "Hey there."),
     "test": ("Good afternoon.", "Customer message:", "Dear Sir or Madam."),
 }
 
 
 def make(rng: random.Random, split: Split) -> Example:
-    """Draw a ticket: an opening now and then, the issue, and a hint at how urgent it is, before or after it."""
-    category, priority = rng.choice(list(ISSUES)), rng.choice(list(CUES))
-    issue = capitalised(fill(rng, rng.choice(ISSUES[category][split]))) + "."
+    """Draw a ticket: an opening now and then, the issue, and a hint at how urgent it is.
+
+    The hint comes before or after the issue.
+    """
+    category = rng.choice(list(ISSUES))
+    priority = rng.choice(list(CUES))
+    issue = capitalise(fill(rng, rng.choice(ISSUES[category][split]))) + "."
     parts = [issue, fill(rng, rng.choice(CUES[priority][split]))]
     if priority != "normal" and rng.random() < 0.25:
         parts.reverse()
     if rng.random() < 0.3:
         parts.insert(0, fill(rng, rng.choice(OPENINGS[split])))
-    return Example(" ".join(part for part in parts if part), f"category={category}; priority={priority}")
+    return Example(
+        " ".join(part for part in parts if part), f"category={category}; priority={priority}"
+    )
 
 
 TASK = Task(
     name="triage",
-    description="Sorts a support ticket into billing, login, shipping, bug or feature, with a high, normal or low priority.",
+    description=(
+        "Sorts a support ticket into billing, login, shipping, bug or feature, with a high, normal"
+        " or low priority."
+    ),
     make=make,
     vocabulary={f"issues {key}": value for key, value in ISSUES.items()}
-    | {f"cues {key}": {split: [cue for cue in cues if cue] for split, cues in value.items()} for key, value in CUES.items()}
+    | {
+        f"cues {key}": {split: [cue for cue in cues if cue] for split, cues in value.items()}
+        for key, value in CUES.items()
+    }
     | {"openings": OPENINGS},
 )

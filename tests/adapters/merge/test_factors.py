@@ -12,7 +12,10 @@ from adapters.merge.factors import copa
 
 def made(ranks: tuple[int, ...], shape: tuple[int, int] = (7, 9), seed: int = 0) -> list[LowRank]:
     g = torch.Generator().manual_seed(seed)
-    return [LowRank(torch.randn(r, shape[1], generator=g), torch.randn(shape[0], r, generator=g)) for r in ranks]
+    return [
+        LowRank(torch.randn(r, shape[1], generator=g), torch.randn(shape[0], r, generator=g))
+        for r in ranks
+    ]
 
 
 def slow_mask(matrix: np.ndarray, density: float) -> np.ndarray:
@@ -64,12 +67,18 @@ def test_it_is_no_merge_of_the_deltas() -> None:
     one, other = made((3, 3))
     again = LowRank(2 * one.a, one.b / 2)
     assert_close(again.dense(), one.dense())
-    assert not torch.allclose(copa([one, other], torch.ones(2)).dense(), copa([again, other], torch.ones(2)).dense(), atol=0.1)
+    assert not torch.allclose(
+        copa([one, other], torch.ones(2)).dense(),
+        copa([again, other], torch.ones(2)).dense(),
+        atol=0.1,
+    )
 
 
 def test_an_expert_that_leaves_the_weight_alone_takes_no_part() -> None:
     one, other, nothing = made((3, 3, 0))
-    for part, whole in zip(copa([one, nothing, other], torch.ones(3)), copa([one, other], torch.ones(2)), strict=True):
+    for part, whole in zip(
+        copa([one, nothing, other], torch.ones(3)), copa([one, other], torch.ones(2)), strict=True
+    ):
         assert_close(part, whole)
 
 
@@ -80,5 +89,7 @@ def test_experts_of_different_ranks_are_refused() -> None:
 
 def test_the_order_of_experts_does_not_matter() -> None:
     factors, weights, order = made((3, 3, 3)), torch.tensor([1.0, 0.5, 2.0]), [2, 0, 1]
-    for part, whole in zip(copa([factors[k] for k in order], weights[order]), copa(factors, weights), strict=True):
+    for part, whole in zip(
+        copa([factors[k] for k in order], weights[order]), copa(factors, weights), strict=True
+    ):
         assert_close(part, whole)

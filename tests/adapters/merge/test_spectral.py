@@ -1,6 +1,7 @@
-"""Spectral merges against the published formulas in slow loops, their identities, and on factors against dense."""
+"""Spectral merges against slow loops of the published formulas, dense and on factors."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,23 +11,28 @@ from torch.testing import assert_close
 
 from adapters.deltas import LowRankDeltas
 from adapters.expert import Expert, LowRank
-from adapters.merge.driver import merged
+from adapters.merge.merged import merge_experts
 from adapters.merge.method import Method
 from adapters.merge.spectral import ROWS, dc_merge, iso_c, iso_cts, knots, opcm, star, tsv_m, wudi
-from tests.adapters.merge.made import stack
+from tests.factories.deltas import draw
 
-Array = np.ndarray
-EXACT = {"rtol": 1e-4, "atol": 1e-5}
+Array = np.ndarray[Any, np.dtype[np.float64]]
+EXACT: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def made(experts: int = 3, shape: tuple[int, int] = (12, 10), seed: int = 0) -> Tensor:
-    """Full-rank deltas. [experts, out, in]"""
-    return stack(experts, *shape, seed=seed)
+    """Return full-rank deltas, [experts, out, in]."""
+    return draw(experts, *shape, seed=seed)
 
 
-def made_factors(ranks: tuple[int, ...] = (3, 2, 0, 4), shape: tuple[int, int] = (20, 16), seed: int = 0) -> list[LowRank]:
+def made_factors(
+    ranks: tuple[int, ...] = (3, 2, 0, 4), shape: tuple[int, int] = (20, 16), seed: int = 0
+) -> list[LowRank]:
     g = torch.Generator().manual_seed(seed)
-    return [LowRank(torch.randn(r, shape[1], generator=g), torch.randn(shape[0], r, generator=g)) for r in ranks]
+    return [
+        LowRank(torch.randn(r, shape[1], generator=g), torch.randn(shape[0], r, generator=g))
+        for r in ranks
+    ]
 
 
 def ones(deltas: Tensor) -> Tensor:
@@ -49,7 +55,7 @@ def polar(matrix: Array) -> Array:
 
 
 def slow_ties(deltas: list[Array], weights: list[float], density: float) -> Array:
-    """One entry at a time."""
+    """Merge by TIES, one entry at a time."""
     trimmed = []
     for delta in deltas:
         least = np.sort(np.abs(delta), axis=None)[-max(1, int(density * delta.size))]
@@ -78,16 +84,23 @@ def slow_tsv_m(deltas: list[Array], weights: list[float]) -> Array:
     keep = min(deltas[0].shape) // len(deltas)
     parts = [svd(w * d) for w, d in zip(weights, deltas, strict=True)]
     u, v = np.hstack([p[0][:, :keep] for p in parts]), np.vstack([p[2][:keep] for p in parts])
-    return polar(u) @ np.diag(np.concatenate([p[1][:keep] for p in parts])) @ polar(v)
+    merged: Array = polar(u) @ np.diag(np.concatenate([p[1][:keep] for p in parts])) @ polar(v)
+    return merged
 
 
 def slow_iso_c(deltas: list[Array], weights: list[float]) -> Array:
-    u, s, vt = svd(sum((w * d for w, d in zip(weights, deltas, strict=True)), start=np.zeros_like(deltas[0])))
+    u, s, vt = svd(
+        sum((w * d for w, d in zip(weights, deltas, strict=True)), start=np.zeros_like(deltas[0]))
+    )
     return u @ np.diag(np.full_like(s, s.mean())) @ vt
 
 
 def slow_iso_cts(deltas: list[Array], weights: list[float]) -> Array:
-    scaled, n, experts = [w * d for w, d in zip(weights, deltas, strict=True)], min(deltas[0].shape), len(deltas)
+    scaled, n, experts = (
+        [w * d for w, d in zip(weights, deltas, strict=True)],
+        min(deltas[0].shape),
+        len(deltas),
+    )
     common = n - round((n - int(n * 0.8)) / experts) * experts
     own = (n - common) // experts
     u, s, vt = svd(np.sum(scaled, 0))
@@ -95,25 +108,31 @@ def slow_iso_cts(deltas: list[Array], weights: list[float]) -> Array:
     for delta in scaled:
         rest = svd(delta - us[0] @ us[0].T @ delta)
         us, ss, vts = [*us, rest[0][:, :own]], [*ss, rest[1][:own]], [*vts, rest[2][:own]]
-    return polar(np.hstack(us)) @ polar(np.vstack(vts)) * np.concatenate(ss).mean()
+    merged: Array = polar(np.hstack(us)) @ polar(np.vstack(vts)) * np.concatenate(ss).mean()
+    return merged
 
 
 def slow_knots(deltas: list[Array], weights: list[float]) -> Array:
     u, s, vt = svd(np.hstack(deltas))
-    return u @ slow_ties([np.diag(s) @ block for block in np.split(vt, len(deltas), axis=1)], weights, 1.0)
+    return u @ slow_ties(
+        [np.diag(s) @ block for block in np.split(vt, len(deltas), axis=1)], weights, 1.0
+    )
 
 
 def slow_dc_merge(deltas: list[Array], weights: list[float]) -> Array:
     experts, keep = len(deltas), min(deltas[0].shape) // len(deltas)
     parts = [svd(d) for d in deltas]
-    left, right = polar(np.hstack([p[0][:, :keep] for p in parts])), polar(np.vstack([p[2][:keep] for p in parts]))
+    left, right = (
+        polar(np.hstack([p[0][:, :keep] for p in parts])),
+        polar(np.vstack([p[2][:keep] for p in parts])),
+    )
     flat = [u[:, :keep] @ np.diag(np.full(keep, s[:keep].mean())) @ vt[:keep] for u, s, vt in parts]
     core = slow_ties([left.T @ d @ right.T for d in flat], weights, 0.1)
     return left @ (core * np.kron(np.eye(experts), np.ones((keep, keep)))) @ right
 
 
 def slow_opcm(deltas: list[Array], weights: list[float]) -> Array:
-    """With the running lambda and full singular vectors, as published."""
+    """Merge with the running lambda and full singular vectors, as published."""
     scaled = [w * d for w, d in zip(weights, deltas, strict=True)]
     merged, previous, norms = scaled[0], 1.0, [np.linalg.norm(scaled[0])]
     for delta in scaled[1:]:
@@ -144,19 +163,27 @@ IN_ANY_ORDER = [star, tsv_m, iso_c, iso_cts, knots, dc_merge, wudi]
 @pytest.mark.parametrize("shape", [(12, 10), (9, 14)])
 @pytest.mark.parametrize(("method", "slow"), SLOW, ids=lambda f: f.__name__)
 def test_is_the_published_formula(
-    method: Callable[..., Tensor], slow: Callable[[list[Array], list[float]], Array], shape: tuple[int, int]
+    method: Callable[..., Tensor],
+    slow: Callable[[list[Array], list[float]], Array],
+    shape: tuple[int, int],
 ) -> None:
     deltas, weights = made(shape=shape), [1.0, 0.5, 2.0]
     expected = slow(list(deltas.double().numpy()), weights)
-    assert_close(method(deltas.clone(), torch.tensor(weights)), torch.from_numpy(expected).float(), **EXACT)
+    assert_close(
+        method(deltas.clone(), torch.tensor(weights)), torch.from_numpy(expected).float(), **EXACT
+    )
 
 
 @pytest.mark.parametrize(("ranks", "shape"), [((3, 2, 0, 4), (20, 16)), ((6, 5, 4, 3), (10, 9))])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_on_factors_is_the_same_as_dense(row: Method, ranks: tuple[int, ...], shape: tuple[int, int]) -> None:
+def test_on_factors_is_the_same_as_dense(
+    row: Method, ranks: tuple[int, ...], shape: tuple[int, int]
+) -> None:
     factors, weights = made_factors(ranks, shape), torch.tensor([1.0, 0.5, 3.0, 2.0])
     assert row.thin
-    thin = row.thin(factors, weights, **{name: option.default for name, option in row.options.items()})
+    thin = row.thin(
+        factors, weights, **{name: option.default for name, option in row.options.items()}
+    )
     assert isinstance(thin, LowRank)
     assert thin.rank <= sum(factor.rank for factor in factors)
     dense = row.function(torch.stack([factor.dense() for factor in factors]), weights)
@@ -170,7 +197,7 @@ def test_through_the_driver_low_rank_experts_stay_low_rank(row: Method) -> None:
     """One of the experts leaves the weight alone."""
     experts = [LowRankDeltas(Expert("made", {"up": f})) for f in made_factors() if f.rank]
     experts.append(LowRankDeltas(Expert("made", {"other": made_factors((2,), seed=1)[0]})))
-    merge = merged(row.name, experts)
+    merge = merge_experts(row.name, experts)
     factors = merge.factors("up.weight")
     assert factors is not None
     assert factors.rank <= 9
@@ -204,7 +231,9 @@ def test_the_order_of_experts_does_not_matter(method: Callable[..., Tensor]) -> 
 
 def test_opcm_depends_on_the_order() -> None:
     deltas = made(seed=3)
-    assert not torch.allclose(opcm(deltas, ones(deltas)), opcm(deltas.flip(0), ones(deltas)), atol=1e-2)
+    assert not torch.allclose(
+        opcm(deltas, ones(deltas)), opcm(deltas.flip(0), ones(deltas)), atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("method", [tsv_m, knots, opcm, wudi])
@@ -276,7 +305,10 @@ def test_dc_merge_smooths_to_the_ratio_and_keeps_the_sum_of_singular_values() ->
 
 def test_opcm_adds_nothing_along_what_is_there_and_all_that_is_orthogonal() -> None:
     first, second = torch.zeros(6, 5), torch.zeros(6, 5)
-    first[:2, :2], second[:2, :2] = torch.diag(torch.tensor([2.0, 1.0])), torch.diag(torch.tensor([1.0, -3.0]))
+    first[:2, :2], second[:2, :2] = (
+        torch.diag(torch.tensor([2.0, 1.0])),
+        torch.diag(torch.tensor([1.0, -3.0])),
+    )
     second[2:, 2:] = made(1, (4, 3))[0]
     merged = opcm(torch.stack([first, second]), torch.ones(2))
     rest = second.clone()
@@ -286,7 +318,7 @@ def test_opcm_adds_nothing_along_what_is_there_and_all_that_is_orthogonal() -> N
 
 
 def interference(merged: Tensor, deltas: Tensor) -> Tensor:
-    """WUDI's loss as published."""
+    """Return WUDI's loss as published."""
     products = (merged - deltas) @ deltas.transpose(1, 2)
     return (products.square().sum((1, 2)) / deltas.square().sum((1, 2))).sum()
 

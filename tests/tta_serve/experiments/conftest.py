@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.tta_serve.store.conftest import server, url  # noqa: F401 - fixtures
@@ -21,3 +22,9 @@ def either(url: str) -> Iterator[Database]:  # noqa: F811 - the fixture
     opened = Database(url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Fresh for each test, so that no test's draws depend on which others ran."""
+    return np.random.default_rng(1)

@@ -10,7 +10,9 @@ from fastapi import FastAPI
 
 @pytest.fixture(scope="session")
 def build() -> Callable[[], FastAPI]:
-    """What Ray's `VLLMEngine.build_asgi_app` does, with the arguments that `tta_serve.serving.app` gives."""
+    """What Ray's `VLLMEngine.build_asgi_app` does, with the arguments that `tta_serve.serving.app`
+    gives.
+    """
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import FrontendArgs
 
@@ -21,8 +23,8 @@ def build() -> Callable[[], FastAPI]:
 @pytest.fixture(scope="session")
 def app(build: Callable[[], FastAPI]) -> FastAPI:
     """The same with our routes, in which nobody can be answered."""
-    from tta_serve.serving.openai_app import complete_app
-    from tta_serve.serving.peers import Peers
+    from tta_serve.serving.replica.openai_app import complete_app
+    from tta_serve.serving.replica.peers import Peers
 
     app = build()
     complete_app(app, None, Peers(None, 1), Path("library"), None)

@@ -6,8 +6,9 @@ import time
 
 from sqlalchemy import text
 
+from tests.factories.exposures import read_exposures
 from tta_serve.store.database import Database
-from tta_serve.store.measures import Span, logged
+from tta_serve.store.records import Span
 
 FLUSH_S = 0.3
 WRITE_S = 0.5  # more than a write takes on a busy machine
@@ -25,7 +26,7 @@ def test_a_crash_loses_at_most_one_interval_and_leaves_a_sound_database(url: str
         put += process.stdout.readlines()
     times = [float(line.split()[1]) for line in put if line.endswith("\n")]
     db = Database(url)
-    found = [row for row, _ in logged(db, Span("routing"), "total_ms")]
+    found = [row for row, _ in read_exposures(db, Span("routing"), "total_ms")]
     assert [row.request_id for row in found] == [str(i) for i in range(len(found))]
     assert [row.time for row in found] == times[: len(found)]
     lost = [moment for moment in times[len(found) :] if moment < times[-1] - FLUSH_S - WRITE_S]

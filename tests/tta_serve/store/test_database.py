@@ -7,17 +7,21 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from tests.tta_serve.store.made import SOME, exposure
-from tta_serve.config import ConfigError
+from tests.factories.exposures import SOME, exposure, read_exposures
+from tta_serve.exceptions import ConfigError
 from tta_serve.store import experiments, exposures
 from tta_serve.store.database import Database
-from tta_serve.store.measures import Span, logged
-from tta_serve.store.tables import experiment_versions
+from tta_serve.store.records import Span
+from tta_serve.store.schema import experiment_versions
 
 
 def test_what_is_written_is_there_when_it_is_opened_again(url: str) -> None:
     full = exposure(
-        fallback="base", ttft_ms=40.5, finish_reason="stop", abstained=True, shadow={"gate": {"sql": 0.7}, "é": None}
+        fallback="base",
+        ttft_ms=40.5,
+        finish_reason="stop",
+        abstained=True,
+        shadow={"gate": {"sql": 0.7}, "é": None},
     )
     for rows in (
         [full, exposure(request_id="2", time=2000.0)],
@@ -27,9 +31,13 @@ def test_what_is_written_is_there_when_it_is_opened_again(url: str) -> None:
         exposures.write(db, rows)
         db.close()
     db = Database(url)
-    found = [row for row, _ in logged(db, Span("routing"), "total_ms")]
+    found = [row for row, _ in read_exposures(db, Span("routing"), "total_ms")]
     db.close()
-    assert found == [full, exposure(request_id="2", time=2000.0), exposure(request_id="3", time=3000.0)]
+    assert found == [
+        full,
+        exposure(request_id="2", time=2000.0),
+        exposure(request_id="3", time=3000.0),
+    ]
 
 
 def test_a_batch_is_written_whole_or_not_at_all(db: Database) -> None:
@@ -37,7 +45,7 @@ def test_a_batch_is_written_whole_or_not_at_all(db: Database) -> None:
     for bad in ({"shadow": {"a": float("nan")}}, {"arm": None}):
         with pytest.raises((StatementError, ValueError)):
             exposures.write(db, [exposure(request_id="2"), exposure(request_id="3", **bad)])
-    assert [row for row, _ in logged(db, Span("routing"), "total_ms")] == [SOME]
+    assert [row for row, _ in read_exposures(db, Span("routing"), "total_ms")] == [SOME]
 
 
 def test_foreign_keys_hold(db: Database) -> None:
@@ -63,20 +71,20 @@ def test_sqlite_is_in_wal_mode(tmp_path: Path) -> None:
 
 def test_a_reader_does_not_hold_a_writer_up_and_the_other_way_round(db: Database) -> None:
     exposures.write(db, [SOME])
-    reading = logged(db, Span("routing"), "total_ms")
+    reading = read_exposures(db, Span("routing"), "total_ms")
     assert next(reading)[0] == SOME
     exposures.write(db, [exposure(request_id="2")])
     with db.write() as connection:
         connection.execute(text("DELETE FROM exposures"))
-        assert len(list(logged(db, Span("routing"), "total_ms"))) == 2
-    assert list(logged(db, Span("routing"), "total_ms")) == []
+        assert len(list(read_exposures(db, Span("routing"), "total_ms"))) == 2
+    assert list(read_exposures(db, Span("routing"), "total_ms")) == []
 
 
 def test_replicas_may_open_a_new_database_at_once(url: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         opened = list(pool.map(Database, [url] * 6))
     assert len([experiments.create(db, f"of {i}", "{}") for i, db in enumerate(opened)]) == 6
-    assert len(experiments.newest(opened[0])) == 6
+    assert len(experiments.list_newest(opened[0])) == 6
     for db in opened:
         db.close()
 
@@ -98,6 +106,8 @@ def test_a_url_that_cannot_be_used_is_refused(url: str, says: str) -> None:
 
 
 def test_a_server_that_is_not_there_is_refused_without_showing_the_password() -> None:
-    with pytest.raises(ConfigError, match=r"postgresql://me:\*\*\*@127.0.0.1:1/tta cannot be used: .*refused") as error:
+    with pytest.raises(
+        ConfigError, match=r"postgresql://me:\*\*\*@127.0.0.1:1/tta cannot be used: .*refused"
+    ) as error:
         Database("postgresql://me:sesame@127.0.0.1:1/tta")
     assert "sesame" not in str(error.value)

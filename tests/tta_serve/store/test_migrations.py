@@ -5,16 +5,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from tests.tta_serve.store.made import SOME
-from tta_serve.config import ConfigError
+from tests.factories.exposures import SOME, read_exposures
+from tta_serve.exceptions import ConfigError
 from tta_serve.store import experiments, settings
 from tta_serve.store.database import Database
-from tta_serve.store.measures import Span, logged
-from tta_serve.store.records import Experiment, Setting
-from tta_serve.store.tables import metadata
+from tta_serve.store.records import Experiment, Setting, Span
+from tta_serve.store.schema import metadata
 
 VERSION_1 = """
-CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num));
+CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num));
 INSERT INTO alembic_version VALUES ('1');
 CREATE TABLE experiments (
     name TEXT NOT NULL, version INTEGER NOT NULL, created {double} NOT NULL,
@@ -27,9 +27,10 @@ CREATE TABLE experiment_versions (
     CONSTRAINT ck_experiment_versions_state CHECK (state IN ('draft', 'running', 'stopped')));
 CREATE TABLE exposures (
     request_id TEXT NOT NULL, experiment TEXT NOT NULL, version INTEGER NOT NULL, arm TEXT NOT NULL,
-    unit TEXT {collate} NOT NULL, policy TEXT NOT NULL, policy_version TEXT NOT NULL, mix TEXT NOT NULL,
-    propensity {double} NOT NULL, abstained BOOLEAN NOT NULL, fallback TEXT, router_ms {double} NOT NULL,
-    ttft_ms {double}, total_ms {double} NOT NULL, prompt_tokens INTEGER NOT NULL,
+    unit TEXT {collate} NOT NULL, policy TEXT NOT NULL, policy_version TEXT NOT NULL,
+    mix TEXT NOT NULL, propensity {double} NOT NULL, abstained BOOLEAN NOT NULL, fallback TEXT,
+    router_ms {double} NOT NULL, ttft_ms {double}, total_ms {double} NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL, finish_reason TEXT, outcome TEXT NOT NULL, shadow JSON,
     time {double} NOT NULL,
     CONSTRAINT pk_exposures PRIMARY KEY (request_id));
@@ -49,9 +50,10 @@ CREATE TABLE prompts (
     CONSTRAINT pk_prompts PRIMARY KEY (request_id));
 CREATE INDEX ix_prompts_time ON prompts (time);
 INSERT INTO experiments VALUES ('routing', 2, 10.5);
-INSERT INTO experiment_versions VALUES ('routing', 1, 'draft', '{{}}', 10.5), ('routing', 2, 'running', '[1]', 20.25);
-INSERT INTO exposures VALUES ('chatcmpl-1', 'routing', 1, 'gate', '5f2d', 'gate', '3', '598c2545a1589462', 0.5, false, NULL,
-    0.6, NULL, 120.0, 51, 12, NULL, 'ok', NULL, 1000.0);
+INSERT INTO experiment_versions VALUES ('routing', 1, 'draft', '{{}}', 10.5),
+    ('routing', 2, 'running', '[1]', 20.25);
+INSERT INTO exposures VALUES ('chatcmpl-1', 'routing', 1, 'gate', '5f2d', 'gate', '3',
+    '598c2545a1589462', 0.5, false, NULL, 0.6, NULL, 120.0, 51, 12, NULL, 'ok', NULL, 1000.0);
 INSERT INTO outcomes VALUES ('chatcmpl-1', 'score', 0.75, 1001.0, NULL);
 INSERT INTO settings VALUES ('kill_switch', '{{"entry": "base"}}', 4)
 """
@@ -80,11 +82,11 @@ def test_a_database_of_version_1_is_taken_over(url: str) -> None:
     _run(url, VERSION_1.format(collate=words[0], double=words[1]))
     db = Database(url)
     assert _differences(db) == []
-    assert experiments.history(db, "routing") == [
+    assert experiments.list_versions(db, "routing") == [
         Experiment("routing", 1, "draft", "{}", 10.5, 10.5),
         Experiment("routing", 2, "running", "[1]", 10.5, 20.25),
     ]
-    assert list(logged(db, Span("routing"), "score")) == [(SOME, 0.75)]
+    assert list(read_exposures(db, Span("routing"), "score")) == [(SOME, 0.75)]
     assert settings.get(db, "kill_switch") == Setting("kill_switch", {"entry": "base"}, 4)
     db.close()
 

@@ -10,7 +10,7 @@ from tta_serve.store.database import Database
 from tta_serve.store.options import StoreOptions
 from tta_serve.store.records import PromptText
 from tta_serve.store.redact import redact
-from tta_serve.store.tables import prompts as prompts_table
+from tta_serve.store.schema import prompts as prompts_table
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,10 @@ from tta_serve.store.tables import prompts as prompts_table
         ("IBAN DE89 3704 0044 0532 0130 00 it is", "IBAN [IBAN] it is"),
         ("GB29NWBK60161331926819", "[IBAN]"),
         ("de89370400440532013000", "de[NUMBER]"),
-        ("Order 1234567 of 2024, 123456 pieces at 12.50", "Order [NUMBER] of 2024, 123456 pieces at 12.50"),
+        (
+            "Order 1234567 of 2024, 123456 pieces at 12.50",
+            "Order [NUMBER] of 2024, 123456 pieces at 12.50",
+        ),
         ("id ab12345678cd", "id ab[NUMBER]cd"),
         ("٠١٢٣٤٥٦٧٨٩", "[PHONE]"),
         ("SELECT name FROM staff WHERE salary > 70;", "SELECT name FROM staff WHERE salary > 70;"),
@@ -42,7 +45,8 @@ def test_personal_data_become_labels(text: str, clean: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["a", "a.", "a@", "@", "1", "1 ", "(", "AB12", "AB12 CDEF ", "a@b", "a@b-", "+", "1(((", "- "]
+    "part",
+    ["a", "a.", "a@", "@", "1", "1 ", "(", "AB12", "AB12 CDEF ", "a@b", "a@b-", "+", "1(((", "- "],
 )
 def test_a_long_text_takes_no_more_than_its_share_of_time(part: str) -> None:
     text = part * (400_000 // len(part))
@@ -56,7 +60,12 @@ def test_they_are_written_redacted(db: Database) -> None:
     prompts.write(db, rows)
     prompts.write(db, [PromptText("a", "another", 7.0), PromptText("c", "é", 7.0)])
     with db.read() as connection:
-        found = [tuple(row) for row in connection.execute(select(prompts_table).order_by(prompts_table.c.request_id))]
+        found = [
+            tuple(row)
+            for row in connection.execute(
+                select(prompts_table).order_by(prompts_table.c.request_id)
+            )
+        ]
     assert found == [("a", "I am [EMAIL]\ufffd", 5.0), ("b", "half ?", 6.0), ("c", "é", 7.0)]
 
 

@@ -4,15 +4,15 @@ import random
 
 from sqlalchemy import Table, insert, select
 
-from tests.tta_serve.store.made import exposure
+from tests.factories.exposures import exposure
 from tta_serve.store import experiments, exposures, prompts
 from tta_serve.store.database import Database
 from tta_serve.store.options import DAY_S, StoreOptions
 from tta_serve.store.records import PromptText
 from tta_serve.store.retention import prune
-from tta_serve.store.tables import exposures as exposures_table
-from tta_serve.store.tables import outcomes as outcomes_table
-from tta_serve.store.tables import prompts as prompts_table
+from tta_serve.store.schema import exposures as exposures_table
+from tta_serve.store.schema import outcomes as outcomes_table
+from tta_serve.store.schema import prompts as prompts_table
 
 NOW = 1e9
 OPTIONS = StoreOptions(exposures_days=30, outcomes_days=20, prompts_days=2)
@@ -31,7 +31,10 @@ def test_rows_older_than_their_tables_age_go(db: Database) -> None:
     exposures.write(db, [exposure(request_id=str(i), time=time) for i, time in enumerate(times)])
     prompts.write(db, [PromptText(str(i), "hello", time) for i, time in enumerate(times)])
     with db.write() as connection:
-        rows = [{"request_id": str(i % 1000), "metric": str(i), "value": 0.0, "time": time} for i, time in enumerate(times)]
+        rows = [
+            {"request_id": str(i % 1000), "metric": str(i), "value": 0.0, "time": time}
+            for i, time in enumerate(times)
+        ]
         connection.execute(insert(outcomes_table), rows)
     kept = experiments.create(db, "routing", "{}")
     gone = prune(db, OPTIONS, NOW)
@@ -40,4 +43,4 @@ def test_rows_older_than_their_tables_age_go(db: Database) -> None:
         assert _times(db, table) == stay
         assert gone[table.name] == len(times) - len(stay)
     assert prune(db, OPTIONS, NOW) == dict.fromkeys(gone, 0)
-    assert experiments.newest(db) == [kept]
+    assert experiments.list_newest(db) == [kept]

@@ -24,12 +24,14 @@ def test_any_json_is_kept_over_a_restart(url: str, value: Any) -> None:
 
 def test_no_change_is_lost_count_of(db: Database) -> None:
     with ThreadPoolExecutor(8) as pool:
-        versions = [setting.version for setting in pool.map(lambda i: settings.put(db, "a", i), range(40))]
+        versions = [
+            setting.version for setting in pool.map(lambda i: settings.put(db, "a", i), range(40))
+        ]
     assert sorted(versions) == list(range(1, 41))
 
 
 def test_the_first_value_stays(db: Database) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = set(pool.map(lambda i: settings.first(db, "secret", i).value, range(8)))
+        found = set(pool.map(lambda i: settings.get_or_put(db, "secret", i).value, range(8)))
     assert len(found) == 1
-    assert settings.first(db, "secret", "another") == Setting("secret", found.pop(), 1)
+    assert settings.get_or_put(db, "secret", "another") == Setting("secret", found.pop(), 1)

@@ -26,7 +26,9 @@ def upgrade() -> None:
         sa.Column("changed", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", "version", name="pk_experiment_versions"),
         sa.ForeignKeyConstraint(["name"], ["experiments.name"], name="fk_experiment_versions_name"),
-        sa.CheckConstraint("state IN ('draft', 'running', 'stopped')", name=op.f("ck_experiment_versions_state")),
+        sa.CheckConstraint(
+            "state IN ('draft', 'running', 'stopped')", name=op.f("ck_experiment_versions_state")
+        ),
     )
     op.create_table(
         "exposures",

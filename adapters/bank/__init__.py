@@ -1,0 +1,1 @@
+"""The experts that are served, and how much of each a token or a layer takes."""

@@ -1,0 +1,148 @@
+"""A transformers checkpoint, whose weights are read one at a time from one file or several."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adapters.errors import ExpertError
+from adapters.files.safetensors_reader import (
+    PICKLES,
+    TensorFile,
+    check_size,
+    confine,
+    index_tensors,
+)
+
+_MAX_INDEX = 100_000_000
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a model as files hold them."""
+
+    folder: Path
+    files: Mapping[str, TensorFile]
+    """The file of every weight, by the weight's name."""
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Checkpoint":
+        """Find and check a checkpoint's files, without reading data.
+
+        Raises ExpertError for pickles, for missing files, and for a name that is there twice.
+        """
+        folder = Path(folder).expanduser()
+        return cls(folder, find_tensor_files(folder, "model"))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight."""
+        return {weight: file.tensors[weight].shape for weight, file in self.files.items()}
+
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The dtype of every weight."""
+        return {weight: file.tensors[weight].dtype for weight, file in self.files.items()}
+
+    @property
+    def shards(self) -> dict[str, int]:
+        """The size of each file in bytes, by its name."""
+        return {file.path.name: file.path.stat().st_size for file in self.files.values()}
+
+    def read(self, weight: str) -> Tensor:
+        """Return one weight in its own dtype, the caller's to overwrite.
+
+        Raises KeyError if the checkpoint does not have it.
+        """
+        return self.files[weight].read(weight)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over name, dtype, shape and SHA-256 of the bytes of all weights.
+
+        It is the same however the weights are sharded.
+        """
+        sha = hashlib.sha256()
+        for weight, file in sorted(self.files.items()):
+            info = file.tensors[weight]
+            content = hashlib.sha256(file.read_bytes(weight).numpy().data).hexdigest()
+            sha.update(f"{weight}|{info.dtype}|{info.shape}|{content}\n".encode())
+        return sha.hexdigest()
+
+
+def find_tensor_files(
+    folder: Path, stem: str, *, max_bytes: int = 1 << 38
+) -> dict[str, TensorFile]:
+    """Return the file of every tensor in a folder, by the tensor's name.
+
+    That is `<stem>.safetensors`, else the shards that `<stem>.safetensors.index.json` names, else
+    `<stem>-00001-of-0000N.safetensors` and on.
+
+    Args:
+        folder: Where they are.
+        stem: How the files' names begin.
+        max_bytes: The most that one file may have.
+
+    Raises ExpertError if there is none of these, for a shard that is missing, a name that is there
+    twice, and an index that its shards disagree with; LibraryError for a file that leads out of the
+    folder.
+    """
+    single = f"{stem}.safetensors"
+    index = f"{stem}.safetensors.index.json"
+    places = None
+    if (folder / single).is_file():
+        names = [single]
+    elif (folder / index).is_file():
+        places = _read_index(confine(folder, index))
+        names = sorted(set(places.values()))
+    else:
+        names = _numbered(folder, stem)
+
+    files = index_tensors(
+        TensorFile.open(confine(folder, name), max_bytes=max_bytes) for name in names
+    )
+
+    found = {name: file.path.name for name, file in files.items()}
+    if places not in (None, found):
+        wrong = sorted(name for name, _ in found.items() ^ places.items())
+        raise ExpertError(
+            f"{folder / index} and its shards disagree about {', '.join(wrong[:5])}; save the"
+            " checkpoint again"
+        )
+    return files
+
+
+def _numbered(folder: Path, stem: str) -> list[str]:
+    """Return the names of shards that are numbered without a gap."""
+    found = sorted(path.name for path in folder.glob(f"{stem}-*-of-*.safetensors"))
+    if not found:
+        pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+        hint = (
+            f"; {pickles[0]} is a pickle, which can run code: save it as safetensors"
+            if pickles
+            else ""
+        )
+        raise ExpertError(f"{folder} has no {stem}.safetensors{hint}")
+    wanted = [f"{stem}-{k:05}-of-{len(found):05}.safetensors" for k in range(1, len(found) + 1)]
+    if found != wanted:
+        raise ExpertError(
+            f"{folder} has the shards {', '.join(found[:5])}, not {wanted[0]} to {wanted[-1]}"
+        )
+    return found
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Return the name of the file that each weight is in."""
+    check_size(index, _MAX_INDEX)
+    try:
+        places = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ExpertError(f"{index} is no index with a weight_map: {error!r}") from None
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise ExpertError(f"{index}: its weight_map must name a file for each weight")
+    return places

@@ -1,0 +1,41 @@
+"""What is known of an expert's files before any tensor is read.
+
+Nothing here imports torch, so that a library is listed in a fraction of the time that takes.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""A name from outside that is safe as a file's."""
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+FORM_NAMES = ("low_rank", "one_bit", "dense")
+"""The names of the classes of `adapters.files.delta_forms.Form`."""
+
+
+def is_peft_folder(path: Path) -> bool:
+    """Return whether a folder says that it holds a PEFT adapter."""
+    return (path / CONFIG_FILE).is_file()
+
+
+@dataclass(frozen=True)
+class DeltaReport:
+    """What a form kept of the deltas written in it."""
+
+    form: str
+    """The form's name."""
+    kept: Mapping[str, float]
+    """The share of the energy, which is the squared Frobenius norm, by type of module, such as
+    q_proj or norm."""
+    dropped: Mapping[str, float]
+    """The energy of each weight that the form cannot hold."""
+    ranks: Mapping[str, int]
+    """The rank of each module, of the low_rank form."""
+    bytes_before: int
+    """The bytes of the touched weights in the fine-tune; of other deltas, those of their factors,
+    or those of float32."""
+    bytes_after: int
+    """The bytes of the files."""

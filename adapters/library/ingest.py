@@ -1,0 +1,227 @@
+"""From folders and other experts to new experts of a library.
+
+What is to be added is first a `Draft`, which costs little: deltas are read one weight at a time.
+Writing it is what takes time, and the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from adapters.deltas import Deltas
+from adapters.expert import LowRank
+from adapters.files.checkpoint import Checkpoint
+from adapters.files.delta_forms import Form, LowRankForm
+from adapters.library.library import EXAMPLES_FILE, Library, open_expert_folder, read_examples
+from adapters.library.manifest import About, Manifest, Source
+from adapters.library.versions import VersionStore, check_name
+
+Score = Callable[[Deltas], Mapping[str, float]]
+"""Measures the deltas that were written."""
+
+
+@dataclass(frozen=True)
+class OwnerNotes:
+    """What the owner of a new expert says of it."""
+
+    licence: str | None = None
+    description: str | None = None
+    examples: Path | None = None
+    """A file of prompts that it is for, one a line."""
+
+    def describe(self, source: Source) -> About:
+        """Return what a manifest says of an expert from this source.
+
+        Raises:
+            LibraryError: The prompts cannot be read, or are too many or too long.
+        """
+        prompts = tuple(read_examples(self.examples)) if self.examples else ()
+        return About(
+            source=source,
+            licence=self.licence,
+            description=self.description,
+            examples=prompts,
+        )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An expert before it is written."""
+
+    name: str
+    deltas: Deltas
+    form: Form
+    about: About
+    base: Checkpoint | None = None
+    """What the deltas change; None for what is made of the library's own experts."""
+
+
+class WatchedDeltas:
+    """Deltas that tell how many of their weights have been asked for.
+
+    Args:
+        deltas: All else is theirs.
+        tell: Called with the number of different weights.
+    """
+
+    def __init__(self, deltas: Deltas, tell: Callable[[int], None]) -> None:
+        self._deltas = deltas
+        self._tell = tell
+        self._seen: set[str] = set()
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._deltas.shapes
+
+    def delta(self, weight: str) -> Tensor:
+        self._see(weight)
+        return self._deltas.delta(weight)
+
+    def factors(self, weight: str) -> LowRank | None:
+        self._see(weight)
+        return self._deltas.factors(weight)
+
+    def __getattr__(self, name: str) -> Any:
+        # Some deltas know more, as a fine-tune does its size.
+        return getattr(self._deltas, name)
+
+    def _see(self, weight: str) -> None:
+        self._seen.add(weight)
+        self._tell(len(self._seen))
+
+
+def draft_folder(path: Path, name: str, base: Checkpoint, form: Form, notes: OwnerNotes) -> Draft:
+    """Draft an expert from a PEFT LoRA folder, or from the base after a full fine-tune.
+
+    A file `examples.txt` in the folder holds its prompts where the notes name none.
+
+    Raises:
+        ExpertError: The folder is neither, or cannot be represented exactly.
+        LibraryError: The prompts cannot be used.
+    """
+    source, deltas = open_expert_folder(path, base)
+    own = path / EXAMPLES_FILE
+    if notes.examples is None and own.is_file():
+        notes = OwnerNotes(notes.licence, notes.description, own)
+    return Draft(name, deltas, form, notes.describe(source), base)
+
+
+def draft_compression(library: Library, name: str, form: LowRankForm, new_name: str) -> Draft:
+    """Draft factors of a lower rank of an expert of any form.
+
+    Args:
+        library: Where the expert is.
+        name: The expert's.
+        form: The rank or the energy that is kept.
+        new_name: The new expert's, or the same for a new version.
+
+    Raises:
+        ExpertError: There is no such expert.
+    """
+    deltas, known = library.deltas(name), library.manifest(name)
+    given = {"rank": form.rank, "energy": form.energy}
+    options = {key: value for key, value in given.items() if value is not None}
+    source = Source("compress", options=options, parents={name: known.digest})
+    return Draft(new_name, deltas, form, _inherit(known, source))
+
+
+def draft_merge(  # noqa: PLR0913 - all that a merge is made of
+    library: Library,
+    name: str,
+    merged: Deltas,
+    form: Form,
+    notes: OwnerNotes,
+    *,
+    method: str,
+    options: Mapping[str, str | int | float | bool],
+    parents: Sequence[str],
+    base: Checkpoint | None,
+) -> Draft:
+    """Draft the merge of some of a library's experts.
+
+    Args:
+        library: Where the parents are.
+        name: The new expert's.
+        merged: What `adapters.merge.merged.merge_experts` made of them.
+        form: How it is kept.
+        notes: What its owner says of it.
+        method: The method that made it.
+        options: What the method was told, by name.
+        parents: The names of the experts.
+        base: What the merge was checked against, if anything.
+
+    Raises:
+        LibraryError: The prompts cannot be used.
+    """
+    digests = {parent: library.manifest(parent).digest for parent in parents}
+    source = Source("merge", method=method, options=options, parents=digests)
+    return Draft(name, merged, form, notes.describe(source), base)
+
+
+def draft_twins(
+    library: Library,
+    prefix: str,
+    twins: tuple[Deltas, Mapping[str, Deltas]],
+    form: LowRankForm,
+    shared_weight: float,
+) -> list[Draft]:
+    """Draft the parts that Twin-Merging makes: what experts share, then what each knows beyond it.
+
+    Args:
+        library: Where the experts are.
+        prefix: The parts are called PREFIX-shared, and PREFIX-NAME for each expert.
+        twins: The shared part and the exclusive ones by the experts' names, as
+            `adapters.merge.twin.build_twins` returns them.
+        form: The rank of each part.
+        shared_weight: How much of the sum of all experts is shared.
+    """
+    shared, exclusive = twins
+    known = {name: library.manifest(name) for name in exclusive}
+    options = {"shared_weight": shared_weight, "rank": form.rank or 0}
+    parents = {name: manifest.digest for name, manifest in known.items()}
+    source = Source("twin", method="task_arithmetic", options=options, parents=parents)
+    return [
+        Draft(f"{prefix}-shared", shared, form, About(source=source)),
+        *(
+            Draft(f"{prefix}-{name}", deltas, form, _inherit(known[name], source))
+            for name, deltas in exclusive.items()
+        ),
+    ]
+
+
+def check_twin_names(root: Path, prefix: str, names: Sequence[str]) -> None:
+    """Raise LibraryError if a part of these experts could not be called `PREFIX-...`."""
+    for part in ("shared", *names):
+        check_name(root, f"{prefix}-{part}")
+
+
+def write_draft(
+    store: VersionStore, draft: Draft, score: Score, tell: Callable[[int], None]
+) -> Manifest:
+    """Write a draft as the next version of its expert.
+
+    Args:
+        store: The versions of the library that it is added to.
+        draft: What is written.
+        score: Measures what was written, for the manifest's scores.
+        tell: Called with the number of weights that have been read.
+
+    Returns the version's manifest. Raises ExpertError or LibraryError as `VersionStore.add`.
+    """
+    watched = WatchedDeltas(draft.deltas, tell)
+    return store.add(draft.name, watched, draft.form, draft.about, draft.base, score)
+
+
+def _inherit(known: Manifest, source: Source) -> About:
+    """Return what a manifest says of an expert made of that one."""
+    return About(
+        source=source,
+        licence=known.licence,
+        description=known.description,
+        examples=known.examples,
+    )

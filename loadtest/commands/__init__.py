@@ -1,0 +1,17 @@
+"""The benchmarks: each command in a file of its name, and what is measured beside it.
+
+engine            `python -m loadtest engine`: which parts to run
+engine_parts      its parts: cells, scaling, first token
+inline            `python -m loadtest inline`: routing inside the pass
+edge              `python -m loadtest edge`: the way from client to engine over HTTP
+library           `python -m loadtest library`: adding and merging, beside mergekit
+library_job       one measured job of it, in a process of its own
+checkpoints       the checkpoints that it works on, of any size
+lifecycle         `python -m loadtest lifecycle`: an expert is loaded, used and unloaded
+lifecycle_steps   the engine's steps meanwhile, made and timed one by one
+profile           `python -m loadtest profile`: where a decoding step's time goes
+operator_times    the self time of every operator in a step
+kernel            `python -m loadtest kernel`: one layer's delta on a GPU
+scale_expand      a Triton kernel, a candidate for that delta
+soak              `python -m loadtest soak`: experts come and go, every answer is checked
+"""

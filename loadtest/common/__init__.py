@@ -1,0 +1,10 @@
+"""What benchmarks share.
+
+workload      what is asked: shapes, prompts and mixes, all from seeds
+copies        libraries of any number of experts, made from the demo's six
+measure       interleaved repeats, medians and ratios
+machine       where it was measured, and tables of figures
+console       the console of progress
+http_client   vLLM's benchmark client, and prompts of one length
+processes     a server's processes, and the CPU time that they take
+"""

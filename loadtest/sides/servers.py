@@ -1,0 +1,136 @@
+"""The servers that `python -m loadtest edge` compares, in processes of their own on 127.0.0.1."""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from loadtest.common.processes import MARK, Tree
+from loadtest.common.workload import ROOT
+
+SLOTS = 16
+MAX_MODEL_LEN = 2048
+KV_CACHE_GIB = 1
+_READY_S = 300.0
+_LAST_WORDS = 3000
+
+
+class NoAnswerError(RuntimeError):
+    """A server did not come up; the message is the end of its log."""
+
+
+@dataclass(frozen=True)
+class ServerSide:
+    """A server and how to ask it."""
+
+    command: tuple[str, ...]
+    """What starts it."""
+    env: Mapping[str, str]
+    """What it is told by its environment."""
+    model: str
+    """The name that it is asked for."""
+    ready: str
+    """A path that is 200 once it serves."""
+
+
+def vllm(base: Path, port: int) -> ServerSide:
+    """Return how to start and ask vLLM's own server."""
+    settings = {
+        "model": base,
+        "served-model-name": "base",
+        "host": "127.0.0.1",
+        "port": port,
+        "dtype": "float32",
+        "max-num-seqs": SLOTS,
+        "max-model-len": MAX_MODEL_LEN,
+        "gpu-memory-utilization": 0.5,
+    }
+    options = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    command = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager")
+    return ServerSide((*command, *options), _engine_environment(), "base", "/health")
+
+
+def ray_direct(base: Path, port: int) -> ServerSide:
+    """Return how to start and ask Ray's own OpenAI app, with direct streaming."""
+    env = {
+        **_engine_environment(),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    }
+    command = (sys.executable, "-m", "loadtest.sides.ray_direct", str(base), str(port))
+    return ServerSide(command, env, "base", "/v1/models")
+
+
+def ours(base: Path, port: int) -> ServerSide:
+    """Return how to start ours as a user does, and to ask it for the base, pinned."""
+    config = ROOT / "deploy" / "demo" / "serve.yaml"
+    tta = Path(sys.executable).with_name("tta")
+    options = ("--config", str(config), "--model", str(base), "--port", str(port))
+    return ServerSide((str(tta), "serve", *options), {}, "smollm2:base", "/readyz")
+
+
+def _engine_environment() -> dict[str, str]:
+    """Return what our server tells its engine, for the others."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": os.environ.get("VLLM_CPU_NUM_OF_RESERVED_CPU", "0"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+class ServerProcess:
+    """A server while it runs."""
+
+    def __init__(
+        self, side: ServerSide, port: int, log: Path, inherited: Mapping[str, str]
+    ) -> None:
+        """Start it, and return once it answers. Raises NoAnswerError."""
+        self.side = side
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+        mark = secrets.token_hex(8)
+        environment = {**inherited, **side.env, MARK: mark}
+        with log.open("wb") as file:
+            # In a session of its own, so that Ctrl-C reaches it through us.
+            self._process = subprocess.Popen(
+                side.command,
+                env=environment,
+                cwd=ROOT,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        self.tree = Tree(psutil.Process(self._process.pid), mark)
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait(self) -> None:
+        end = time.monotonic() + _READY_S
+        while time.monotonic() < end and self._process.poll() is None:
+            try:
+                if httpx.get(self.url + self.side.ready, timeout=5).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.5)
+        words = self._log.read_text(errors="replace")[-_LAST_WORDS:]
+        raise NoAnswerError(f"{' '.join(self.side.command[:4])} does not answer:\n{words}")
+
+    def close(self) -> None:
+        """End all of its processes."""
+        self.tree.end()
+        self._process.wait()

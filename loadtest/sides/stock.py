@@ -1,0 +1,64 @@
+"""A mix as one pre-merged PEFT folder, which is how vLLM's own multi-LoRA can serve it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+import torch
+from safetensors.torch import save_file
+from vllm.config.lora import MaxLoRARanks
+
+from adapters.expert import Expert, LowRank
+from adapters.files.facts import CONFIG_FILE, WEIGHTS_FILE
+
+
+def rank_of(expert: Expert) -> int:
+    """Return the largest rank of an expert's factors."""
+    return max(factor.rank for factor in expert.factors.values())
+
+
+def max_lora_rank(rank: int) -> int:
+    """Return the smallest `max_lora_rank` that vLLM allows and `rank` fits into."""
+    return min(int(allowed) for allowed in get_args(MaxLoRARanks) if allowed >= rank)
+
+
+def merge_factors(
+    coefficients: Mapping[str, float], experts: Mapping[str, Expert]
+) -> dict[str, LowRank]:
+    """Return a mix as one adapter: A = [a_1; ...; a_K], B = [c_1 b_1 | ... | c_K b_K].
+
+    So B A = sum_k c_k b_k a_k.
+    """
+    chosen = [(c, experts[name].factors) for name, c in coefficients.items()]
+    modules = sorted({module for _, factors in chosen for module in factors})
+    return {
+        module: _stacked([(c, f[module]) for c, f in chosen if module in f]) for module in modules
+    }
+
+
+def _stacked(parts: list[tuple[float, LowRank]]) -> LowRank:
+    return LowRank(torch.cat([f.a for _, f in parts]), torch.cat([c * f.b for c, f in parts], 1))
+
+
+def write_merged(
+    folder: Path, coefficients: Mapping[str, float], experts: Mapping[str, Expert]
+) -> None:
+    """Write the merged adapter in float32; its alpha equals its rank, so that its scale is 1."""
+    factors = merge_factors(coefficients, experts)
+    tensors = {}
+    for module, (a, b) in factors.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = a.contiguous()
+        tensors[f"base_model.model.{module}.lora_B.weight"] = b.contiguous()
+    rank = max(factor.rank for factor in factors.values())
+    targets = sorted({module.rpartition(".")[2] for module in factors})
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "bias": "none",
+        "target_modules": targets,
+    }
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(config))

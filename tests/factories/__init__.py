@@ -1,0 +1,17 @@
+"""What tests are made of: small experts, bases, engines, logs and clients.
+
+experts            random LoRA folders in PEFT's own format
+deltas             dense and low-rank deltas
+checkpoints        checkpoints of tiny random models
+versions           what versions of experts are made of
+tiny_library       a library of two experts of a tiny random base
+tiny_engines       tiny random bases of many architectures, and vLLM in the test's own process
+engines            vLLM's offline engine with mixture slots, and what it answered
+inline_world       random heads, requests that they decide, and the slow maths of both
+offline_client     the server's client over an offline engine, and the slow maths of what it asks
+counting_engine    an engine of known numbers, which counts what it is asked
+known_features     a probe whose features are known
+exposures          exposures of experiments, and what the logs hold of them
+experiment_logs    logs of known truth, in a database like a server's
+asgi               ASGI apps called by hand
+"""

@@ -1,0 +1,285 @@
+"""`tta router` on a tiny library: what its commands leave behind, and each mistake one message."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+from typer.testing import CliRunner, Result
+
+from adapters.errors import LibraryError
+from adapters.files.checkpoint import Checkpoint
+from adapters.library.entries import ENTRIES, read_entries
+from adapters.library.library import Library
+from router.errors import RouterError
+from router.policies.pareto import read_front
+from router.scoring.trained_gate import Gate
+from tests.factories.tiny_library import EVERYDAY, EXAMPLES, make_library
+from tta_serve.cli.router import app
+from tta_serve.exceptions import ConfigError, PromptFileError
+from tta_serve.offline.base_model import PlainModel
+from tta_serve.offline.features import EarlyFeatures
+
+KEY = "secret"
+ROW = {
+    "policy": "retrieval",
+    "experts": {"sql": 1.0, "math": [0.1, 0.3]},
+    "scores": {"math": 0.12, "sql": 0.52},
+    "floor": 0.2,
+    "abstained": False,
+    "reason": "best margin 0.52",
+    "fallback": None,
+    "router_ms": 1.25,
+    "passes": 1,
+}
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    return make_library(tmp_path)
+
+
+def tta(library: Path | None, *arguments: object) -> Result:
+    where = () if library is None else (f"--library={library}", f"--base={library.parent / 'base'}")
+    environment = {"COLUMNS": "200"}
+    return CliRunner().invoke(
+        app, [*map(str, arguments), *where], catch_exceptions=False, env=environment
+    )
+
+
+def prompts(folder: Path, everyday: bool = True) -> Path:
+    folder.mkdir()
+    for name, lines in {**EXAMPLES, **({"everyday": EVERYDAY} if everyday else {})}.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    return folder
+
+
+def test_a_gate_is_trained_on_given_prompts(library: Path, tmp_path: Path) -> None:
+    where = prompts(tmp_path / "prompts")
+    result = tta(library, "train", "--prompts", where, "--validation", where)
+    assert result.exit_code == 0, result.output
+    gate = Gate.load(library / "router")
+    assert dict(gate.about.digests) == Library.open(library).digests
+    assert gate.about.layer == 0
+    assert gate.about.figures["accuracy"] == 1
+    assert "accuracy" in result.output
+
+
+def test_a_gate_is_trained_on_examples_and_packaged_prompts(library: Path) -> None:
+    result = tta(library, "train", "--hidden", 8, "--layer", 1, "--name", "other")
+    assert result.exit_code == 0, result.output
+    about = Gate.load(library / "router", "other").about
+    assert (about.hidden, about.layer) == (8, 1)
+
+
+def test_a_gate_learns_every_prompt_bare_and_as_a_user_turn(library: Path, tmp_path: Path) -> None:
+    base, where = library.parent / "base", prompts(tmp_path / "prompts")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = "w1 w2 {{ messages[0].content }} w3"
+    tokenizer.save_pretrained(base)
+    assert tta(library, "train", "--prompts", where, "--validation", where).exit_code == 0
+    gate, features = (
+        Gate.load(library / "router"),
+        EarlyFeatures(PlainModel.load(Checkpoint.open(base)), 0),
+    )
+    assert gate.about.figures["prompts"] == 2 * (sum(map(len, EXAMPLES.values())) + len(EVERYDAY))
+    texts = [*EXAMPLES["math"], *EXAMPLES["sql"], *EVERYDAY]
+    both = torch.cat([features(texts), features(texts, chat=True)])
+    torch.testing.assert_close(gate.mean, both.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_for_nobody_or_of_nobody_are_refused(library: Path, tmp_path: Path) -> None:
+    where = prompts(tmp_path / "prompts", everyday=False)
+    with pytest.raises(PromptFileError, match=r"has no everyday\.txt"):
+        tta(library, "train", "--validation", where)
+    (where / "sql.txt").rename(where / "sqlite.txt")
+    with pytest.raises(PromptFileError, match=r"has no sql\.txt"):
+        tta(library, "train", "--prompts", where)
+    (where / "sql.txt").write_text("w1\n")
+    with pytest.raises(
+        PromptFileError, match=r"has sqlite\.txt, but the library serves: math, sql"
+    ):
+        tta(library, "train", "--prompts", where)
+    with pytest.raises(RouterError, match="no decoder layer 7"):
+        tta(library, "train", "--layer", 7)
+
+
+def test_an_entry_is_learned_and_says_how(library: Path) -> None:
+    few = ("--prompts", 2, "--answer", 4, "--steps", 4)
+    result = tta(library, "learn", "--name", "both", *few)
+    assert result.exit_code == 0, result.output
+    entry = read_entries(library / ENTRIES)["both"]
+    assert entry.digests == Library.open(library).digests
+    assert entry.source["loss"] == "alignment"
+    assert float(entry.source["loss_after"]) < float(entry.source["loss_before"])
+    with pytest.raises(LibraryError, match="is there already"):
+        tta(library, "learn", "--name", "both", *few)
+    alone = tta(
+        library,
+        "learn",
+        "--name",
+        "both",
+        "--experts",
+        "sql",
+        "--loss",
+        "entropy",
+        "--replace",
+        *few,
+    )
+    assert alone.exit_code == 0, alone.output
+    assert read_entries(library / ENTRIES)["both"].coefficients.keys() == {"sql"}
+
+
+@pytest.mark.parametrize("name", ["sql", "base", "a b"])
+def test_an_entry_cannot_have_the_name_of_something_else(library: Path, name: str) -> None:
+    with pytest.raises(LibraryError, match=name):
+        tta(library, "learn", "--name", name)
+
+
+def test_an_expert_that_is_not_there_or_silent_is_refused(library: Path) -> None:
+    result = tta(library, "learn", "--name", "new", "--experts", "sql,maths")
+    assert result.exit_code == 2
+    assert "maths; the library serves math, sql" in result.output
+    (library / "sql" / "examples.txt").unlink()
+    with pytest.raises(LibraryError, match="sql: without example prompts"):
+        tta(library, "pareto", "--name", "new")
+
+
+def test_a_front_is_made_with_its_entries_and_picture(library: Path, tmp_path: Path) -> None:
+    few = ("--prompts", 1, "--answer", 4, "--samples", 10, "--points", 4)
+    result = tta(library, "pareto", "--name", "demo", "--picture", tmp_path / "front.png", *few)
+    assert result.exit_code == 0, result.output
+    front = read_front(library / "router", "demo")
+    assert read_entries(library / ENTRIES).keys() == {point.entry for point in front.points}
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(LibraryError, match="is there already"):
+        tta(library, "pareto", "--name", "demo", *few)
+
+
+def test_features_are_compared_and_the_last_line_is_json(library: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labelled.jsonl"
+    rows = [
+        *((text, "sql", "validation") for text in EXAMPLES["sql"]),
+        *((text, None, "validation") for text in EVERYDAY),
+    ]
+    rows.append(("w1", "math", "test"))
+    file.write_text(
+        "\n".join(json.dumps({"prompt": p, "task": t, "split": s, "want": ""}) for p, t, s in rows)
+    )
+    result = tta(library, "features", "--prompts", file, "--layers", "1,0", "--split", "validation")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output.splitlines()[-1])
+    assert found["prompts"] == len(rows) - 1
+    assert {row["source"] for row in found["features"]} == {
+        "token embeddings",
+        "layer 0",
+        "layer 1",
+    }
+    assert {"quality", "ms", "per_ms", "pooling", "template", "standardised"} <= found["features"][
+        0
+    ].keys()
+
+
+def test_silent_experts_and_no_everyday_prompts_are_named(library: Path, tmp_path: Path) -> None:
+    where = prompts(tmp_path / "prompts")
+    (where / "everyday.txt").write_text("")
+    with pytest.raises(PromptFileError, match="there are no everyday prompts"):
+        tta(library, "train", "--prompts", where)
+    (library / "sql" / "examples.txt").unlink()
+    with pytest.raises(PromptFileError, match="no prompts of sql: add the expert again"):
+        tta(library, "train")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('{"prompt": "w1", "task": "sql"}\n{"prompt": "w1"}', "line 2: wanted"),
+        ('{"prompt": " ", "task": "sql"}', "line 1: a prompt"),
+        ('{"prompt": "w1", "task": "other"}', "one of math, sql or null"),
+        ('{"prompt": "w1", "task": "sql"}', "for none of them"),
+        ("w1", "line 1: wanted"),
+    ],
+)
+def test_labelled_prompts_that_mean_nothing_are_refused(
+    library: Path, tmp_path: Path, lines: str, says: str
+) -> None:
+    (tmp_path / "labelled.jsonl").write_text(lines)
+    with pytest.raises(PromptFileError, match=says):
+        tta(library, "features", "--prompts", tmp_path / "labelled.jsonl")
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Answers as the real one does, and keeps what it was asked."""
+
+    asked: list[Any] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        allowed = (
+            self.headers["Authorization"] == f"Bearer {KEY}"
+            and self.path == "/admin/policies/explain"
+        )
+        self.asked.append(body)
+        answer = (
+            {"policies": [ROW]}
+            if allowed
+            else {"error": {"message": "management wants its own key"}}
+        )
+        text = b"<html>" if body["prompt"] == "html" else json.dumps(answer).encode()
+        self.send_response(200 if allowed else 401)
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Server)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_explain_shows_what_the_server_says(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTA_ADMIN_KEY", KEY)
+    result = tta(None, "explain", "how many", "--url", url, "--policy", "retrieval")
+    assert result.exit_code == 0, result.output
+    assert _Server.asked[-1] == {"prompt": "how many", "policies": ["retrieval"]}
+    assert all(
+        text in result.output
+        for text in ("retrieval", "sql 1.00", "math 0.10 to 0.30", "sql 0.520", "best margin 0.52")
+    )
+    assert json.loads(tta(None, "explain", "how many", "--url", url, "--json").output) == {
+        "policies": [ROW]
+    }
+    assert _Server.asked[-1] == {"prompt": "how many"}
+
+
+def test_explain_without_key_or_server_says_what_to_do(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TTA_ADMIN_KEY", raising=False)
+    with pytest.raises(ConfigError, match="set TTA_ADMIN_KEY"):
+        tta(None, "explain", "hi", "--url", url)
+    monkeypatch.setenv("TTA_ADMIN_KEY", "wrong")
+    with pytest.raises(ConfigError, match="refused, status 401: management wants its own key"):
+        tta(None, "explain", "hi", "--url", url)
+    monkeypatch.setenv("TTA_ADMIN_KEY", KEY)
+    for wrong, says in (
+        ("http://127.0.0.1:9", "no server answers"),
+        ("file:///etc", "is http://HOST:PORT"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            tta(None, "explain", "hi", "--url", wrong)
+    with pytest.raises(ConfigError, match="is not this server"):
+        tta(None, "explain", "html", "--url", url)

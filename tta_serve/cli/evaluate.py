@@ -1,0 +1,209 @@
+"""The command `tta eval`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tta_serve.cli.options import console, print_table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from tta_serve.config import ServeConfig
+    from tta_serve.evaluation.questions import Suite
+    from tta_serve.evaluation.results import Results
+
+SEED = 5
+"""The default; earlier seeds of the demo's test split have been looked at."""
+_QUICK_MOST = 24
+_QUICK_TIMED = 12
+_FULL_TIMED = 60
+
+Config = Annotated[Path, typer.Option(help="As `tta serve` takes it.")]
+SuiteFile = Annotated[
+    Path,
+    typer.Option(
+        "--suite", help="Questions as JSON, one a line (tta_serve/evaluation/questions.py)."
+    ),
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick", help="Fewer questions, merges and arms: 15 to 45 minutes on two cores."
+    ),
+]
+Arms = Annotated[
+    str,
+    typer.Option(
+        help=(
+            "Names or kinds of arms, with commas between; base, oracle and default are always"
+            " there."
+        )
+    ),
+]
+Live = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An arm that answers traffic, beside the default policy.",
+        show_default="all policies; none with --quick",
+    ),
+]
+Out = Annotated[
+    Path, typer.Option(help="A folder for report.md, pictures, results.json and answers.jsonl.")
+]
+Seed = Annotated[int, typer.Option(help="Of orders and of intervals.")]
+
+
+def command(  # noqa: PLR0913 - one option each
+    config: Config,
+    suite: SuiteFile,
+    quick: Quick = False,
+    arms: Arms = "",
+    live: Live = None,
+    out: Out = Path("evaluation"),
+    seed: Seed = SEED,
+) -> None:
+    """Judge every policy on held-out questions, beside the base, experts, merges and an oracle.
+
+    Starts two servers on this machine, one after the other. Tables on the terminal and in the
+    report; the last line is JSON.
+    """
+    from tta_serve.config import load
+    from tta_serve.evaluation.questions import read_suite
+
+    loaded, questions = load(config, {}), read_suite(suite)
+    evaluate(loaded, questions, quick=quick, arms=arms, live=live, out=out, seed=seed)
+
+
+def evaluate(  # noqa: PLR0913 - one option each
+    config: ServeConfig,
+    questions: Suite,
+    *,
+    quick: bool,
+    arms: str,
+    live: list[str] | None,
+    out: Path,
+    seed: int,
+) -> None:
+    """Do what `tta eval` does, once the config and the questions are read.
+
+    Args:
+        config: Of the server that is judged.
+        questions: What it is asked.
+        quick: Whether to ask fewer questions of fewer arms.
+        arms: Names or kinds of arms, with commas between; all if empty.
+        live: Arms that answer traffic, beside the default policy.
+        out: A folder for what comes of it.
+        seed: Of orders and of intervals.
+    """
+    from tta_serve.evaluation.merges import QUICK_METHODS, list_methods
+    from tta_serve.evaluation.plan import Plan
+    from tta_serve.evaluation.run import Evaluation, EvaluationScope
+
+    # Who is asked what.
+    default = config.default_policy
+    also = live or ([] if quick else list(config.policies))
+    chosen = tuple(name.strip() for name in arms.split(",") if name.strip())
+    plan = Plan(
+        suite=questions,
+        default=default,
+        quick=quick,
+        seed=seed,
+        most=_QUICK_MOST if quick else None,
+        timed=_QUICK_TIMED if quick else _FULL_TIMED,
+        live=(default, *(name for name in also if name != default)),
+    )
+    scope = EvaluationScope(
+        arms=(*chosen, default) if chosen else (),
+        methods=tuple(
+            method
+            for method in list_methods(_count_experts(config))
+            if not quick or method in QUICK_METHODS
+        ),
+        fronts=not quick,
+    )
+
+    # The servers run, for minutes to hours.
+    _prepare(out)
+    start = time.monotonic()
+    with _show_steps() as progress:
+        results = Evaluation(config, plan, scope, progress).run()
+
+    minutes = round((time.monotonic() - start) / 60, 1)
+    results.about = {**_describe_run(results), "quick": quick, "minutes": minutes}
+    _write(out, results)
+
+
+def _show_steps() -> Progress:
+    """Return a progress of steps, on stderr: stdout has the tables and the line of JSON."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _count_experts(config: ServeConfig) -> int:
+    from adapters.library.library import Library
+
+    return len(Library.open(config.library.path).names)
+
+
+def _prepare(out: Path) -> None:
+    """Let what can go wrong at the end go wrong now, and a termination end the servers too."""
+    from tta_serve.exceptions import ConfigError
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be made: {error.strerror}") from None
+    signal.signal(signal.SIGTERM, interrupt)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    for name in ("ray.serve", "httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _describe_run(results: Results) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "seed": results.seed,
+        "questions": {group: len(numbers) for group, numbers in results.suite.groups.items()},
+    }
+
+
+def _write(out: Path, results: Results) -> None:
+    """Write all files, and print the main tables and the line of JSON."""
+    from tta_serve.evaluation import plots, report
+    from tta_serve.evaluation.figures import compute_figures
+
+    found = compute_figures(results)
+    (out / "report.md").write_text(report.to_markdown(found))
+    (out / "results.json").write_text(json.dumps(report.to_plain(found), indent=1))
+    with (out / "answers.jsonl").open("w") as file:
+        for row in report.list_answers(results):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    plots.draw_plots(found, out)
+
+    for sheet in report.make_main_sheets(found):
+        print_table(sheet.to_table())
+    console.print(f"The report is {out / 'report.md'}")
+    typer.echo(json.dumps(report.make_last_line(found)))

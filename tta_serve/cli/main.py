@@ -1,0 +1,184 @@
+"""The command `tta`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from tta_serve.cli.evaluate import command as evaluate
+from tta_serve.cli.experiment import app as experiment
+from tta_serve.cli.experts import app as experts
+from tta_serve.cli.options import console, format_examples
+from tta_serve.cli.router import app as router
+
+if TYPE_CHECKING:
+    from tta_serve.config import ServeConfig
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+app.add_typer(experts, name="experts")
+app.add_typer(router, name="router")
+app.add_typer(experiment, name="experiment")
+app.command(
+    "eval",
+    epilog=format_examples(
+        "tta eval --config serve.yaml --suite questions.jsonl --quick",
+        "tta eval --config serve.yaml --suite questions.jsonl --arms policy",
+    ),
+)(evaluate)
+
+
+def _print_version(wanted: bool) -> None:
+    from importlib.metadata import version
+
+    if wanted:
+        typer.echo(f"tta-serve {version('tta-serve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Serve one base model and its experts, merged per request."""
+
+
+@app.command(
+    epilog=format_examples(
+        "tta serve --config deploy/demo/serve.yaml",
+        "tta serve --model ./base --experts ./experts --port 9000",
+    )
+)
+def serve(  # noqa: PLR0913 - one option each
+    config: Annotated[
+        Path | None, typer.Option(help="A config file; the options below go on top of it.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The base: a folder or a Hugging Face id.")
+    ] = None,
+    experts: Annotated[
+        Path | None, typer.Option(help="A folder of PEFT adapters, examples.txt in each if any.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="The default policy.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Where to listen.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port to listen on.", show_default="8000")
+    ] = None,
+) -> None:
+    """Start the server and stay in the foreground until interrupted."""
+    from tta_serve.config import load
+
+    if config is None and (model is None or experts is None):
+        raise typer.BadParameter("give --config FILE, or --model ID_OR_PATH with --experts DIR")
+    overrides: dict[str, Any] = {
+        "model.source": model,
+        "library.path": None if experts is None else str(experts.resolve()),
+        "default_policy": policy,
+        "server.host": host,
+        "server.port": port,
+    }
+    if config is None:
+        overrides |= _defaults(str(model), experts)
+    _serve(load(config, overrides))
+
+
+def _defaults(model: str, experts: Path | None) -> dict[str, Any]:
+    """Return what holds without a config.
+
+    That is the base's own name, and routing by examples where every expert has some.
+    """
+    from adapters.library.library import Library
+
+    library = Library.open(experts or Path())
+    routable = all(library.examples(name) for name in library.names)
+    defaults: dict[str, Any] = {"model.id": Path(model).name.lower()}
+    if routable:
+        defaults["policies.retrieval.type"] = "retrieval"
+    else:
+        console.print(
+            "Not every expert has an examples.txt: without a merge field the base answers."
+        )
+        defaults["default_policy"] = "base"
+    return defaults
+
+
+def _serve(config: ServeConfig) -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    title = f"Starting {config.model.id}: engine, experts, policies (about a minute) ..."
+    start = time.perf_counter()
+    with ExitStack() as running:
+        with console.status(title):
+            from tta_serve.serving.launch import RunningApp
+
+            served = running.enter_context(RunningApp(config))
+
+        seconds = time.perf_counter() - start
+        console.print(
+            f"Ready after {seconds:.0f} s: {served.url}/v1   metrics: {served.url}/metrics"
+        )
+        console.print(f"Try it:\n{_example(served.url, config.model.id)}\nStop with Ctrl-C.")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            console.print("Stopping ...")
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _example(url: str, model: str) -> str:
+    question = "Table staff(name, salary, dept). Which name in staff have salary above 70?"
+    return (
+        f"  curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '"
+        f'{{"model": "{model}", "temperature": 0, "messages": [{{"role": "user", "content":'
+        f' "{question}"}}]}}\''
+    )
+
+
+def main() -> None:
+    """Run `tta`: the user's mistakes end in one message, anything else in a traceback."""
+    from adapters.errors import AdapterError
+    from router.errors import RouterError
+    from tta_serve.exceptions import ConfigError, PromptFileError, RequestError, StartError
+    from tta_serve.experiments.errors import ExperimentError
+    from tta_serve.store.errors import StoreError
+
+    try:
+        app()
+    except (
+        AdapterError,
+        ConfigError,
+        ExperimentError,
+        PromptFileError,
+        RequestError,
+        RouterError,
+        StoreError,
+    ) as error:
+        _fail(2, str(error))
+    except StartError as error:
+        _fail(1, f"the server did not start:\n{error}")
+
+
+def _fail(status: int, message: str) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""`tta router`: what routing learns and measures, and what a running server would decide.
+
+The commands that make entries of a library are in `router_training`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tta_serve.cli.options import (
+    LIBRARY,
+    LOCAL_URL,
+    BaseFolder,
+    LibraryFolder,
+    console,
+    format_examples,
+    print_table,
+    show_progress,
+)
+from tta_serve.cli.router_training import Seed, gates, learn, load_base, pareto
+
+Labelled = Annotated[
+    Path, typer.Option("--prompts", help='JSON lines {"prompt": ..., "task": an expert or null}.')
+]
+Split = Annotated[str | None, typer.Option(help='Take only the lines whose "split" this is.')]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Routing: train a gate, learn entries and fronts, compare features, explain.",
+)
+app.command(
+    epilog=format_examples(
+        "tta router learn --name both --experts sql,math",
+        "tta router learn --name all --loss entropy --granularity expert",
+    )
+)(learn)
+app.command(epilog=format_examples("tta router pareto --name demo --picture front.png"))(pareto)
+app.command(epilog=format_examples("tta router gates --steps 100 --replace"))(gates)
+
+
+@app.command(
+    epilog=format_examples(
+        "tta router train",
+        "tta router train --prompts prompts/train --validation prompts/validation",
+    )
+)
+def train(  # noqa: PLR0913 - one option each
+    library: LibraryFolder = LIBRARY,
+    base: BaseFolder = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A folder of <expert>.txt and everyday.txt.", show_default="examples"),
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Such a folder, held out.", show_default="a fifth")
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(min=0, help="Whose input is read.", show_default="the one servers read"),
+    ] = None,
+    hidden: Annotated[
+        int, typer.Option(min=0, help="Width of a hidden layer; 0 is a linear gate.")
+    ] = 0,
+    seed: Seed = 0,
+    name: Annotated[
+        str, typer.Option(help="The gate's files are NAME.safetensors and NAME.json.")
+    ] = "gate",
+) -> None:
+    """Train the gate, a small head on the features that retrieval reads.
+
+    It knows "none of them" as a class.
+    """
+    from adapters.library.library import Library
+    from adapters.library.versions import check_name
+    from router.probing import feature_layer
+    from tta_serve.cli.router_output import print_gate
+    from tta_serve.offline import train_gate
+    from tta_serve.offline.features import EarlyFeatures, count_layers
+    from tta_serve.offline.labelled_prompts import Prompts
+
+    start, opened, folder = time.perf_counter(), Library.open(library), library / "router"
+    check_name(folder, name)
+    learned = Prompts.read(prompts, opened.names) if prompts else Prompts.from_library(opened)
+    held_out = Prompts.read(validation, opened.names, held_out=True) if validation else None
+    model = load_base(library, base)
+    features = EarlyFeatures(
+        model, feature_layer(count_layers(model.model)) if layer is None else layer
+    )
+    with _watch_prompts(len(learned) + (len(held_out) if held_out else 0)) as watch:
+        samples = learned.read_samples(features, watch)
+        held = held_out.read_samples(features, watch) if held_out else None
+    with console.status("Training ..."):
+        settings = train_gate.GateSettings(hidden=hidden, seed=seed)
+        gate = train_gate.train(opened.digests, features.layer, samples, held, settings)
+        gate.save(folder, name)
+    print_gate(gate, time.perf_counter() - start)
+    console.print(f"The gate is {folder / name}.safetensors")
+
+
+@app.command(epilog=format_examples("tta router features --prompts labelled.jsonl --layers 2,4,6"))
+def features(
+    prompts: Labelled,
+    library: LibraryFolder = LIBRARY,
+    base: BaseFolder = None,
+    layers: Annotated[
+        str, typer.Option(help="Decoder layers to compare, with commas between.")
+    ] = "2,4,6,8,10",
+    split: Split = None,
+) -> None:
+    """Compare features for retrieval on labelled prompts, by quality and cost.
+
+    The last line is JSON.
+    """
+    from adapters.library.library import Library
+    from tta_serve.cli.router_output import print_features
+    from tta_serve.offline.compare_features import compare_features, list_encoders, mark_worthwhile
+    from tta_serve.offline.labelled_prompts import Prompts, read_labelled
+
+    opened, chosen = Library.open(library), _read_layers(layers)
+    labelled = read_labelled(prompts, opened.names, split)
+    ways, examples = list_encoders(load_base(library, base), chosen), Prompts.from_library(opened)
+    with _watch_prompts(len(ways) * (len(examples) + len(labelled))) as watch:
+        rows = compare_features(ways, examples, labelled, watch)
+    worth = mark_worthwhile(rows)
+    print_features(rows, worth)
+    found = [
+        {**asdict(row), "per_ms": row.per_ms, "worth_it": best}
+        for row, best in zip(rows, worth, strict=True)
+    ]
+    typer.echo(json.dumps({"prompts": len(labelled), "features": found}))
+
+
+@app.command(
+    "choose-layer",
+    epilog=format_examples("tta router choose-layer --prompts labelled.jsonl --plot layers.png"),
+)
+def choose_layer(  # noqa: PLR0913 - one option each
+    prompts: Labelled,
+    library: LibraryFolder = LIBRARY,
+    base: BaseFolder = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Decoder layers, with commas between.", show_default="the lower half"),
+    ] = None,
+    split: Split = None,
+    examples: Annotated[
+        int, typer.Option(min=1, help="Prompts of each expert that losses are measured on.")
+    ] = 16,
+    plot: Annotated[Path | None, typer.Option(help="A PNG to write.")] = None,
+) -> None:
+    """From which layer should experts act, for routing at its input? The last line is JSON."""
+    from adapters.library.library import Library
+    from tta_serve.offline.choose_layer import (
+        LayerRow,
+        choose_layer,
+        draw_layers,
+        judge_layers,
+        list_candidates,
+        make_tables,
+        measure_losses,
+    )
+    from tta_serve.offline.features import count_layers
+    from tta_serve.offline.labelled_prompts import Prompts, read_labelled
+
+    opened, given = Library.open(library), None if layers is None else _read_layers(layers)
+    labelled, learned = read_labelled(prompts, opened.names, split), Prompts.from_library(opened)
+    model = load_base(library, base)
+    chosen = given or list_candidates(count_layers(model.model))
+    with _watch_prompts(len(learned) + len(labelled)) as watch:
+        found = judge_layers(model, chosen, learned, labelled, watch)
+    experts = {name: (opened.deltas(name), own[:examples]) for name, own in learned.experts.items()}
+    with show_progress("Measuring what experts lose", len(chosen) * len(experts)) as tell:
+        lost = [measure_losses(model, layer, experts, tell) for layer in chosen]
+    rows = [LayerRow(*row) for row in zip(chosen, found, lost, strict=True)]
+    choice = choose_layer(rows)
+    for table in make_tables(rows, choice.layer):
+        print_table(table)
+    console.print(f"Layer {choice.layer}: {choice.why}")
+    if plot:
+        draw_layers(rows, choice.layer, plot)
+        console.print(f"The picture is {plot}")
+    typer.echo(
+        json.dumps(
+            {"prompts": len(labelled), "layers": [row.to_json() for row in rows], **asdict(choice)}
+        )
+    )
+
+
+@app.command(
+    epilog=format_examples(
+        'tta router explain "How many names are in staff?"',
+        'tta router explain "What is 3 + 4?" --policy retrieval --json',
+    )
+)
+def explain(
+    prompt: Annotated[str, typer.Argument(help="What a user might ask.")],
+    url: Annotated[str, typer.Option(help="Of a running server.")] = LOCAL_URL,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="All if left out; once for each.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the server's answer.")] = False,
+) -> None:
+    """Ask a running server what each policy would do with a prompt, and why.
+
+    Takes the admin key from TTA_ADMIN_KEY.
+    """
+    from tta_serve.cli.admin_client import explain as ask
+    from tta_serve.cli.router_output import print_decisions
+
+    rows = ask(url, prompt, policy or [])
+    if as_json:
+        typer.echo(json.dumps({"policies": rows}))
+    else:
+        print_decisions(rows)
+
+
+@contextmanager
+def _watch_prompts(total: int) -> Iterator[Callable[[list[str]], Iterable[str]]]:
+    """Show a progress bar meanwhile, and yield what moves it on for each prompt that passes by."""
+    with show_progress("Reading prompts", total) as tell:
+
+        def watch(texts: list[str]) -> Iterator[str]:
+            for text in texts:
+                yield text
+                tell()
+
+        yield watch
+
+
+def _read_layers(text: str) -> list[int]:
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise typer.BadParameter(
+            f"--layers are whole numbers with commas between, got {text!r}"
+        ) from None

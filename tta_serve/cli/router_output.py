@@ -1,0 +1,120 @@
+"""What `tta router` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from tta_serve.cli.options import print_table
+
+if TYPE_CHECKING:
+    from adapters.library.entries import Entry
+    from router.policies.pareto import Front
+    from router.scoring.trained_gate import Gate
+    from tta_serve.offline.compare_features import FeatureRow
+
+_FEATURES = (
+    "features",
+    "template",
+    "pooling",
+    "scale",
+    "experts",
+    "with base",
+    "AUROC",
+    "ms",
+    "per ms",
+    "",
+)
+
+
+def print_gate(gate: Gate, seconds: float) -> None:
+    """Print what a gate is worth on validation prompts, and how long its training took."""
+    table = Table("on validation prompts", "")
+    for key, value in {
+        **gate.about.figures,
+        "threshold": gate.about.threshold,
+        "seconds": seconds,
+    }.items():
+        table.add_row(key.replace("_", " "), f"{value:.4g}")
+    print_table(table)
+
+
+def print_features(rows: list[FeatureRow], worth: list[bool]) -> None:
+    """Print the quality and the cost of each choice of features.
+
+    Args:
+        rows: What was measured.
+        worth: Whether no faster choice is as good, for each row.
+    """
+    table = Table(*_FEATURES, title="* no faster choice is as good")
+    for row, best in zip(rows, worth, strict=True):
+        scale, quality = "standardised" if row.standardised else "raw", row.quality
+        shares = (f"{value:.3f}" for value in (quality.experts, quality.with_base, quality.auroc))
+        table.add_row(
+            row.source,
+            row.template,
+            row.pooling,
+            scale,
+            *shares,
+            f"{row.ms:.2f}",
+            f"{row.per_ms:.2f}",
+            "*" * best,
+        )
+    print_table(table)
+
+
+def print_decisions(rows: list[dict[str, Any]]) -> None:
+    """Print what each policy would do with a prompt, as the server says it."""
+    table = Table("policy", "mix", "scores", "floor", "why", "ms", "passes")
+    for row in rows:
+        best = sorted(row["scores"].items(), key=lambda item: -item[1])
+        mix = "\n".join(f"{name} {_shorten(c)}" for name, c in row["experts"].items()) or "base"
+        scores = "\n".join(f"{name} {score:.3f}" for name, score in best)
+        floor = "" if row["floor"] is None else f"{row['floor']:.3f}"
+        why = (
+            f"{row['reason']} (answered by {row['fallback']})" if row["fallback"] else row["reason"]
+        )
+        table.add_row(
+            row["policy"], mix, scores, floor, why, f"{row['router_ms']:.1f}", str(row["passes"])
+        )
+    print_table(table)
+
+
+def _shorten(coefficient: Any) -> str:
+    """Return a coefficient as one number, or as the range of its numbers."""
+    values = list(coefficient.values()) if isinstance(coefficient, dict) else coefficient
+    if isinstance(values, list):
+        return f"{min(values):.2f} to {max(values):.2f}"
+    return f"{values:.2f}"
+
+
+def print_entry(entry: Entry, title: str) -> None:
+    """Print the coefficients of an entry: of each expert the least, the mean and the most."""
+    from adapters.coefficient import numbers_of
+
+    table = Table("expert", "least", "mean", "most", title=title)
+    for name, coefficient in entry.coefficients.items():
+        values = numbers_of(coefficient)
+        table.add_row(
+            name,
+            *(f"{value:.2f}" for value in (min(values), sum(values) / len(values), max(values))),
+        )
+    print_table(table)
+
+
+def print_front(front: Front) -> None:
+    """Print the entries of a front, and what each of them loses for every task."""
+    table = Table(
+        "entry", "made for", *front.tasks, title="KL to each expert on its own prompts, nats"
+    )
+    for point in front.points:
+        wanted = ", ".join(
+            f"{task} {share:.2f}" for task, share in point.preference.items() if share
+        )
+        table.add_row(
+            point.entry, wanted, *(f"{-point.measured[task]:.3f}" for task in front.tasks)
+        )
+    table.add_section()
+    table.add_row("R2 of the surrogate", "", *(f"{front.r2[task]:.2f}" for task in front.tasks))
+    print_table(table)

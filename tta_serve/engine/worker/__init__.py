@@ -1,0 +1,29 @@
+"""In vLLM's workers: slots, banks, and what each step's tokens use of them.
+
+How vLLM is entered:
+
+plugin             vLLM's entry point, which puts the mixture manager where vLLM builds its own
+vllm_hooks         the methods of vLLM that are wrapped for routing inside the pass
+extension          the methods that workers gain, for the server to call
+mixture_manager    what vLLM's model runners call, in place of vLLM's own LoRA manager
+
+What the manager is made of:
+
+loaded_model       a model with coefficients, banks, observers, and a seat at every linear layer
+step_planner       gives mixes their slots, and tells the model what a step's tokens use
+expert_lifecycle   loads and unloads experts
+
+What those are made of:
+
+sites              the linear layers of a model, and a rank's share of an expert's factors
+slots              which mix sits in which row of the coefficient table
+step_state         the coefficient table, and what the tokens of a step use of it
+mixture_layer      the seam in vLLM's layers, where y += B (c * (A x)) is added
+banks              the banks of the experts in use
+residents          the experts that are ready, within a capacity, and how they are read
+inline_routing     reads users' turns inside the pass, and decides their mixes
+head_table         the policies that decide inside the pass
+probe_seats        which observer of probes sits where
+
+probes/ has the observers, and cpu/ the bank's product on a CPU.
+"""

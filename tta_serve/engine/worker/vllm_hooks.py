@@ -1,0 +1,119 @@
+"""The methods of vLLM that are wrapped for routing inside the pass.
+
+model runner, before a step   set_active_loras     tells the manager which tokens of which
+                                                   request are in the step
+model runner, after it        sample_tokens        puts what the step decided beside its output
+scheduler                     update_from_output   attaches it to every output of the request,
+                                                   which goes to whoever asked
+"""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.outputs import AsyncModelRunnerOutput
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
+
+from tta_serve.engine.wire import attach_report, read_order
+from tta_serve.engine.worker.inline_routing import Reports, StepPart
+from tta_serve.engine.worker.mixture_manager import MixtureManager
+
+_REPORTS = "tta_reports"  # the attribute in which outputs and schedulers carry reports
+_SPARE = 64
+
+
+def wrap_vllm() -> None:
+    """Wrap the methods of vLLM that reports pass by."""
+    LoRAModelRunnerMixin.set_active_loras = _wrap_set_active_loras(
+        LoRAModelRunnerMixin.set_active_loras
+    )
+    GPUModelRunner.sample_tokens = _wrap_sample_tokens(GPUModelRunner.sample_tokens)
+    Scheduler.update_from_output = _wrap_update_from_output(Scheduler.update_from_output)
+
+
+def _wrap_set_active_loras(stock: Callable[..., None]) -> Callable[..., None]:
+    """Tell the manager, before each step, where the step's requests stand."""
+
+    @wraps(stock)
+    def set_active_loras(
+        self: Any, input_batch: Any, num_scheduled_tokens: Any, *args: Any, **named: Any
+    ) -> None:
+        manager = getattr(self, "lora_manager", None)
+        if isinstance(manager, MixtureManager):
+            manager.expect(lambda: _split_step(self.requests, input_batch, num_scheduled_tokens))
+        stock(self, input_batch, num_scheduled_tokens, *args, **named)
+
+    return set_active_loras
+
+
+def _split_step(requests: Mapping[str, Any], batch: Any, counts: Any) -> list[StepPart]:
+    """Return the tokens of each request with an adapter in a step."""
+    parts = []
+    first = 0
+    for name, start, count in zip(
+        batch.req_ids, batch.num_computed_tokens_cpu.tolist(), counts.tolist(), strict=False
+    ):
+        adapter = requests[name].lora_request
+        if adapter is not None:
+            parts.append(StepPart(name, adapter, first, start, count, read_order(adapter).turn))
+        first += count
+    return parts
+
+
+def _wrap_sample_tokens(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Put what a step decided beside its output."""
+
+    @wraps(stock)
+    def sample_tokens(self: Any, *args: Any, **named: Any) -> Any:
+        output = stock(self, *args, **named)
+        manager = getattr(self, "lora_manager", None)
+        collect = manager.collect() if isinstance(manager, MixtureManager) else None
+        if collect is None:
+            return output
+        if isinstance(output, AsyncModelRunnerOutput):
+            return _OutputWithDecision(output, collect)
+        setattr(output, _REPORTS, collect())
+        return output
+
+    return sample_tokens
+
+
+class _OutputWithDecision(AsyncModelRunnerOutput):  # type: ignore[misc]
+    """An output still on its way from the device, and what was decided in its step."""
+
+    def __init__(self, output: AsyncModelRunnerOutput, collect: Callable[[], Reports]) -> None:
+        self._output = output
+        self._collect = collect
+
+    def get_output(self) -> Any:
+        output = self._output.get_output()
+        setattr(output, _REPORTS, self._collect())
+        return output
+
+
+def _wrap_update_from_output(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Attach what is known of a request to each of its outputs."""
+
+    @wraps(stock)
+    def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+        outputs = stock(self, scheduler_output, model_runner_output)
+        known: Reports = self.__dict__.setdefault(_REPORTS, {})
+        known.update(getattr(model_runner_output, _REPORTS, {}))
+        if not known:
+            return outputs
+
+        for client in outputs.values():
+            for output in client.outputs:
+                if output.request_id in known:
+                    attach_report(output, known[output.request_id])
+
+        # Forget requests that have ended, now and then.
+        if len(known) > len(self.requests) + _SPARE:
+            self.__dict__[_REPORTS] = {
+                name: report for name, report in known.items() if name in self.requests
+            }
+        return outputs
+
+    return update_from_output

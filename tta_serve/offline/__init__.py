@@ -1,0 +1,16 @@
+"""Training and measuring on a base model in this process, without a server.
+
+base_model          the base in plain transformers; what experts change in it, and what merges need
+mixed_model         the base with experts mixed in, whose coefficients may be learned
+features            what routing reads of a text
+labelled_prompts    the prompts that routing is learned from and judged by
+optimise            gradient descent on the experts' own answers
+learn_entry         coefficients for each layer: `tta router learn`
+train_gate          the gate: `tta router train`
+train_layer_gates   gates for each weight of each expert: `tta router gates`
+surrogate           quadratic models of what merges are worth, and their best merges
+pareto_front        a front of merges: `tta router pareto`
+layer_loss          what an expert loses that acts only from some layer up
+choose_layer        where routing inside the pass should begin: `tta router choose-layer`
+compare_features    which features tell prompts apart best: `tta router features`
+"""

@@ -1,0 +1,185 @@
+"""The base in plain transformers with experts mixed in, whose coefficients may be learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from adapters.coefficient import layer_of
+from adapters.deltas import LowRankDeltas
+from adapters.errors import ExpertError
+from adapters.expert import Expert
+from adapters.library.versions import check_fit
+from tta_serve.offline.base_model import PlainModel
+from tta_serve.offline.features import count_layers, tokenize
+
+
+class Sample(NamedTuple):
+    """A prompt and an answer."""
+
+    ids: Tensor
+    """[1, tokens], without the answer's last token."""
+    answer: int
+    """How many tokens the answer has."""
+
+
+class AnswerOutputs(NamedTuple):
+    """What is predicted for each token of an answer."""
+
+    logits: Tensor
+    """[answer, vocabulary]."""
+    states: Tensor
+    """[layers + 1, answer, hidden]."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """All experts' factors of one linear layer, stacked by rank."""
+
+    name: str
+    """The layer's weight."""
+    module: nn.Linear
+    """The layer itself."""
+    layer: int
+    """The decoder layer that it is in."""
+    a: Tensor
+    """[ranks, in]."""
+    b: Tensor
+    """[out, ranks]."""
+    owners: Tensor
+    """[ranks], the number of the expert that each rank is of."""
+
+
+Rule = Callable[["Site", Tensor], Tensor]
+"""Makes, of a linear layer and A x, [1, tokens, ranks], the coefficient of each rank, shaped to
+fit."""
+
+
+class MixedModel:
+    """The base with experts added to its linear layers, mixed by coefficients.
+
+    In every linear layer that an expert touches, y = W x + B (c * (A x)), with c[l, k] of decoder
+    layer l and expert k, or c by a rule. The base's weights stay as they are, and take no
+    gradients.
+
+    Raises:
+        ExpertError: An expert touches anything else.
+    """
+
+    def __init__(self, plain: PlainModel, experts: Sequence[Expert]) -> None:
+        for expert in experts:
+            check_fit(LowRankDeltas(expert), plain.base)
+        self.plain = plain
+        self.experts = tuple(experts)
+        self.layers = count_layers(plain.model)
+        self.sites = _sites(plain, experts)
+        plain.model.requires_grad_(False)
+
+    def isolate(self, expert: int) -> Tensor:
+        """Return the coefficients of one expert as it is, [layers, experts]."""
+        only = torch.zeros(self.layers, len(self.experts))
+        only[:, expert] = 1
+        return only
+
+    @torch.no_grad()
+    def make_sample(self, expert: int, prompt: str, most: int) -> Sample:
+        """Return a prompt with an expert's own greedy answer.
+
+        The prompt is in the chat template if the base has one.
+
+        Args:
+            expert: The expert's number.
+            prompt: The user's words.
+            most: How many tokens the answer has at most.
+        """
+        model = self.plain.model
+        chat = self.plain.tokenizer.chat_template is not None
+        ids = token = tokenize(self.plain, prompt, chat=chat)
+        start = ids.shape[1]
+        cache = None
+        ends = _ends(model)
+        with self._add(self.isolate(expert)):
+            for _ in range(most):
+                output = model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                token = output.logits[:, -1:].argmax(-1)
+                cache = output.past_key_values
+                ids = torch.cat([ids, token], 1)
+                if int(token) in ends:
+                    break
+        return Sample(ids[:, :-1], ids.shape[1] - start)
+
+    def predict(self, sample: Sample, coefficients: Tensor | Rule) -> AnswerOutputs:
+        """Return what the base with the experts predicts for the answer.
+
+        Args:
+            sample: The prompt and the answer.
+            coefficients: [layers, experts], or a rule.
+        """
+        with self._add(coefficients):
+            output = self.plain.model(
+                sample.ids, use_cache=False, output_hidden_states=True, logits_to_keep=sample.answer
+            )
+        states = [state[0, -sample.answer :] for state in output.hidden_states]
+        return AnswerOutputs(output.logits[0], torch.stack(states))
+
+    @contextmanager
+    def _add(self, coefficients: Tensor | Rule) -> Iterator[None]:
+        """Add the experts to the base meanwhile."""
+        hooks = [
+            site.module.register_forward_hook(_adder(site, coefficients)) for site in self.sites
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _adder(
+    site: Site, coefficients: Tensor | Rule
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """Return a hook of the site's layer that adds the experts to its output."""
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        h = inputs[0] @ site.a.T
+        if isinstance(coefficients, Tensor):
+            scale = coefficients[site.layer][site.owners]
+        else:
+            scale = coefficients(site, h)
+        return output + (h * scale) @ site.b.T
+
+    return add
+
+
+def _sites(plain: PlainModel, experts: Sequence[Expert]) -> list[Site]:
+    linear = {
+        name: module
+        for name, module in plain.model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    found = []
+    for name in dict.fromkeys(name for expert in experts for name in expert.factors):
+        layer = layer_of(name)
+        if name not in linear or layer is None:
+            raise ExpertError(
+                f"{name} is no linear layer in a decoder layer of {plain.base.folder}"
+            )
+        own = [
+            (k, expert.factors[name]) for k, expert in enumerate(experts) if name in expert.factors
+        ]
+        owners = torch.cat([torch.full((factor.rank,), k) for k, factor in own])
+        a = torch.cat([factor.a for _, factor in own])
+        b = torch.cat([factor.b for _, factor in own], 1)
+        found.append(Site(name, linear[name], layer, a.float(), b.float(), owners))
+    return found
+
+
+def _ends(model: Any) -> set[int]:
+    """Return the tokens that end an answer."""
+    end = model.generation_config.eos_token_id
+    return set(end) if isinstance(end, list) else {end}

@@ -1,0 +1,1 @@
+"""The experts of a replica: at its start, and while they change."""

@@ -1,0 +1,215 @@
+"""The experts of a replica, changed while requests run.
+
+Each request keeps the view that it began with.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from adapters.errors import AdapterError
+from adapters.library.library import Library
+from router.errors import RouterError
+from tta_serve import metrics
+from tta_serve.config import ServeConfig
+from tta_serve.engine.client.engine_client import EngineClient, ProbeError
+from tta_serve.exceptions import ConfigError, RequestError
+from tta_serve.protocol import Change
+from tta_serve.serving.experts.startup import check_base
+from tta_serve.serving.experts.view import View, Views
+from tta_serve.serving.routing.conversations import Conversations
+from tta_serve.serving.routing.probe_cache import ProbeCache
+
+logger = logging.getLogger("ray.serve")
+
+_UNLOAD_TRIES = 600
+_UNLOAD_PAUSE_S = 0.1
+_GIVEN_UP_S = 150.0
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """A view that is to be the next one."""
+
+    change: str
+    """The name of the change."""
+    at: float
+    """By the monotonic clock."""
+    view: View | None = None
+
+
+class LiveExperts:
+    """One view is current; a change makes the next beside it, and replaces it in one step.
+
+    An expert that the current view has no more stays in the engine until the last request that may
+    use it has ended.
+    """
+
+    def __init__(self, config: ServeConfig, layers: int, engine: EngineClient) -> None:
+        self._config = config
+        self._engine = engine
+        conversations = Conversations(config.server.sessions, config.server.session_idle_s)
+        self._views = Views(config, layers, engine, ProbeCache(), conversations)
+        self._changing = asyncio.Lock()
+        self._loaded: set[str] = set()
+        self._retired: list[View] = []
+        self._staged: _Staged | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def open(self, digests: Mapping[str, str]) -> None:
+        """Begin with the experts that the engine was started with.
+
+        Raises ConfigError or RouterError.
+        """
+        self._loaded = set(digests.values())
+        self.current = await self._views.make(1, dict(digests), self._config.policies.keys())
+        metrics.experts_loaded.set(len(digests))
+
+    @contextmanager
+    def hold(self, view: View | None = None) -> Iterator[View]:
+        """Keep a view and its experts: the current one, or one that is held already."""
+        view = view or self.current
+        view.holders += 1
+        try:
+            yield view
+        finally:
+            view.holders -= 1
+            if view is not self.current and not view.holders:
+                self._sweep()
+
+    async def stage(self, name: str, change: Change) -> None:
+        """Do all of a change that can fail: read, check and load the expert, build the policies.
+
+        A new expert must suit all policies that work now. To change or remove one may cost those
+        policies and entries that were made for it; not the default policy, and no fallback.
+
+        Args:
+            name: Of the change.
+
+        Raises RequestError: 404 or 409 if the name is not what the change expects, 409 while
+        another change is staged, 400 if the expert or a policy refuses, 503 if the engine did not
+        find room for a policy's probes.
+        """
+        self._begin(name)
+        async with self._changing:
+            digests = self._expected(change)
+            new = change.name not in self.current.digests
+            must = self.current.router.policies.keys() if new else self._config.needed
+            try:
+                if not change.remove:
+                    digests[change.name] = await self._load(change.name)
+                view = await self._views.make(self.current.generation + 1, digests, must)
+            except (AdapterError, ConfigError, RouterError) as error:
+                self._sweep()
+                raise RequestError(str(error), param="name") from None
+            except ProbeError as error:
+                self._sweep()
+                raise RequestError(
+                    f"{error}; try again when the engine has less to do", status=503
+                ) from None
+            self._staged = _Staged(name, time.monotonic(), view)
+
+    def _begin(self, name: str) -> None:
+        """Let a change begin.
+
+        Raises RequestError while another change is under way; one that nobody has ended for long
+        was given up.
+        """
+        other = self._staged
+        if other is not None and other.change != name and time.monotonic() - other.at < _GIVEN_UP_S:
+            raise RequestError("another change is under way; try again when it is done", status=409)
+        self._staged = _Staged(name, time.monotonic())
+
+    async def commit(self, name: str) -> None:
+        """Make the view that was staged under this name the current one."""
+        assert self._staged is not None
+        assert self._staged.change == name
+        assert self._staged.view is not None
+        self._retired.append(self.current)
+        self.current, self._staged = self._staged.view, None
+        metrics.experts_loaded.set(len(self.current.digests))
+        self._sweep()
+
+    async def discard(self, name: str) -> None:
+        """Undo `stage`."""
+        if self._staged is not None and self._staged.change == name:
+            self._staged = None
+            self._sweep()
+
+    async def report(self) -> dict[str, Any]:
+        """Return what is served, what cannot be any more, and how much room is taken."""
+        used = await self._engine.workers.count_used()
+        capacity = self._config.library.capacity
+        view = self.current
+        return {
+            "generation": view.generation,
+            "experts": dict(sorted(view.digests.items())),
+            "entries": sorted(view.catalog.entries),
+            "stale": list(view.stale),
+            "unusable": dict(view.router.unusable),
+            "used": asdict(used),
+            "capacity": asdict(capacity),
+        }
+
+    def _expected(self, change: Change) -> dict[str, str]:
+        """The digests that stay as they are.
+
+        Raises RequestError if the change was meant for another state.
+        """
+        now = self.current.digests.get(change.name)
+        if now is None and (change.remove or change.replaces is not None):
+            names = ", ".join(sorted(self.current.digests))
+            raise RequestError(
+                f"there is no expert {change.name!r}; there are: {names}", status=404, param="name"
+            )
+        if now is not None and now != change.replaces:
+            raise RequestError(
+                f"expert {change.name!r} has the digest {now}; name it to change it",
+                status=409,
+                param="replaces",
+            )
+        return {
+            name: digest for name, digest in self.current.digests.items() if name != change.name
+        }
+
+    async def _load(self, name: str) -> str:
+        digest = await asyncio.to_thread(self._read, name)
+        self._loaded.add(digest)
+        await self._engine.workers.load(name, digest)
+        return digest
+
+    def _read(self, name: str) -> str:
+        """The digest of an expert on disk. Raises AdapterError."""
+        library = Library.open(self._config.library.path)
+        check_base(library, self._config.model.source)
+        return library.expert(name).digest
+
+    def _sweep(self) -> None:
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.create_task(self._unload_unused())
+
+    async def _unload_unused(self) -> None:
+        for _ in range(_UNLOAD_TRIES):
+            async with self._changing:
+                unused = self._unused()
+                if not unused:
+                    return
+                for digest in unused:
+                    if await self._engine.workers.unload(digest):
+                        self._loaded.discard(digest)
+            await self._engine.step()
+            await asyncio.sleep(_UNLOAD_PAUSE_S)
+        logger.error(
+            "experts without a name are still in use; they go with the next change: %s", unused
+        )
+
+    def _unused(self) -> set[str]:
+        self._retired = [view for view in self._retired if view.holders]
+        views = [self.current, *self._retired]
+        if self._staged is not None and self._staged.view is not None:
+            views.append(self._staged.view)
+        return self._loaded - {digest for view in views for digest in view.digests.values()}

@@ -1,0 +1,170 @@
+"""One request that generates, from what it asks to what its answer says."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from adapters.mix import Mix
+from router.decision import Prompt
+from tta_serve.engine.client.engine_client import EngineCall, EngineClient
+from tta_serve.engine.client.usage import Usage
+from tta_serve.engine.wire import make_mix_request
+from tta_serve.exceptions import RequestError
+from tta_serve.protocol import MergeInfo
+from tta_serve.serving.generation.admission import Admitted
+from tta_serve.serving.reading.catalog import Wish
+from tta_serve.serving.reading.request import GenerateRequest, Turn
+from tta_serve.serving.routing.route import RequestRoute
+from tta_serve.serving.trials.journal import RequestRecord
+
+_FORMATS = {
+    "json": "response_format",
+    "json_object": "response_format",
+    "regex": "structured_outputs.regex",
+    "choice": "structured_outputs.choice",
+    "grammar": "structured_outputs.grammar",
+    "structural_tag": "structured_outputs.structural_tag",
+}
+"""Of vLLM's structured outputs, and the field that asks for each."""
+
+
+class Exchange:
+    """The owner of a request's prompts.
+
+    vLLM hands them over one by one, and each is routed when it comes.
+
+    Attributes:
+        error: What the engine or a policy raised.
+    """
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        wish: Wish,
+        record: RequestRecord,
+        engine: EngineClient,
+        admitted: Admitted,
+    ) -> None:
+        """Begin with no prompt handed over.
+
+        Args:
+            record: What logs keep of the request.
+        """
+        self.request = request
+        self.record = record
+        self._wish = wish
+        self._engine = engine
+        self._admitted = admitted
+        self._prompts: list[tuple[Prompt, Turn]] = []
+        self._routes: dict[int, asyncio.Task[RequestRoute]] = {}
+        self._first: EngineCall | None = None
+        self._handed = 0
+        self.error: BaseException | None = None
+
+    @property
+    def model(self) -> str | None:
+        """The model's name that it was asked under."""
+        return self.request.model
+
+    def answer(self, call: EngineCall) -> AsyncIterator[Any]:
+        """The engine's outputs of the next prompt.
+
+        Further steps of the last one, as beam search has them, are run like it.
+        """
+        prompts = self._read()
+        index = min(self._handed, len(prompts) - 1)
+        self._handed += 1
+        self._first = self._first or call
+        self.record.answer_again = self.again
+        return self._outputs(call, index)
+
+    async def _outputs(self, call: EngineCall, index: int) -> AsyncIterator[Any]:
+        try:
+            async with self._admitted.room_for(call.params.n):
+                route = await self._route(index)
+                outputs: Any = self.record.usage.watch(
+                    self._engine.run(call, route.adapter), call.params
+                )
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        _check_grammar(call, output)
+                        yield output
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _read(self) -> list[tuple[Prompt, Turn]]:
+        """What policies read of each prompt, once vLLM has found nothing wrong with the request."""
+        if not self._prompts:
+            prompts = self.request.prompts(
+                self._wish.preference, self._wish.read, self._engine.text
+            )
+            self._prompts = list(zip(prompts, self.request.turns(), strict=False))
+            self.record.prompt = prompts[0]
+        return self._prompts
+
+    async def _route(self, index: int) -> RequestRoute:
+        """Decided once for a prompt, whoever asks first."""
+        if index not in self._routes:
+            routing = self.record.view.router.route(self._wish, *self._prompts[index])
+            self._routes[index] = asyncio.create_task(routing)
+        try:
+            route = await self._routes[index]
+        except asyncio.CancelledError:
+            self._routes[index].cancel()
+            raise
+        if index == 0:
+            self.record.route = route
+        return route
+
+    def merge(self) -> list[MergeInfo]:
+        """What was done with each prompt that came to be routed."""
+        routes = [self._routes[index] for index in sorted(self._routes)]
+        return [
+            route.result().merge_info() for route in routes if route.done() and not _failed(route)
+        ]
+
+    async def again(self, mix: Mix) -> dict[str, Any]:
+        """Answer its first prompt once more, with another mix, for nobody: what it took."""
+        assert self._first is not None
+        usage = Usage()
+        start = time.perf_counter()
+        call = self._first._replace(
+            name=f"{self._first.name}-shadow", params=self._first.params.clone()
+        )
+        outputs = self._engine.run(call, make_mix_request(mix, self.record.view.digests))
+        async for _ in usage.watch(outputs, call.params):
+            pass
+        took = 1e3 * (time.perf_counter() - start)
+        return {
+            "total_ms": took,
+            "completion_tokens": usage.completion_tokens,
+            "finish_reason": usage.finish_reason,
+        }
+
+    @property
+    def asked(self) -> bool:
+        """Whether vLLM has read the request, and handed a prompt over."""
+        return self._first is not None
+
+
+def _check_grammar(call: EngineCall, output: Any) -> None:
+    """Raise RequestError for a format that the engine could not keep to.
+
+    The engine says no more of it than that it failed.
+    """
+    wanted = call.params.structured_outputs
+    if wanted is None or all(sample.finish_reason != "error" for sample in output.outputs):
+        return
+    kind = next((name for name in _FORMATS if getattr(wanted, name, None)), "format")
+    raise RequestError(
+        f"the {kind} that the answer is to keep to cannot be compiled, or it leaves no token that"
+        " may come next",
+        param=_FORMATS.get(kind, "structured_outputs"),
+    )
+
+
+def _failed(route: asyncio.Task[Any]) -> bool:
+    return route.cancelled() or route.exception() is not None

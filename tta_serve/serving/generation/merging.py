@@ -1,0 +1,113 @@
+"""vLLM's app with a mix for every prompt that it generates from."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tta_serve import metrics
+from tta_serve.engine.client.engine_client import OWNER, EngineClient
+from tta_serve.exceptions import RequestError
+from tta_serve.serving.experts.live_experts import LiveExperts
+from tta_serve.serving.generation.admission import Admission
+from tta_serve.serving.generation.answer import Answer
+from tta_serve.serving.generation.exchange import Exchange
+from tta_serve.serving.http.openai_errors import failure_of
+from tta_serve.serving.reading.catalog import Wish
+from tta_serve.serving.reading.request import REQUEST, GenerateRequest
+from tta_serve.serving.reading.routes import GENERATES, TOKENIZES, Routes
+from tta_serve.serving.trials.journal import RequestRecord
+from tta_serve.serving.trials.trials import Trials
+
+
+class Merging:
+    """An ASGI app around vLLM's, entered by every route that generates."""
+
+    def __init__(  # noqa: PLR0913 - one part each
+        self,
+        app: ASGIApp,
+        routes: Routes,
+        engine: EngineClient,
+        experts: LiveExperts,
+        admission: Admission,
+        trials: Trials,
+    ) -> None:
+        self._app = app
+        self._routes = routes
+        self._engine = engine
+        self._experts = experts
+        self._admission = admission
+        self._trials = trials
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request: GenerateRequest | None = scope.get(REQUEST)
+        if request is not None and scope["path"] in GENERATES:
+            await self._generate(request, scope, receive, send)
+        elif request is not None and scope["path"] in TOKENIZES:
+            await self._tokenize(request, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _generate(
+        self, request: GenerateRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request: read its wish, admit it, and let vLLM answer with the mix it gets."""
+        with (
+            self._experts.hold() as view,
+            metrics.count_request() as count,
+            self._trials.follow(view) as record,
+        ):
+            try:
+                wish = self._read_wish(scope["path"], request, record)
+                count.policy = wish.label
+
+                with self._admission.admit(request.count * request.samples) as admitted:
+                    exchange = Exchange(request, wish, record, self._engine, admitted)
+                    await self._answer(exchange, scope, receive, send)
+            except RequestError as error:
+                record.outcome = "client_error"
+                await failure_of(error).response()(scope, receive, send)
+            finally:
+                count.value = record.outcome
+
+    def _read_wish(self, path: str, request: GenerateRequest, record: RequestRecord) -> Wish:
+        """Return what decides the request. Raises RequestError for what cannot be used of it."""
+        self._routes.check(path, request.body, self._engine.vocabulary)
+        wish = record.view.catalog.read_wish(request.model, request.body.get("merge"))
+        wish = wish.with_warnings(self._routes.warnings(path, request.body))
+        return self._trials.decide(wish, request, record)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let vLLM's app answer. It hands each prompt to the exchange, which routes it."""
+        answer = Answer(exchange, send)
+        owner = OWNER.set(exchange)
+        try:
+            await self._app(scope, answer.listening(receive), answer.send)
+        except Exception as error:
+            await answer.fail(error)
+        finally:
+            OWNER.reset(owner)
+            exchange.record.outcome = classify_outcome(answer)
+
+    async def _tokenize(
+        self, request: GenerateRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """No mix is needed; the model has to exist."""
+        try:
+            self._routes.check(scope["path"], request.body, self._engine.vocabulary)
+            self._experts.current.catalog.read_wish(request.model, None)
+        except RequestError as error:
+            await failure_of(error).response()(scope, receive, send)
+            return
+
+        async def tell(message: Message) -> None:
+            """The engine is not asked: what vLLM fails at is the request."""
+            await send({**message, "status": 400} if message.get("status") == 500 else message)
+
+        await self._app(scope, receive, tell)
+
+
+def classify_outcome(answer: Answer) -> str:
+    """Return what the counter of requests calls an answer's end."""
+    if answer.left or answer.status is None or not answer.ended:
+        return "aborted"
+    if answer.status < 400:
+        return "ok"
+    return "client_error" if answer.status < 500 else "error"

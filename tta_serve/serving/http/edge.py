@@ -1,0 +1,249 @@
+"""The outermost layer of the HTTP side.
+
+In: headers that no client may set are gone; a path has no slash at its end; HEAD is GET; a body is
+whole, unpacked and, where JSON is wanted, has been read. Management is asked for its key before
+anything of its body is looked at. Out: every failure has OpenAI's shape, whoever found it; every
+answer has the request's id.
+"""
+
+import asyncio
+import json
+import re
+import secrets
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tta_serve.config import KEY_VARIABLE, ServerConfig
+from tta_serve.exceptions import RequestError
+from tta_serve.serving.http.body import ClientLeft, read_body, read_json
+from tta_serve.serving.http.openai_errors import Failure, failure_of, reshaped
+from tta_serve.serving.reading.request import REQUEST, GenerateRequest
+
+_MANAGED = ("/admin/", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+NOT_FROM_CLIENTS = re.compile(
+    r"x-request-timeout-seconds|x-request-disconnect-disabled|x-session-id|x-data-parallel-rank"
+    r"|x-vllm-priority|serve[-_]multiplexed[-_]model[-_]id|x-serve-.*|x-forwarded-prefix"
+    r"|content-encoding|endpoint-load-metrics-format"
+)
+"""Headers by which Ray or vLLM would take orders. `x-session-id` is read here, and no further."""
+
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_MOST_ERROR_BYTES = 1 << 20
+
+
+class Edge:
+    """An ASGI app around all others.
+
+    Args:
+        admin_key: Of management, None to switch it off.
+    """
+
+    def __init__(self, app: ASGIApp, config: ServerConfig, admin_key: str | None) -> None:
+        self._app = app
+        self._config = config
+        self._admin_key = admin_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = _decoded(scope["headers"])
+        name = headers.get("x-request-id", "")
+        name = name if _ID.fullmatch(name) else uuid.uuid4().hex
+        reply = _Reply(send, name, without_body=scope["method"] == "HEAD")
+        try:
+            async with asyncio.timeout(self._config.request_timeout_s):
+                await self._serve(scope, headers, name, receive, reply)
+        except ClientLeft:
+            return
+        except Exception as error:
+            await reply.fail(failure_of(error))
+
+    async def _serve(
+        self, scope: Scope, headers: Mapping[str, str], name: str, receive: Receive, reply: "_Reply"
+    ) -> None:
+        path = scope["path"].rstrip("/") or "/"
+        if not path.isprintable():  # Starlette would take a line break at its end for nothing
+            raise RequestError("Not Found", status=404)
+        if path.startswith(_MANAGED):
+            self._check_key(headers)
+        body = await read_body(
+            receive, headers, self._config.max_request_bytes, self._config.body_timeout_s
+        )
+        inner: Scope = {
+            **scope,
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+            "path": path,
+            "raw_path": path.encode(),
+            "headers": _passed_on(scope["headers"], name, len(body)),
+        }
+        if scope["method"] == "POST" and body:
+            given = _json(body, headers)
+            if isinstance(given, dict):
+                inner[REQUEST] = GenerateRequest(given, headers)
+        await self._app(inner, _replayed(body, receive), reply.send)
+
+    def _check_key(self, headers: Mapping[str, str]) -> None:
+        """Check the key of management.
+
+        Raises RequestError: 403 if management is off, 401 for a wrong key.
+        """
+        if not self._admin_key:
+            message = f"management is off; start the server with {KEY_VARIABLE} in its environment"
+            raise RequestError(message, status=403)
+        given = headers.get("authorization", "").removeprefix("Bearer ")
+        if not secrets.compare_digest(given.encode(), self._admin_key.encode()):
+            wanted = {"www-authenticate": "Bearer"}
+            raise RequestError(
+                "management wants its own key: Authorization: Bearer KEY",
+                status=401,
+                headers=wanted,
+            )
+
+
+def _decoded(headers: Any) -> dict[str, str]:
+    """By lower-case name, the first where one comes twice; Latin-1, as HTTP has it."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        found.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+    return found
+
+
+def _passed_on(headers: Any, name: str, size: int) -> list[tuple[bytes, bytes]]:
+    """What other layers see of the headers."""
+    own = ("x-request-id", "content-length", "transfer-encoding")
+    kept = []
+    for key, value in headers:
+        known = key.decode("latin-1").lower()
+        if known not in own and not NOT_FROM_CLIENTS.fullmatch(known) and _readable(value):
+            kept.append((key, value))
+    if size and not any(key == b"content-type" for key, _ in kept):
+        kept.append((b"content-type", b"application/json"))
+    return [*kept, (b"x-request-id", name.encode()), (b"content-length", str(size).encode())]
+
+
+def _readable(value: bytes) -> bool:
+    """Ray decodes headers as UTF-8."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _json(body: bytes, headers: Mapping[str, str]) -> Any:
+    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise RequestError(
+            f"content-type {kind[:80]!r} is not understood; send application/json", status=415
+        )
+    return read_json(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def replay() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+class _Reply:
+    """What goes to the client.
+
+    An answer with an error's status is gathered, and put into our words.
+    """
+
+    def __init__(self, send: Send, name: str, *, without_body: bool) -> None:
+        self._send = send
+        self._name = name
+        self._without_body = without_body
+        self._wrong: Message | None = None
+        self._said = b""
+        self._begun = self._ended = False
+
+    async def send(self, message: Message) -> None:
+        """As ASGI has it."""
+        if self._ended:
+            return
+        if message["type"] == "http.response.start":
+            await self._start(message)
+        elif self._wrong is not None:
+            await self._gather(message)
+        else:
+            await self._body(message)
+
+    async def fail(self, failure: Failure) -> None:
+        """End with a failure: as an answer, or as the last event if one has begun."""
+        if self._ended:
+            return
+        if self._begun:
+            await self._body(
+                {"type": "http.response.body", "body": failure.event(), "more_body": False}
+            )
+            return
+        body = json.dumps(failure.body()).encode()
+        headers = {
+            **failure.headers,
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+        }
+        raw = [(key.lower().encode(), value.encode("latin-1")) for key, value in headers.items()]
+        self._wrong = None
+        await self._begin({"type": "http.response.start", "status": failure.status, "headers": raw})
+        await self._body({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _start(self, message: Message) -> None:
+        if message["status"] >= 400:
+            self._wrong = message
+        else:
+            await self._begin(message)
+
+    async def _begin(self, message: Message) -> None:
+        headers = list(message.get("headers", []))
+        MutableHeaders(raw=headers)["x-request-id"] = self._name
+        self._begun = True
+        await self._send({**message, "headers": headers})
+
+    async def _gather(self, message: Message) -> None:
+        assert self._wrong is not None
+        self._said = (self._said + message.get("body", b""))[:_MOST_ERROR_BYTES]
+        if message.get("more_body", False):
+            return
+        try:
+            said: Any = json.loads(self._said)
+        except ValueError:
+            said = self._said.decode(errors="replace")
+        kept = ("allow", "retry-after", "www-authenticate", "etag")
+        headers = {
+            k: v
+            for k, v in _decoded(self._wrong.get("headers", [])).items()
+            if k.startswith("access-") or k in kept
+        }
+        if _is_ours(said):
+            failure = Failure(self._wrong["status"], **_ours(said), headers=headers)
+        else:
+            failure = reshaped(self._wrong["status"], said, headers)
+        await self.fail(failure)
+
+    async def _body(self, message: Message) -> None:
+        self._ended = not message.get("more_body", False)
+        await self._send({**message, "body": b""} if self._without_body else message)
+
+
+def _is_ours(said: Any) -> bool:
+    error = said.get("error") if isinstance(said, dict) else None
+    return isinstance(error, dict) and isinstance(error.get("code"), str)
+
+
+def _ours(said: dict[str, Any]) -> dict[str, Any]:
+    return {name: said["error"].get(name) for name in ("message", "param", "code")}

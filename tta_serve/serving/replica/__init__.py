@@ -1,0 +1,10 @@
+"""The process of a replica, its app, and its management.
+
+replica             engine, experts, experiments and HTTP server
+openai_app          vLLM's app, less what nobody needs, with our routes
+model_names         names of models in vLLM's serving layer
+experts_admin       management of experts, over HTTP
+experiments_admin   management of experiments, over HTTP
+peers               all replicas, asked by one
+warm_up             what is slow at its first use
+"""

@@ -1,0 +1,140 @@
+"""The app that a replica serves: vLLM's own, less the routes that nobody needs, with ours."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from tta_serve import metrics
+from tta_serve.exceptions import RequestError
+from tta_serve.protocol import MergeRequest
+from tta_serve.serving.http import openai_errors
+from tta_serve.serving.reading.catalog import Catalog
+from tta_serve.serving.reading.routes import GENERATES, keep_served
+from tta_serve.serving.replica.experiments_admin import ControlPlane, experiments_router
+from tta_serve.serving.replica.experts_admin import experts_router
+from tta_serve.serving.replica.peers import Peers
+
+_TITLE = "tta-serve"
+
+
+def complete_app(
+    app: FastAPI, replica: Any, peers: Peers, library: Path, control_plane: ControlPlane | None
+) -> None:
+    """Make vLLM's app ours.
+
+    Args:
+        library: The folder that experts are loaded from.
+        control_plane: None without a store.
+    """
+    keep_served(app)
+    app.title = _TITLE
+    # vLLM opens its app to every origin, and watches a scaling that is not served; of its
+    # middleware its metrics are kept.
+    app.user_middleware[:] = [
+        one
+        for one in app.user_middleware
+        if getattr(one.cls, "__name__", "") == PrometheusInstrumentatorMiddleware.__name__
+    ]
+    app.middleware_stack = None
+    for router in (
+        _models_router(replica),
+        _health_router(replica, peers),
+        experts_router(replica, peers, library),
+        experiments_router(replica, control_plane),
+    ):
+        app.include_router(router)
+    openai_errors.install(app)
+    app.openapi = _with_merge(app.openapi)  # type: ignore[method-assign]
+
+
+def _models_router(replica: Any) -> APIRouter:
+    router = APIRouter()
+    began = int(time.time())
+
+    def card(catalog: Catalog, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": began,
+            "owned_by": _TITLE,
+            "root": catalog.served,
+            "parent": None if name == catalog.served else catalog.served,
+            "max_model_len": replica.max_model_len,
+        }
+
+    @router.get("/v1/models")
+    async def models() -> Response:
+        """All names that a request's `model` may have."""
+        catalog: Catalog = replica.catalog
+        return JSONResponse(
+            {"object": "list", "data": [card(catalog, name) for name in catalog.models()]}
+        )
+
+    @router.get("/v1/models/{model:path}")
+    async def model(model: str) -> Response:
+        """One of them."""
+        catalog: Catalog = replica.catalog
+        if model not in catalog.models():
+            raise catalog.unknown(model)
+        return JSONResponse(card(catalog, model))
+
+    return router
+
+
+def _health_router(replica: Any, peers: Peers) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/metrics")
+    async def exposition() -> Response:
+        """Every replica's metrics, ours and vLLM's, in one exposition."""
+        try:
+            texts = await peers.ask_reachable("metrics")
+        except RequestError as error:
+            return PlainTextResponse(f"{error}\n", 503)
+        merged = metrics.merge_expositions((str(i), text) for i, text in enumerate(texts))
+        return PlainTextResponse(merged, media_type="text/plain; version=0.0.4")
+
+    @router.get("/healthz")
+    async def healthz() -> Response:
+        """200 as long as the process answers."""
+        return PlainTextResponse("ok\n")
+
+    @router.get("/readyz")
+    async def readyz() -> Response:
+        """200 while the engine answers, else 503."""
+        try:
+            await replica.check_health()
+        except Exception as error:
+            return JSONResponse({"detail": f"not ready: {type(error).__name__}"}, 503)
+        return PlainTextResponse("ready\n")
+
+    return router
+
+
+def _with_merge(stock: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The OpenAPI schema, in which every route that generates takes `merge`."""
+
+    def openapi() -> dict[str, Any]:
+        schema = stock()
+        schemas = schema["components"]["schemas"]
+        if MergeRequest.__name__ not in schemas:
+            template = "#/components/schemas/{model}"
+            merge = MergeRequest.model_json_schema(ref_template=template)
+            schemas.update(merge.pop("$defs", {}))
+            schemas[MergeRequest.__name__] = merge
+            for path in GENERATES:
+                content = schema["paths"][path]["post"]["requestBody"]["content"][
+                    "application/json"
+                ]
+                name = content["schema"]["$ref"].rpartition("/")[2]
+                schemas[name]["properties"]["merge"] = {
+                    "$ref": template.format(model=MergeRequest.__name__)
+                }
+        return schema
+
+    return openapi

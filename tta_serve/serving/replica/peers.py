@@ -1,0 +1,62 @@
+"""All replicas of the server, asked by one of them."""
+
+import asyncio
+import secrets
+from typing import Any
+
+from tta_serve.exceptions import RequestError
+from tta_serve.protocol import Change
+from tta_serve.serving.ray_private import ask_replicas
+
+_WAIT_S = 120.0
+
+
+class Peers:
+    """A replica and its fellows. A lone one is asked without Ray."""
+
+    def __init__(self, replica: Any, count: int) -> None:
+        self._replica = replica
+        self._count = count
+
+    async def ask(self, method: str, *args: Any) -> list[Any]:
+        """Return what a method returns in each replica.
+
+        Raises RequestError, 503, if not all replicas answer.
+        """
+        found = await self.ask_reachable(method, *args)
+        if len(found) != self._count:
+            raise RequestError(
+                f"{len(found)} of {self._count} replicas answer; try again", status=503
+            )
+        return found
+
+    async def ask_reachable(self, method: str, *args: Any) -> list[Any]:
+        """Return what a method returns in the replicas that answer.
+
+        One that starts or ends may not.
+        """
+        if self._count == 1:
+            return [await getattr(self._replica, method)(*args)]
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                return await ask_replicas(method, args)
+        except TimeoutError:
+            raise RequestError("the replicas do not answer; try again", status=503) from None
+
+    async def change(self, change: Change) -> None:
+        """Change the experts of all replicas, or of none.
+
+        It is staged in every replica, under a name of its own, and committed only if none refuses;
+        a replica refuses while the change of another is staged. Raises RequestError.
+        """
+        name = secrets.token_hex(8)
+        staged = False
+        try:
+            refusals = [
+                refusal for refusal in await self.ask("stage", name, change) if refusal is not None
+            ]
+            staged = not refusals
+        finally:
+            await (self.ask("commit", name) if staged else self.ask_reachable("discard", name))
+        if refusals:
+            raise refusals[0]

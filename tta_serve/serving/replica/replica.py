@@ -1,0 +1,188 @@
+"""The process that clients speak to: an engine, its policies, and the HTTP server."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from ray import serve
+from ray.serve.llm import LLMConfig
+from ray.serve.llm.deployment import LLMServer
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from router.decision import Prompt
+from tta_serve import metrics
+from tta_serve.config import ServerConfig
+from tta_serve.engine.client.engine_client import EngineClient
+from tta_serve.exceptions import RequestError
+from tta_serve.protocol import Change, Explained, ExplainRequest
+from tta_serve.serving.experts.live_experts import LiveExperts
+from tta_serve.serving.experts.startup import StartupPlan
+from tta_serve.serving.generation.admission import Admission
+from tta_serve.serving.generation.merging import Merging
+from tta_serve.serving.http.edge import Edge
+from tta_serve.serving.http.http_server import HttpServer
+from tta_serve.serving.http.proxy_middleware import EDGES
+from tta_serve.serving.reading.catalog import Catalog
+from tta_serve.serving.reading.routes import Routes
+from tta_serve.serving.replica.experiments_admin import ControlPlane
+from tta_serve.serving.replica.model_names import serve_names
+from tta_serve.serving.replica.openai_app import complete_app
+from tta_serve.serving.replica.peers import Peers
+from tta_serve.serving.replica.warm_up import warm_up
+from tta_serve.serving.trials.trials import StoredTrials, Trials
+from tta_serve.store.database import Database
+
+
+class MergingReplica(LLMServer):  # type: ignore[misc]
+    """Ray's `LLMServer`, whose engine's app is vLLM's with `Merging` around it."""
+
+    async def __init__(  # type: ignore[misc]
+        self, llm_config: LLMConfig, *, plan: StartupPlan, admin_key: str | None
+    ) -> None:
+        """Reads the library anew: a replica that starts again finds it as it is now.
+
+        Args:
+            admin_key: Of management, None to switch it off.
+        """
+        self._plan = StartupPlan.of(plan.config)
+        self._admin_key = admin_key
+        llm_config.update_engine_kwargs(**self._plan.engine_args())
+        await super().__init__(llm_config)
+
+    async def start(self) -> None:
+        """Start the engine, then the policies, then the HTTP server.
+
+        Nobody is answered before all are ready.
+        """
+        await super().start()
+        config = self._plan.config
+        self._llm = self.engine._engine_client
+        self._engine = EngineClient(self._llm, config.server.max_probe_tokens)
+        self._experts = LiveExperts(config, self._plan.layers, self._engine)
+        await self._experts.open(self._plan.digests)
+        self._trials = Trials()
+        self._control_plane: ControlPlane | None = None
+        if config.store is not None:
+            db = await asyncio.to_thread(Database, config.store.url)
+            self._trials = StoredTrials(config, db, self._experts.hold)
+            self._control_plane = ControlPlane(config, db, _leads)
+        await warm_up(self._engine)
+        self._server: HttpServer | None = None
+        if config.server.replicas > 1:
+            EDGES.append(partial(build_edge, config=config.server, admin_key=self._admin_key))
+        else:
+            app = build_edge(await self.__serve_build_asgi_app__(), config.server, self._admin_key)
+            self._server = HttpServer(app, config.server.host, config.server.port)
+            await self._server.start()
+
+    async def _start_engine(self) -> None:
+        """Without the actor that Ray would start to report on the model's use."""
+        await self.engine.start()
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        """vLLM's app, with ours around it.
+
+        Ray asks for it where it serves it itself: behind HAProxy.
+        """
+        config = self._plan.config
+        app = await self.engine.build_asgi_app()
+        serve_names(app.state.openai_serving_models)
+        complete_app(
+            app, self, Peers(self, config.server.replicas), config.library.path, self._control_plane
+        )
+        admission = Admission(
+            2 * config.server.slots, config.server.slots + config.server.max_queued
+        )
+        return Merging(app, Routes.of(app), self._engine, self._experts, admission, self._trials)
+
+    async def check_health(self) -> None:
+        """Raise if the engine is dead, or nobody can be answered."""
+        await super().check_health()
+        if self._server is not None and not self._server.running:
+            raise RuntimeError("the HTTP server has ended")
+
+    async def __del__(self) -> None:
+        """End with the replica: requests end, what waits is written, the engine ends.
+
+        Ray calls this.
+        """
+        if server := getattr(self, "_server", None):
+            await server.stop(self._plan.config.server.drain_s)
+        if trials := getattr(self, "_trials", None):
+            await asyncio.to_thread(trials.close)
+        await super().__del__()
+        if llm := getattr(self, "_llm", None):
+            await asyncio.to_thread(llm.shutdown, 0)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The names that requests may use now."""
+        return self._experts.current.catalog
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of a prompt and its answer together."""
+        return int(self._llm.model_config.max_model_len)
+
+    def entries(self) -> list[str]:
+        """The entries that everybody can be answered with."""
+        return sorted(self.catalog.entries)
+
+    async def policies(self) -> dict[str, Any]:
+        """All policies, and which is the default."""
+        return self._experts.current.router.describe()
+
+    async def explain(self, ask: ExplainRequest) -> list[Explained]:
+        """What policies would do with a prompt. Raises RequestError for an unknown one."""
+        with self._experts.hold() as view:
+            return await view.router.explain(Prompt(ask.prompt), ask.policies)
+
+    # What replicas ask of one another. A refusal is returned: Ray would wrap it if it were raised.
+
+    async def experts(self) -> dict[str, Any]:
+        """What is served, and how much room is taken."""
+        return await self._experts.report()
+
+    async def stage(self, name: str, change: Change) -> RequestError | None:
+        """Do what can fail of a change. Returns why it is refused, None if it is not."""
+        try:
+            await self._experts.stage(name, change)
+        except RequestError as error:
+            return error
+        return None
+
+    async def commit(self, name: str) -> None:
+        """Make a staged change."""
+        await self._experts.commit(name)
+
+    async def discard(self, name: str) -> None:
+        """Undo `stage`."""
+        await self._experts.discard(name)
+
+    async def metrics(self) -> str:
+        """This replica's metrics, ours and vLLM's."""
+        used, total = await self._engine.workers.slots()
+        metrics.slots_used.set(used)
+        metrics.slots_total.set(total)
+        return metrics.exposition()
+
+
+def _leads() -> bool:
+    """Whether this replica is the first of its fellows."""
+    return bool(serve.get_replica_context().rank.rank == 0)
+
+
+def build_edge(app: ASGIApp, config: ServerConfig, admin_key: str | None) -> ASGIApp:
+    """The outermost layers of the HTTP side."""
+    edge = Edge(app, config, admin_key)
+    if not config.cors_origins:
+        return edge
+    exposed = ["x-request-id", "x-tta-policy", "x-tta-arm", "x-tta-mix", "retry-after"]
+    return CORSMiddleware(
+        edge,
+        allow_origins=config.cors_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=exposed,
+    )

@@ -1,0 +1,9 @@
+"""From a prompt to a mix: policies, conversations, probes.
+
+dispatcher      decides a prompt's mix by its policy, within a deadline
+route           how one prompt runs through the engine
+inline_turn     a turn whose mix the pass that answers it decides
+decision        a decision, how it was reached, and what an answer says of it
+conversations   what was decided for the turns before
+probe_cache     passes of the engine for policies, each made once
+"""
