@@ -24,7 +24,7 @@ from adapters.errors import ExpertError
 from adapters.low_rank import make_canonical
 from adapters.mix import Mix
 from tests.engine.test_architectures import MILD
-from tests.engine.test_inline import BLOCK, CHUNKED, undecided
+from tests.engine.test_inline import CHUNKED, undecided
 from tests.engine.test_places import bank_bytes
 from tests.factories.deltas import make_factor
 from tests.factories.engines import TOLERANCE, Answer, Engine, assert_same, distance, workers_of
@@ -34,7 +34,6 @@ from tests.factories.tiny_engines import (
     BASES,
     compiling_with_lora,
     prompts,
-    tiny_engine,
     write_base,
     write_library,
 )
@@ -87,9 +86,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def engine(world: World, slots: int = 9, **settings: Any) -> AbstractContextManager[Engine]:
-    fixed = {"max_loras": slots, "max_cpu_loras": slots, "max_num_seqs": slots, "block_size": BLOCK}
-    fixed |= {"gated": True, "trained": True}
-    return tiny_engine(world.base, world.library, **fixed | settings)
+    return world.engine(slots, **{"gated": True, "trained": True} | settings)
 
 
 def logprobs(world: World, answer: Answer, wish: Wish, since: int = 0) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -12,21 +11,20 @@ import torch
 from adapters.coefficient import to_json
 from adapters.mix import Mix
 from router.errors import RouterError
-from tests.factories.engines import Engine, workers_of
+from tests.factories.engines import workers_of
 from tests.factories.inline_world import Asked, World, ask
 from tests.factories.offline_client import Front, Numbers
 from tests.factories.tiny_engines import (
     BASES,
     compiling_with_lora,
     prompts,
-    tiny_engine,
     write_base,
     write_library,
 )
 from tta_serve.engine import wire
 from tta_serve.engine.client.engine_client import EngineCall, UndecidedRequest
 
-BLOCK, CHUNK = 32, 32
+CHUNK = 32
 CHUNKED = {"max_num_batched_tokens": CHUNK, "enable_chunked_prefill": True}
 LENGTHS = (3, 9, 24, 40, 17, 31, 12, 28)
 
@@ -36,11 +34,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("inline")
     base = write_base(root / "base", BASES["llama"])
     return World.of(base, write_library(root / "library", base))
-
-
-def engine(world: World, slots: int = 8, **settings: Any) -> AbstractContextManager[Engine]:
-    fixed = {"max_loras": slots, "max_cpu_loras": slots, "max_num_seqs": slots, "block_size": BLOCK}
-    return tiny_engine(world.base, world.library, **fixed | settings)
 
 
 def undecided(policy: str, lengths: tuple[int, ...] = LENGTHS) -> list[Asked]:
@@ -61,7 +54,7 @@ def test_the_heads_of_this_file_choose_differently(world: World) -> None:
 def test_decisions_are_those_of_plain_transformers_and_used_above_the_layer_that_makes_them(
     world: World,
 ) -> None:
-    with engine(world) as ours:
+    with world.engine() as ours:
         asked = undecided(world.install(ours))
         for one, got in zip(asked, ask(ours, asked), strict=True):
             world.assert_decided(one, got)
@@ -69,7 +62,7 @@ def test_decisions_are_those_of_plain_transformers_and_used_above_the_layer_that
 
 
 def test_a_decision_is_the_same_mix_pinned_to_the_last_bit(world: World) -> None:
-    with engine(world, enable_prefix_caching=False) as ours:
+    with world.engine(enable_prefix_caching=False) as ours:
         asked = undecided(world.install(ours))
         decided = ask(ours, asked)
         mixes = [world.upper(world.mix(got.decided)) for got in decided if got.report]
@@ -81,7 +74,7 @@ def test_a_decision_is_the_same_mix_pinned_to_the_last_bit(world: World) -> None
 
 
 def test_a_batch_of_all_kinds_gives_each_what_it_gets_alone(world: World) -> None:
-    with engine(world) as ours:
+    with world.engine() as ours:
         policy = world.install(ours)
         asked = undecided(policy)
         asked[1] = Asked(asked[1].prompt)
@@ -104,14 +97,14 @@ def _again(one: Asked, policy: str) -> Any:
 
 
 def test_more_turns_than_slots(world: World) -> None:
-    with engine(world, slots=3) as ours:
+    with world.engine(slots=3) as ours:
         asked = undecided(world.install(ours))
         for one, got in zip(asked, ask(ours, asked), strict=True):
             world.assert_decided(one, got)
 
 
 def test_long_turns_are_decided_by_the_chunk_that_ends_them(world: World) -> None:
-    with engine(world, **CHUNKED) as ours:
+    with world.engine(**CHUNKED) as ours:
         asked = [
             one._replace(turn=(5, len(one.prompt) - 3))
             for one in undecided(world.install(ours), (150, 70, 33, 20, 90, 120))
@@ -127,7 +120,7 @@ def test_long_turns_are_decided_by_the_chunk_that_ends_them(world: World) -> Non
 def test_a_conversation_runs_on_with_its_mix_and_its_cache(world: World) -> None:
     """The second turn is the same whether the first one's keys and values are there or not."""
     [first, second] = prompts((90, 60))
-    with engine(world, **CHUNKED) as ours:
+    with world.engine(**CHUNKED) as ours:
         policy = world.install(ours)
         turn = next(
             (a, a + 3) for a in range(30, 80) if not world.decision(first, (a, a + 3))[2].is_base
@@ -151,7 +144,7 @@ def test_a_conversation_runs_on_with_its_mix_and_its_cache(world: World) -> None
 
 
 def test_parallel_samples_share_a_decision(world: World) -> None:
-    with engine(world) as ours:
+    with world.engine() as ours:
         policy = world.install(ours)
         [prompt] = prompts((70,))
         parameters = {"n": 3, "temperature": 1.0, "seed": 7}
@@ -183,7 +176,7 @@ def test_one_that_is_preempted_and_computed_again_keeps_its_decision(
     world: World, caching: bool
 ) -> None:
     """Seven requests of up to four blocks in a cache of nine."""
-    with engine(world, **CHUNKED, num_gpu_blocks_override=9, enable_prefix_caching=caching) as ours:
+    with world.engine(**CHUNKED, num_gpu_blocks_override=9, enable_prefix_caching=caching) as ours:
         asked = undecided(world.install(ours), (60, 50, 40, 44, 52, 38, 41))
         found = ask(ours, asked, tokens=40)
         preempted = sum(1 for got in found if got.report is not None)
@@ -195,14 +188,14 @@ def test_one_that_is_preempted_and_computed_again_keeps_its_decision(
 @pytest.mark.skipif(shutil.which("g++") is None, reason="vLLM compiles to C++ on CPU")
 def test_a_compiled_model(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_DISABLE_COMPILE_CACHE", "1")
-    with compiling_with_lora(), engine(world, enforce_eager=False) as ours:
+    with compiling_with_lora(), world.engine(enforce_eager=False) as ours:
         asked = undecided(world.install(ours))
         for one, got in zip(asked, ask(ours, asked), strict=True):
             world.assert_decided(one, got)
 
 
 def test_features_are_the_mean_over_the_turn(world: World) -> None:
-    with engine(world, **CHUNKED) as ours:
+    with world.engine(**CHUNKED) as ours:
         client = Front(ours.llm, Numbers()).client()
         for prompt in prompts((40, 9, 70)):
             found = asyncio.run(client.features(" ".join(map(str, prompt))))
@@ -212,7 +205,7 @@ def test_features_are_the_mean_over_the_turn(world: World) -> None:
 
 
 def test_a_policy_that_is_not_there_leaves_the_base(world: World) -> None:
-    with engine(world) as ours:
+    with world.engine() as ours:
         [one, *_] = undecided("unknown", (24,))
         [got] = ask(ours, [one])
         assert got.report is None
@@ -225,7 +218,7 @@ def test_a_policy_that_does_not_fit_is_refused(world: World) -> None:
         head=replace(world.head, mean=torch.zeros(3), std=torch.ones(3), weight=torch.zeros(4, 3)),
     )
     with (
-        engine(world) as ours,
+        world.engine() as ours,
         pytest.raises(RouterError, match="reads 3 features, the base has 128"),
     ):
         wide.install(ours)
@@ -234,7 +227,7 @@ def test_a_policy_that_does_not_fit_is_refused(world: World) -> None:
 def test_more_policies_than_there_is_room_for_replace_the_oldest(world: World) -> None:
     from tta_serve.engine.worker.head_table import POLICIES
 
-    with engine(world) as ours:
+    with world.engine() as ours:
         for shift in range(POLICIES + 1):
             other = replace(
                 world,
@@ -259,7 +252,7 @@ def test_more_policies_than_there_is_room_for_replace_the_oldest(world: World) -
 
 
 def test_an_expert_that_is_gone_is_not_chosen_any_more(world: World) -> None:
-    with engine(world) as ours:
+    with world.engine() as ours:
         policy, workers = world.install(ours), workers_of(ours.llm)
         asked = undecided(policy)
         before = [world.mix(got.decided) for got in ask(ours, asked) if got.report]
@@ -278,7 +271,7 @@ def test_an_expert_that_is_gone_is_not_chosen_any_more(world: World) -> None:
 def test_the_client_starts_a_request_anew_if_the_topic_has_changed(world: World) -> None:
     [prompt] = prompts((40,))
     digests = world.library.digests
-    with engine(world) as ours:
+    with world.engine() as ours:
         front, policy = Front(ours.llm, Numbers()), world.install(ours)
         client, heard = front.client(), []
         other = wire.make_conversation_request(None, {digests["few"]: to_json(1.0)})

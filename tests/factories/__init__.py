@@ -14,4 +14,5 @@ known_features     a probe whose features are known
 exposures          exposures of experiments, and what the logs hold of them
 experiment_logs    logs of known truth, in a database like a server's
 asgi               ASGI apps called by hand
+http_handler       a handler of the standard library, served while a test asks it
 """

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +18,11 @@ from router.scoring.blend import blend
 from router.scoring.heads import Head
 from router.scoring.shares import keep_best, softmax
 from tests.factories.engines import Answer, Engine, assert_same, read_answer, workers_of
+from tests.factories.tiny_engines import tiny_engine
 from tests.reference import Reference
 from tta_serve.engine import wire
 
+BLOCK = 32  # tokens of a block of the prefix cache
 LAYER = 1  # of two: what is decided there is used there, and not below
 
 
@@ -75,6 +78,16 @@ class World:
             top=top,
         )
         return cls(library, reference, base, head)
+
+    def engine(self, slots: int = 8, **settings: Any) -> AbstractContextManager[Engine]:
+        """Start an engine with the world's experts in the test's own process.
+
+        Args:
+            slots: How many mixes a step can have.
+            settings: As `tests.factories.engines.Engine` takes them, over ours.
+        """
+        fixed = dict.fromkeys(("max_loras", "max_cpu_loras", "max_num_seqs"), slots)
+        return tiny_engine(self.base, self.library, **fixed | {"block_size": BLOCK} | settings)
 
     @property
     def rules(self) -> MixRules:

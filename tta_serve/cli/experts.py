@@ -181,8 +181,7 @@ def compress(
 
     if rank is None and energy is None:
         raise typer.BadParameter("give --rank or --energy")
-    form = making.read_low_rank_form(rank, energy)
-    making.compress_expert(library, name, form, as_ or name)
+    making.compress_expert(library, name, rank, energy, as_ or name)
 
 
 @app.command(
@@ -276,8 +275,7 @@ def twin(
     """Twin-Merging: what experts share as one expert, and what each knows beyond it as another."""
     from tta_serve.cli import experts_making as making
 
-    form = making.read_low_rank_form(rank, None)
-    making.split_twins(library, prefix, _split_names(experts), form, shared_weight)
+    making.split_twins(library, prefix, _split_names(experts), rank, shared_weight)
 
 
 def _split_names(names: str) -> list[str]:

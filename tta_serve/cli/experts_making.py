@@ -81,12 +81,7 @@ def read_form(
         )
     if one_bit:
         return OneBitForm()
-    return DenseForm() if dense else read_low_rank_form(rank, energy)
-
-
-def read_low_rank_form(rank: int | None, energy: float | None) -> LowRankForm:
-    """Return factors of a rank, or of the least rank that keeps a share of the energy."""
-    return LowRankForm(rank, energy)
+    return DenseForm() if dense else LowRankForm(rank, energy)
 
 
 def check_folder(path: Path, form: Form, *, check_prompts: bool) -> None:
@@ -124,8 +119,11 @@ def add_folder(  # noqa: PLR0913 - options of the command
     _write(store, draft, check_prompts=check_prompts)
 
 
-def compress_expert(library: Path, name: str, form: LowRankForm, new_name: str) -> None:
-    """Add factors of a lower rank of an expert."""
+def compress_expert(
+    library: Path, name: str, rank: int | None, energy: float | None, new_name: str
+) -> None:
+    """Add factors of an expert, of a rank or of the least one that keeps a share of the energy."""
+    form = LowRankForm(rank, energy)
     draft = draft_compression(Library.open(library), name, form, new_name)
     _write(VersionStore(library), draft)
 
@@ -156,13 +154,13 @@ def merge_into(  # noqa: PLR0913 - options of the command
 
 
 def split_twins(
-    library: Path, prefix: str, names: Sequence[str], form: LowRankForm, shared_weight: float
+    library: Path, prefix: str, names: Sequence[str], rank: int | None, shared_weight: float
 ) -> None:
-    """Add what experts share, and what each of them knows beyond it."""
+    """Add what experts share, and what each of them knows beyond it, as factors of a rank."""
     opened = Library.open(library)
     check_twin_names(library, prefix, names)
     twins = build_twins({name: opened.deltas(name) for name in names}, shared_weight)
-    for draft in draft_twins(opened, prefix, twins, form, shared_weight):
+    for draft in draft_twins(opened, prefix, twins, LowRankForm(rank), shared_weight):
         _write(VersionStore(library), draft)
 
 

@@ -36,7 +36,7 @@ def end_unneeded() -> None:
 
 
 async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
-    """What a method returns in this replica and in those of its fellows that answer.
+    """Return what a method returns in this replica and in those of its fellows that answer.
 
     They answer in the order of their names.
 
@@ -53,22 +53,19 @@ async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
         and ReplicaID.from_full_id_str(name).deployment_id == deployment
     ]
 
-    async def ask(name: str) -> Any:
-        actor = await asyncio.to_thread(ray.get_actor, name, namespace=SERVE_NAMESPACE)
+    async def ask(name: str) -> list[Any]:
         request = f"{method}-{secrets.token_hex(8)}"
         metadata = RequestMetadata(
             request_id=request, internal_request_id=request, call_method=method
         )
-        return await actor.handle_request.remote(pickle.dumps(metadata), *args)
-
-    answers: list[Any] = []
-    calls = [asyncio.ensure_future(ask(name)) for name in fellows]
-    for name, call in zip(fellows, calls, strict=True):
         try:
-            answers.append(await call)
+            actor = await asyncio.to_thread(ray.get_actor, name, namespace=SERVE_NAMESPACE)
+            return [await actor.handle_request.remote(pickle.dumps(metadata), *args)]
         except (RayError, ValueError):
             logger.warning("%s did not answer %s", name, method, exc_info=True)
-    return answers
+            return []
+
+    return [answer for found in await asyncio.gather(*map(ask, fellows)) for answer in found]
 
 
 def with_request_router(

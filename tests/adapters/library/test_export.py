@@ -19,23 +19,15 @@ from adapters.library.export import to_checkpoint, to_peft
 from adapters.library.library import Library
 from adapters.library.manifest import About, Source
 from adapters.library.versions import VersionStore
-from tests.factories.experts import make_expert
+from tests.factories.experts import LLAMA, make_expert
 
-CONFIG = LlamaConfig(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-)
 ABOUT = About(source=Source("peft"))
 TOKENS = torch.tensor([[1, 5, 9, 3]])
 
 
 def llama(folder: Path, seed: int, dtype: torch.dtype = torch.float32) -> Checkpoint:
     torch.manual_seed(seed)
-    LlamaForCausalLM(CONFIG).to(dtype).save_pretrained(folder, max_shard_size="40KB")
+    LlamaForCausalLM(LLAMA).to(dtype).save_pretrained(folder, max_shard_size="40KB")
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "training_args.bin").write_bytes(b"pickle")
@@ -159,7 +151,7 @@ def test_nothing_is_overwritten_and_nothing_left_of_what_fails(
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, base: Checkpoint) -> None:
-    narrow = LlamaConfig(**CONFIG.to_dict() | {"intermediate_size": 40})
+    narrow = LlamaConfig(**LLAMA.to_dict() | {"intermediate_size": 40})
     LlamaForCausalLM(narrow).save_pretrained(tmp_path / "other")
     other = Checkpoint.open(tmp_path / "other")
     with pytest.raises(ExpertError, match=r"the base .* has it as"):

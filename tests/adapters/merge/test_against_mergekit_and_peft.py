@@ -12,13 +12,14 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from adapters.deltas import LowRankDeltas
 from adapters.expert import Expert, LowRank
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.finetune import TaskVector
 from adapters.merge.merged import merge_experts
+from tests.factories.experts import LLAMA
 
 WEIGHTS = [0.5, 1.0, 1.5]
 Weights = dict[str, Tensor]
@@ -29,16 +30,8 @@ Merge = Callable[..., Weights]
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A base and three fine-tunes of it that have something in common."""
     folder = tmp_path_factory.mktemp("models")
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=64,
-    )
     torch.manual_seed(0)
-    base = LlamaForCausalLM(config)
+    base = LlamaForCausalLM(LLAMA)
     common = {name: 0.02 * torch.randn_like(p) for name, p in base.named_parameters()}
     paths = [folder / name for name in ("base", "a", "b", "c")]
     base.save_pretrained(paths[0])

@@ -3,9 +3,8 @@ real one does.
 """
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,6 +14,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from tests.factories.experiment_logs import coin, definition, rows, store
+from tests.factories.http_handler import serve_handler
 from tta_serve.cli.experiment import app
 from tta_serve.exceptions import ConfigError, RequestError
 from tta_serve.experiments.control.lifecycle import Lifecycle
@@ -261,13 +261,8 @@ class _Handler(BaseHTTPRequestHandler):
 def server(db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("TTA_ADMIN_KEY", KEY)
     monkeypatch.setattr(_Handler, "lifecycle", Lifecycle(db, POLICIES), raising=False)
-    running = HTTPServer(("127.0.0.1", 0), _Handler)
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{running.server_port}"
-    running.shutdown()
-    thread.join()
-    running.server_close()
+    with serve_handler(_Handler) as url:
+        yield url
 
 
 def test_an_experiment_from_its_definition_to_its_end(

@@ -1,9 +1,8 @@
 """`tta router` on a tiny library: what its commands leave behind, and each mistake one message."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from adapters.library.library import Library
 from router.errors import RouterError
 from router.policies.pareto import read_front
 from router.scoring.trained_gate import Gate
+from tests.factories.http_handler import serve_handler
 from tests.factories.tiny_library import EVERYDAY, EXAMPLES, make_library
 from tta_serve.cli.router import app
 from tta_serve.exceptions import ConfigError, PromptFileError
@@ -241,13 +241,8 @@ class _Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Server)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_handler(_Server) as url:
+        yield url
 
 
 def test_explain_shows_what_the_server_says(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

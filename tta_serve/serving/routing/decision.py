@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.decision import Decision
 from tta_serve.engine.wire import make_mix_key
@@ -23,6 +23,12 @@ class DecisionTrace:
     """The policy that answered because the chosen one could not."""
     reused: bool = False
     """Whether the mix was kept from an earlier turn of the conversation."""
+
+
+def reuse_mix(then: Decision, now: Decision) -> DecisionTrace:
+    """Return the mix of an earlier turn, with what would have been decided for this one alone."""
+    reason = f"the mix of an earlier turn; of this one alone: {now.reason}"
+    return DecisionTrace(replace(then, scores=now.scores, reason=reason), reused=True)
 
 
 def describe_decision(

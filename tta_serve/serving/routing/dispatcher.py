@@ -21,7 +21,12 @@ from tta_serve.protocol import Explained
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
 from tta_serve.serving.routing.conversations import Conversations, RememberedDecision
-from tta_serve.serving.routing.decision import DecisionTrace, describe_decision, round_scores
+from tta_serve.serving.routing.decision import (
+    DecisionTrace,
+    describe_decision,
+    reuse_mix,
+    round_scores,
+)
 from tta_serve.serving.routing.inline_turn import InlineTurn, InstalledPolicy
 from tta_serve.serving.routing.probe_cache import ViewProbe
 from tta_serve.serving.routing.route import RequestRoute
@@ -197,12 +202,7 @@ class PolicyDispatcher:
             return DecisionTrace(same, reused=True), before
         if self.policies[name].should_move(then, now):
             return DecisionTrace(now), RememberedDecision.of(now, self.probe.digests)
-        same = replace(
-            then,
-            scores=now.scores,
-            reason=f"the mix of an earlier turn; of this one alone: {now.reason}",
-        )
-        return DecisionTrace(same, reused=True), before
+        return reuse_mix(then, now), before
 
     async def _or_fallback(self, name: str, prompt: Prompt, probe: ViewProbe) -> DecisionTrace:
         try:

@@ -1,7 +1,7 @@
 """Turns whose mix is decided inside the pass that answers them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from vllm.lora.request import LoRARequest
@@ -26,7 +26,7 @@ from tta_serve.protocol import MergeInfo
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
 from tta_serve.serving.routing.conversations import Conversation, Conversations, RememberedDecision
-from tta_serve.serving.routing.decision import DecisionTrace, describe_decision
+from tta_serve.serving.routing.decision import DecisionTrace, describe_decision, reuse_mix
 from tta_serve.serving.routing.probe_cache import ViewProbe
 
 
@@ -95,6 +95,8 @@ class InlineTurn:
     router_ms: float
     info: MergeInfo | None = None
     """What was decided, None until the pass has said it."""
+    _started: LoRARequest = field(init=False)
+    """What the engine began to run it as."""
 
     def start(self, prompt: Prompt) -> UndecidedRequest:
         """Return how the engine is to run the turn."""
@@ -148,12 +150,7 @@ class InlineTurn:
             adapter = self._conversation(None, now.mix)
             self._end(DecisionTrace(now), Conversation(adapter.lora_name))
             return adapter
-        same = replace(
-            then,
-            scores=now.scores,
-            reason=f"the mix of an earlier turn; of this one alone: {now.reason}",
-        )
-        self._end(DecisionTrace(same, reused=True), before.conversation)
+        self._end(reuse_mix(then, now), before.conversation)
         return None
 
     def _end(self, trace: DecisionTrace, conversation: Conversation | None) -> None:
