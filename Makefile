@@ -13,7 +13,7 @@ test: lint unit
 # What needs no engine and no server: the quick part of `make test`, and what coverage is measured on.
 unit: $(VENV)/.ready
 	$(BIN)/python -m deploy.demo base
-	$(BIN)/python -m pytest --cov --ignore tests/engine --ignore tests/e2e
+	$(BIN)/python -m pytest -n 2 --cov --ignore tests/engine --ignore tests/e2e
 
 # What takes too long for every change: soaks, whole experiments and long simulations, 3,000 generated
 # requests, and all clients, each in an environment of its own.

@@ -43,5 +43,8 @@ def select_metric(metric: str) -> tuple[ColumnElement[float | None], FromClause]
 
 def stream_rows(db: Database, rows: Select[Any]) -> Iterator[tuple[Any, ...]]:
     """Yield a query's rows; a stream that is left gives its connection back."""
-    with db.read() as connection:
-        yield from connection.execution_options(yield_per=_AT_ONCE).execute(rows)
+    with (
+        db.read() as connection,
+        connection.execution_options(yield_per=_AT_ONCE).execute(rows) as found,
+    ):
+        yield from found
