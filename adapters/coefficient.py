@@ -1,10 +1,13 @@
 """Coefficients, which say how much of one expert a mix holds.
 
-A coefficient is one number, one for attention and one for MLPs, or one for each decoder layer.
+A coefficient is one number, one for attention and one for MLPs, or one for each decoder layer. The
+token embedding, before all layers, has the coefficient of the first layer's attention; the output
+head, after them, has that of the last layer's MLP.
 """
 
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -21,6 +24,12 @@ class Place(NamedTuple):
     """The index of its decoder layer."""
     kind: Kind
     """The half of the layer that it belongs to."""
+
+
+EMBEDDING = Place(-1, "attention")
+"""Where the token embedding sits: before all layers."""
+HEAD = Place(sys.maxsize, "mlp")
+"""Where the output head sits: after all layers."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,8 @@ def map_numbers(coefficient: Coefficient, function: Callable[[float], float]) ->
 def spread(coefficient: Coefficient, places: Sequence[Place]) -> list[float]:
     """Return the number that a coefficient has at every place.
 
-    A tuple must have a number for every layer that is among the places.
+    A tuple must have a number for every layer that is among the places. `EMBEDDING` has what the
+    first layer has, `HEAD` what the last one has.
     """
     if isinstance(coefficient, Pair):
         return [
@@ -71,7 +81,8 @@ def spread(coefficient: Coefficient, places: Sequence[Place]) -> list[float]:
             for place in places
         ]
     if isinstance(coefficient, tuple):
-        return [coefficient[place.layer] for place in places]
+        ends = {EMBEDDING: 0, HEAD: len(coefficient) - 1}
+        return [coefficient[ends.get(place, place.layer)] for place in places]
     return [coefficient] * len(places)
 
 

@@ -6,6 +6,8 @@ from torch import Tensor
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
 
+ROUNDING = 2.0**-20
+"""What is so much smaller than the terms of its sum is their rounding to float32, and nothing."""
 _BLOCK = 1 << 20
 
 
@@ -64,11 +66,16 @@ def compress(
 
 
 def energy_of(change: LowRank | Tensor) -> float:
-    """Return the squared Frobenius norm, in float64; of factors it is tr(b^T b a a^T)."""
+    """Return the squared Frobenius norm, in float64; of factors it is tr(b^T b a a^T).
+
+    Factors that cancel each other up to the rounding of float32 are nothing: their energy is 0.
+    """
     if isinstance(change, Tensor):
         return sum(float(part.double().square().sum()) for part in change.reshape(-1).split(_BLOCK))
     a, b = change.a.double(), change.b.double()
-    return max(0.0, float(((b.t() @ b) * (a @ a.t())).sum()))
+    terms = (b.t() @ b) * (a @ a.t())
+    energy = float(terms.sum())
+    return energy if energy > ROUNDING**2 * float(terms.abs().sum()) else 0.0
 
 
 def _compress_dense(delta: Tensor, rank: int | None, energy: float | None) -> tuple[LowRank, float]:

@@ -6,6 +6,7 @@
     probing    what a policy may ask of the engine
     decision   the prompt that goes in, the decision that comes out
     scoring    the arithmetic that policies share
+    artifacts  whether what `tta router` made can still be used
     errors     what a wrong config raises
 
 It builds on `adapters`, and knows no server and no engine.

@@ -94,7 +94,7 @@ class Finding:
 
 def read_sources(root: Path = ROOT) -> list[Source]:
     return [
-        Source(file.relative_to(root).as_posix(), file.read_text())
+        Source(file.relative_to(root).as_posix(), file.read_text(encoding="utf-8"))
         for package in PACKAGES
         for file in sorted((root / package).rglob("*.py"))
     ]
@@ -158,6 +158,41 @@ def measure_lines(sources: Sequence[Source]) -> Finding:
     if p90 > LINE_P90:
         faults.append(f"one line in ten has {p90} columns or more; at most {LINE_P90} are wanted")
     return Finding("columns", f"p90 {p90}, longest {max(lengths)}", faults)
+
+
+def measure_texts(sources: Sequence[Source]) -> Finding:
+    """Text that is read or written in the locale's encoding is another elsewhere."""
+    calls = [
+        (source.path, node)
+        for source in sources
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and handles_text(node)
+    ]
+    faults = [
+        f"{path}:{node.lineno}: names no encoding"
+        for path, node in calls
+        if all(keyword.arg not in ("encoding", None) for keyword in node.keywords)
+    ]
+    return Finding("texts with an encoding", f"{len(calls) - len(faults)}", faults)
+
+
+def handles_text(call: ast.Call) -> bool:
+    """Return whether a call reads or writes a file as text, as far as its words tell."""
+    function = call.func
+    if isinstance(function, ast.Attribute):
+        name, modes = function.attr, call.args
+    else:
+        name, modes = getattr(function, "id", ""), call.args[1:]
+    if name in ("read_text", "write_text"):
+        return len(call.args) <= (name == "write_text")
+    if name != "open":
+        return False
+    named = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    modes = [*modes, *named]
+    if not modes:
+        return isinstance(function, ast.Name) or not call.args
+    mode = modes[0].value if isinstance(modes[0], ast.Constant) else None
+    return isinstance(mode, str) and bool(re.fullmatch("[rwaxt+]+", mode))
 
 
 def code_lines(function: Function, lines: Sequence[str]) -> int:
@@ -305,7 +340,7 @@ def read_readmes(root: Path = ROOT) -> dict[str, str]:
     """Return the texts of all READMEs and of CONTRIBUTING.md by their paths."""
     within = (file for package in PACKAGES for file in (root / package).rglob("README.md"))
     files = [root / "README.md", root / ".github/CONTRIBUTING.md", *within]
-    return {file.relative_to(root).as_posix(): file.read_text() for file in files}
+    return {file.relative_to(root).as_posix(): file.read_text(encoding="utf-8") for file in files}
 
 
 def measure_length(text: str) -> Finding:
@@ -320,7 +355,9 @@ def measure_length(text: str) -> Finding:
 
 def measure_references(root: Path, readmes: Mapping[str, str]) -> Finding:
     """Links, paths and commands of READMEs that lead nowhere."""
-    targets = set(re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([\w-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     checked, faults = 0, []
     for path, text in readmes.items():
         here = root / Path(path).parent
@@ -372,6 +409,7 @@ def measure_all(root: Path = ROOT) -> list[Finding]:
     of_code = (
         measure_floors,
         measure_lines,
+        measure_texts,
         measure_functions,
         measure_docstrings,
         measure_names,

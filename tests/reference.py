@@ -37,7 +37,7 @@ class Reference:
             for module, factor in experts[name].factors.items():
                 weight = self.model.get_submodule(module).weight
                 changed.setdefault(module, weight.data.clone())
-                weight.data += _at(c, module) * factor.dense()
+                weight.data += number_at(c, module) * factor.dense()
         try:
             yield
         finally:
@@ -54,14 +54,15 @@ class Reference:
 
         Args:
             coefficients: Of an expert at a module, from the module's inputs [tokens, in]: [tokens].
+                A token embedding is the linear layer that it is of one-hot inputs.
         """
 
         def add(module: str) -> Callable[..., torch.Tensor]:
             def hook(_: object, inputs: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor:
-                x = inputs[0][0]
+                x = self._linear_input(module, inputs[0][0])
                 for name, expert in experts.items():
                     if module in expert.factors:
-                        delta = x @ expert.factors[module].dense().t()
+                        delta = x @ self._linear_delta(expert, module).t()
                         y = y + coefficients(name, module, x)[:, None] * delta
                 return y
 
@@ -90,7 +91,9 @@ class Reference:
 
         def coefficients(name: str, module: str, x: torch.Tensor) -> torch.Tensor:
             there = [
-                n for n in candidates if module in experts[n].factors and _at(candidates[n], module)
+                n
+                for n in candidates
+                if module in experts[n].factors and number_at(candidates[n], module)
             ]
             own = {n: gates.get(experts[n].digest, {}).get(module) for n in there}
             shares = gated_shares(
@@ -117,8 +120,21 @@ class Reference:
     def _reads(self, expert: Expert, module: str) -> torch.Tensor:
         key = expert.digest, module
         if key not in self._read:
-            self._read[key] = read(expert.factors[module].dense())
+            self._read[key] = read(self._linear_delta(expert, module))
         return self._read[key]
+
+    def _linear_input(self, module: str, x: torch.Tensor) -> torch.Tensor:
+        """What a module reads: an embedding, of each token, 1 at the token and 0 elsewhere."""
+        layer = self.model.get_submodule(module)
+        if not isinstance(layer, torch.nn.Embedding):
+            return x
+        return torch.nn.functional.one_hot(x, layer.num_embeddings).float()
+
+    def _linear_delta(self, expert: Expert, module: str) -> torch.Tensor:
+        """The delta of what multiplies `_linear_input`. [out, in]"""
+        is_embedding = isinstance(self.model.get_submodule(module), torch.nn.Embedding)
+        dense = expert.factors[module].dense()
+        return dense.t() if is_embedding else dense
 
     def inputs(self, module: str, tokens: list[int]) -> torch.Tensor:
         """What the base gives a module for a prompt. [tokens, in]"""
@@ -185,12 +201,20 @@ def _score(h: torch.Tensor, score: Score, gate: LayerGate | None) -> float:
     return float(h[0].abs() if score == "arrow" else h.norm())
 
 
-def _at(coefficient: Coefficient, module: str) -> float:
-    """The coefficient of one module, `model.layers.<layer>.<self_attn or mlp>.<name>`."""
-    _, _, layer, half, *_ = module.split(".")
+def number_at(coefficient: Coefficient, module: str) -> float:
+    """The coefficient of one module, `model.layers.<layer>.<self_attn or mlp>.<name>`.
+
+    The token embedding has that of the first attention, the output head that of the last MLP.
+    """
+    parts = module.split(".")
+    if "layers" in parts:
+        layer, attends = int(parts[2]), parts[3] == "self_attn"
+    else:
+        attends = parts[-1] == "embed_tokens"
+        layer = 0 if attends else -1
     if isinstance(coefficient, Pair):
-        return coefficient.attention if half == "self_attn" else coefficient.mlp
-    return coefficient[int(layer)] if isinstance(coefficient, tuple) else coefficient
+        return coefficient.attention if attends else coefficient.mlp
+    return coefficient[layer] if isinstance(coefficient, tuple) else coefficient
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from graphlib import CycleError
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.house import (
     measure_maps,
     measure_names,
     measure_references,
+    measure_texts,
 )
 
 
@@ -46,6 +48,31 @@ def test_a_circle_of_imports_is_a_fault() -> None:
         count_floors(import_graph(ring))
     (fault,) = measure_floors(ring).faults
     assert "router.a > router.b" in fault
+
+
+def test_text_without_an_encoding_is_a_fault() -> None:
+    wrong = """
+        path.read_text()
+        path.write_text(text)
+        path.open()
+        path.open("w")
+        open(path)
+        open(path, "a")
+        open(path, mode="r+")
+    """
+    right = """
+        path.read_text(encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+        path.open("rb")
+        path.open(encoding="utf-8")
+        open(path, "wb")
+        os.open(path, flags)
+        Library.open(path)
+        Library.open("library")
+        path.read_text(**more)
+    """
+    texts = (Source("router/a.py", dedent(code)) for code in (wrong, right))
+    assert [len(measure_texts([text]).faults) for text in texts] == [7, 0]
 
 
 def test_long_lines_and_long_functions_are_faults() -> None:
@@ -97,7 +124,7 @@ def test_a_big_folder_lists_its_files_and_none_else() -> None:
 
 
 def test_readmes_are_short_and_what_they_name_is_there(tmp_path: Path) -> None:
-    (tmp_path / "Makefile").write_text("serve:\n\ttrue\n")
+    (tmp_path / "Makefile").write_text("serve:\n\ttrue\n", encoding="utf-8")
     (tmp_path / "router").mkdir()
     (tmp_path / "router/policy.py").touch()
     good = (

@@ -1,5 +1,6 @@
 """The server's typed config: a YAML file, where an unknown key stops the start."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -269,9 +270,11 @@ def load(path: Path | None, overrides: dict[str, Any]) -> ServeConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
@@ -291,7 +294,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _beside(file: Path, given: str) -> str:
-    return str((file.parent / Path(given).expanduser()).resolve())
+    return os.path.realpath(file.parent / Path(given).expanduser())
 
 
 def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -50,12 +50,16 @@ class Bank:
 
         Args:
             y: [tokens, out].
-            x: [tokens, in].
+            x: [tokens, in]; or [tokens], which of the inputs is 1 if all others are 0.
             coefficients: [tokens, rows], float32, those of each token's request; or, if some are
                 shares that depend on A x, what is known of them. Factors must then be canonical.
             whole: Makes of a product with x the product with all inputs, where x is a part of them.
         """
-        h = torch.nn.functional.linear(x, self.a)
+        h = (
+            torch.nn.functional.linear(x, self.a)
+            if x.is_floating_point()
+            else torch.nn.functional.embedding(x, self.a.t())
+        )
         if isinstance(coefficients, Sharing):
             coefficients = compute_shares(whole(h) if whole else h, coefficients, self._trained)
 

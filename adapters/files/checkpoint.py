@@ -1,8 +1,7 @@
 """A transformers checkpoint, whose weights are read one at a time from one file or several."""
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 
 from adapters.errors import ExpertError
+from adapters.files.digests import digest_tensors
+from adapters.files.quantised import unpack_shapes
 from adapters.files.safetensors_reader import (
     PICKLES,
     TensorFile,
@@ -45,9 +46,18 @@ class Checkpoint:
         return {weight: file.tensors[weight].shape for weight, file in self.files.items()}
 
     @property
-    def dtypes(self) -> dict[str, torch.dtype]:
+    def dtypes(self) -> dict[str, torch.dtype | str]:
         """The dtype of every weight."""
         return {weight: file.tensors[weight].dtype for weight, file in self.files.items()}
+
+    @cached_property
+    def real_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight as the model computes with it.
+
+        Those that a quantised checkpoint packs have their shapes from its config.json. Raises
+        ExpertError if that does not tell them.
+        """
+        return unpack_shapes(self.folder, self.shapes, self.dtypes)
 
     @property
     def shards(self) -> dict[str, int]:
@@ -67,12 +77,7 @@ class Checkpoint:
 
         It is the same however the weights are sharded.
         """
-        sha = hashlib.sha256()
-        for weight, file in sorted(self.files.items()):
-            info = file.tensors[weight]
-            content = hashlib.sha256(file.read_bytes(weight).numpy().data).hexdigest()
-            sha.update(f"{weight}|{info.dtype}|{info.shape}|{content}\n".encode())
-        return sha.hexdigest()
+        return digest_tensors(self.files)
 
 
 def find_tensor_files(
@@ -80,8 +85,9 @@ def find_tensor_files(
 ) -> dict[str, TensorFile]:
     """Return the file of every tensor in a folder, by the tensor's name.
 
-    That is `<stem>.safetensors`, else the shards that `<stem>.safetensors.index.json` names, else
-    `<stem>-00001-of-0000N.safetensors` and on.
+    That is the shards that `<stem>.safetensors.index.json` names, else `<stem>.safetensors`, else
+    `<stem>-00001-of-0000N.safetensors` and on; and never a choice between two sets of the same
+    weights, of which vLLM would read the one and transformers the other.
 
     Args:
         folder: Where they are.
@@ -89,17 +95,17 @@ def find_tensor_files(
         max_bytes: The most that one file may have.
 
     Raises ExpertError if there is none of these, for a shard that is missing, a name that is there
-    twice, and an index that its shards disagree with; LibraryError for a file that leads out of the
-    folder.
+    twice, a second set of the same weights, and an index that its shards disagree with;
+    LibraryError for a file that leads out of the folder.
     """
     single = f"{stem}.safetensors"
     index = f"{stem}.safetensors.index.json"
     places = None
-    if (folder / single).is_file():
-        names = [single]
-    elif (folder / index).is_file():
+    if (folder / index).is_file():
         places = _read_index(confine(folder, index))
         names = sorted(set(places.values()))
+    elif (folder / single).is_file():
+        names = [single]
     else:
         names = _numbered(folder, stem)
 
@@ -114,7 +120,25 @@ def find_tensor_files(
             f"{folder / index} and its shards disagree about {', '.join(wrong[:5])}; save the"
             " checkpoint again"
         )
+    _check_alone(folder, set(names), files)
     return files
+
+
+def _check_alone(folder: Path, names: Set[str], files: Mapping[str, TensorFile]) -> None:
+    """Raise ExpertError if another file of the folder holds a second set of the same weights."""
+    used = ", ".join(sorted(names)[:2])
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name in names:
+            continue
+        try:
+            twice = TensorFile.open(path).tensors.keys() & files.keys()
+        except ExpertError:
+            twice = {"the weights"}
+        if twice:
+            raise ExpertError(
+                f"{folder} has {min(twice)} in {path.name} as well as in {used}; vLLM and"
+                " transformers would not read the same: keep one set of weights"
+            )
 
 
 def _numbered(folder: Path, stem: str) -> list[str]:
@@ -140,7 +164,7 @@ def _read_index(index: Path) -> dict[str, str]:
     """Return the name of the file that each weight is in."""
     check_size(index, _MAX_INDEX)
     try:
-        places = json.loads(index.read_text())["weight_map"]
+        places = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExpertError(f"{index} is no index with a weight_map: {error!r}") from None
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):

@@ -1,14 +1,13 @@
 """The forms that deltas have on disk, in the files weights-00001.safetensors and on.
 
-low_rank    of each linear weight of the decoder layers `<module>.a` [rank, in] and
-            `<module>.b` [out, rank], float32
+low_rank    of each weight that slots serve `<module>.a` [rank, in] and `<module>.b` [out, rank],
+            float32
 one_bit     of each matrix `<weight>.sign` [.., in / 8], eight to a byte, `<weight>.scale` [] and
             `<weight>.shape`; of a vector `<weight>`, float32
 dense       `<weight>`, in the dtype that was asked for
 """
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,11 +25,11 @@ from adapters.expert import Expert, LowRank
 from adapters.files.facts import DeltaReport
 from adapters.files.safetensors_reader import TensorFile, confine, index_tensors
 from adapters.files.safetensors_writer import save
+from adapters.files.servable import NAMES_ALONE, ServableWeights
 from adapters.low_rank import compress, energy_of
 
 _FLUSH = 64 << 20
 _BLOCK = 1 << 20
-_LINEAR = re.compile(r"(.+\.)?layers\.\d+\..+\.weight")
 
 
 class EncodedWeight(NamedTuple):
@@ -39,12 +38,12 @@ class EncodedWeight(NamedTuple):
     kept: float
     """The share of the energy that the tensors hold."""
     tensors: dict[str, Tensor]
-    """What to write, by name; none where the form cannot hold the delta."""
+    """What to write, by name."""
 
 
 @dataclass(frozen=True)
 class LowRankForm:
-    """Factors of each linear weight of the decoder layers, which slots can serve.
+    """Factors of each weight that slots can serve.
 
     Other weights are dropped. With neither rank nor energy the factors are those that the deltas
     are known by, bit for bit.
@@ -61,8 +60,6 @@ class LowRankForm:
 
         Raises ExpertError for a weight that is not known by factors, without rank and energy.
         """
-        if not _LINEAR.fullmatch(weight) or (isinstance(change, Tensor) and change.ndim != 2):
-            return EncodedWeight(0.0, {})
         kept = 1.0
         if self.rank is not None or self.energy is not None:
             change, kept = compress(change, rank=self.rank, energy=self.energy)
@@ -132,21 +129,33 @@ class DenseForm:
 Form = LowRankForm | OneBitForm | DenseForm
 
 
-def write(deltas: Deltas, folder: Path, form: Form) -> DeltaReport:
+def write(
+    deltas: Deltas, folder: Path, form: Form, servable: ServableWeights = NAMES_ALONE
+) -> DeltaReport:
     """Write deltas into a folder that has no weights yet, one weight at a time.
 
-    A file is begun anew at 64 MB. Weights whose delta is zero are left out. Raises ExpertError for
-    NaN or infinite deltas, if the form holds none of the weights that change, and as `deltas` and
-    the form's `encode` do.
+    A file is begun anew at 64 MB. Weights whose delta is zero are left out.
+
+    Args:
+        deltas: What to write.
+        folder: Where to.
+        form: How. Factors are kept of the servable weights alone.
+        servable: Which these are.
+
+    Raises ExpertError for NaN or infinite deltas, if the form holds none of the weights that
+    change, and as `deltas` and the form's `encode` do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     writer = _Writer(folder)
     before = 0
     dropped: dict[str, float] = {}
+    reasons: list[str] = []
     ranks: dict[str, int] = {}
+    is_low_rank = isinstance(form, LowRankForm)
     total, kept = defaultdict[str, float](float), defaultdict[str, float](float)
     for weight in sorted(deltas.shapes):
-        energy, size, encoded = _encode(deltas, weight, form)
+        refused = is_low_rank and servable.explain_refusal(weight, deltas.shapes[weight])
+        energy, size, encoded = _encode(deltas, weight, None if refused else form)
         before += size
         if not energy:
             continue
@@ -155,16 +164,17 @@ def write(deltas: Deltas, folder: Path, form: Form) -> DeltaReport:
         kept[type_of(weight)] += energy * encoded.kept
         for name, tensor in encoded.tensors.items():
             writer.add(name, tensor)
-        if not encoded.tensors:
+        if refused:
             dropped[weight] = energy
-        elif isinstance(form, LowRankForm):
+            reasons.append(f"{weight}: {refused}")
+        elif is_low_rank:
             module = weight.removesuffix(".weight")
             ranks[module] = len(encoded.tensors[f"{module}.a"])
         del encoded  # Not held while the next weight is read.
 
     writer.flush()
     if not writer.bytes:
-        none = f"the form {form.name} can hold none of the weights that change"
+        none = f"slots can serve none of the weights that change ({'; '.join(reasons[:3])})"
         raise ExpertError(f"nothing to write: {none if dropped else 'no weight changes'}")
 
     shares = {kind: kept[kind] / energy for kind, energy in sorted(total.items())}
@@ -312,15 +322,20 @@ class _Writer:
             self._used = 0
 
 
-def _encode(deltas: Deltas, weight: str, form: Form) -> tuple[float, int, EncodedWeight]:
-    """Return the energy of a weight's delta, the bytes it was known by, and what to write."""
+def _encode(deltas: Deltas, weight: str, form: Form | None) -> tuple[float, int, EncodedWeight]:
+    """Return the energy of a weight's delta, the bytes it was known by, and what to write.
+
+    Of no form, that is nothing.
+    """
     factor = deltas.factors(weight)
     change = deltas.delta(weight) if factor is None else factor
     size = change.nbytes if isinstance(change, Tensor) else change.a.nbytes + change.b.nbytes
     energy = energy_of(change)
     if not math.isfinite(energy):
         raise ExpertError(f"the change of {weight} is NaN or infinite")
-    return energy, size, form.encode(weight, change, energy) if energy else EncodedWeight(1.0, {})
+    if not energy or form is None:
+        return energy, size, EncodedWeight(0.0, {})
+    return energy, size, form.encode(weight, change, energy)
 
 
 def _dense(change: LowRank | Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Nothing here imports torch, so that a library is listed in a fraction of the time that takes.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,16 @@ FORM_NAMES = ("low_rank", "one_bit", "dense")
 def is_peft_folder(path: Path) -> bool:
     """Return whether a folder says that it holds a PEFT adapter."""
     return (path / CONFIG_FILE).is_file()
+
+
+def resolve(path: Path) -> Path:
+    """Return where a path leads, links followed; a link in a circle leads to itself."""
+    return Path(os.path.realpath(path))
+
+
+def is_hidden(path: Path) -> bool:
+    """Return whether a system or a program left a file for itself, such as `._x` or `.DS_Store`."""
+    return path.name.startswith(".")
 
 
 @dataclass(frozen=True)

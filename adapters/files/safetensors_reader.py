@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adapters.errors import ExpertError, LibraryError
-from adapters.files.facts import NAME
+from adapters.files.facts import NAME, resolve
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32})
 """Dtypes whose values float32 holds exactly."""
@@ -24,7 +24,10 @@ DTYPES = {
     "U8": torch.uint8,
     "I8": torch.int8,
     "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "U16": torch.uint16,
     "I16": torch.int16,
     "F16": torch.float16,
@@ -35,13 +38,18 @@ DTYPES = {
     "U64": torch.uint64,
     "I64": torch.int64,
     "F64": torch.float64,
+    "C64": torch.complex64,
 }
+"""The dtypes of the format that torch has, by the format's names."""
+FOREIGN_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+"""Bits of a value of the format's other dtypes, of which torch has no tensors of this layout."""
 
 
 class TensorInfo(NamedTuple):
     """What a file's header says of one tensor, which lies in its bytes [start, stop)."""
 
-    dtype: torch.dtype
+    dtype: torch.dtype | str
+    """That of torch, or its name where torch has none."""
     shape: tuple[int, ...]
     start: int
     stop: int
@@ -84,13 +92,21 @@ class TensorFile:
         return {name: info.shape for name, info in self.tensors.items()}
 
     @property
-    def dtypes(self) -> dict[str, torch.dtype]:
+    def dtypes(self) -> dict[str, torch.dtype | str]:
         """The dtype of every tensor."""
         return {name: info.dtype for name, info in self.tensors.items()}
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor, the caller's to overwrite. Raises as `read_bytes` does."""
+        """Return one tensor, the caller's to overwrite.
+
+        Raises as `read_bytes` does, and ExpertError for a dtype that torch does not have.
+        """
         info = self.tensors[name]
+        if isinstance(info.dtype, str):
+            raise ExpertError(
+                f"{self.path}: {name} has the dtype {info.dtype}, of which torch has no tensors;"
+                " use the checkpoint from before it was quantised"
+            )
         return self.read_bytes(name).view(info.dtype).reshape(info.shape)
 
     def read_bytes(self, name: str) -> Tensor:
@@ -132,20 +148,30 @@ def confine(root: Path, name: str) -> Path:
 
     Raises LibraryError unless the name is 1 to 64 ASCII letters, digits, `.`, `_`, `-`, the first a
     letter or digit (so neither `..`, nor absolute, nor a look-alike), and leads, links followed, to
-    a place inside `root`. In a snapshot of the Hugging Face hub's cache (`snapshots/<revision>`
-    beside `blobs`) links into that cache's `blobs` are its way to store, and fine.
+    a place inside `root`, as `stays_inside` says.
     """
     if not NAME.fullmatch(name):
         raise LibraryError(
             f"name {name!r}: at most 64 letters, digits, dots, dashes and underscores are allowed"
         )
-    path, home = (root / name).resolve(), root.resolve()
-    blobs = home.parent.parent / "blobs"
-    if not path.is_relative_to(home) and not (
-        home.parent.name == "snapshots" and path.is_relative_to(blobs)
-    ):
+    if not stays_inside(root, root / name):
         raise LibraryError(f"{name} leads out of {root}; copy it there instead of linking it")
     return root / name
+
+
+def stays_inside(root: Path, path: Path) -> bool:
+    """Return whether a path leads, links followed, to a place inside a folder.
+
+    In a snapshot of the Hugging Face hub's cache (`snapshots/<revision>` beside `blobs`), and in
+    the folders of such a one, links into that cache's `blobs` are its way to store, and fine.
+    """
+    place, home = resolve(path), resolve(root)
+    stores = (
+        folder.parent.parent / "blobs"
+        for folder in (home, *home.parents)
+        if folder.parent.name == "snapshots"
+    )
+    return any(place.is_relative_to(folder) for folder in (home, *stores))
 
 
 def check_size(path: Path, most: int) -> int:
@@ -194,18 +220,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_info(name: str, value: object, data: int) -> TensorInfo:
     """Check what a header says of a tensor; `data` is where its offsets begin to count."""
+    if not name.isprintable():
+        raise ValueError(f"{name!a} is no name of a tensor")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name} has no dtype, shape and data_offsets")
     kind, shape, offsets = str(value["dtype"]), value["shape"], value["data_offsets"]
-    if kind not in DTYPES:
-        raise ValueError(f"{name} has the unknown dtype {kind!r}; known are {', '.join(DTYPES)}")
+    if kind not in DTYPES and kind not in FOREIGN_BITS:
+        known = ", ".join([*DTYPES, *FOREIGN_BITS])
+        raise ValueError(f"{name} has the unknown dtype {kind!a}; known are {known}")
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        raise ValueError(f"{name} has the shape {shape!r} and the offsets {offsets!r}")
-    dtype = DTYPES[kind]
+        raise ValueError(f"{name} has the shape {shape!a} and the offsets {offsets!a}")
     start, stop = offsets
-    if stop - start != math.prod(shape) * dtype.itemsize:
+    bits = FOREIGN_BITS[kind] if kind in FOREIGN_BITS else 8 * DTYPES[kind].itemsize
+    if 8 * (stop - start) != math.prod(shape) * bits:
         raise ValueError(f"{name}, {kind} {shape}, lies in {stop - start} bytes")
-    return TensorInfo(dtype, tuple(shape), data + start, data + stop)
+    return TensorInfo(DTYPES.get(kind, kind), tuple(shape), data + start, data + stop)
 
 
 def _are_counts(values: object) -> bool:

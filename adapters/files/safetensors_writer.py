@@ -9,6 +9,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from adapters.errors import ExpertError
 from adapters.files.safetensors_reader import DTYPES
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -26,7 +27,7 @@ class TensorWriter:
     """
 
     def __init__(
-        self, path: Path, kinds: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+        self, path: Path, kinds: Mapping[str, tuple[torch.dtype | str, tuple[int, ...]]]
     ) -> None:
         """Write the header.
 
@@ -36,14 +37,16 @@ class TensorWriter:
 
         Raises:
             FileExistsError: The file is there.
+            ExpertError: A dtype is one that torch does not have.
         """
-        self.names = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))
+        dtypes = {name: _check_dtype(name, dtype) for name, (dtype, _) in kinds.items()}
+        self.names = sorted(kinds, key=lambda name: (-dtypes[name].itemsize, name))
         self._kinds = dict(kinds)
         self._left = iter(self.names)
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name in self.names:
-            dtype, shape = kinds[name]
+            dtype, shape = dtypes[name], kinds[name][1]
             start, end = end, end + dtype.itemsize * math.prod(shape)
             header[name] = {
                 "dtype": _NAMES[dtype],
@@ -89,3 +92,12 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> None:
     ) as writer:
         for name in writer.names:
             writer.add(name, tensors[name])
+
+
+def _check_dtype(name: str, dtype: torch.dtype | str) -> torch.dtype:
+    if isinstance(dtype, str):
+        raise ExpertError(
+            f"{name} has the dtype {dtype}, of which torch has no tensors to write; use the"
+            " checkpoint from before it was quantised"
+        )
+    return dtype

@@ -9,10 +9,10 @@ from typing import Any
 from adapters.coefficient import Coefficient, from_json, numbers_of, to_json
 from adapters.errors import LibraryError
 from adapters.files.atomic import write_atomically
-from adapters.files.facts import NAME
+from adapters.files.facts import NAME, is_hidden
 from adapters.files.safetensors_reader import confine
 from adapters.library import manifest
-from adapters.library.versions import RESERVED_NAMES
+from adapters.library.names import RESERVED_NAMES
 
 ENTRIES = Path("router") / "entries"
 
@@ -64,7 +64,24 @@ def read_entries(folder: Path) -> dict[str, Entry]:
 
     Raises LibraryError that names a damaged file.
     """
-    return {file.stem: _read(file) for file in sorted(folder.glob("*.json"))}
+    entries, problems = scan_entries(folder)
+    for reason in problems.values():
+        raise LibraryError(reason)
+    return entries
+
+
+def scan_entries(folder: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return the entries of a folder that can be used, by name, and why others cannot, by file."""
+    entries: dict[str, Entry] = {}
+    problems: dict[str, str] = {}
+    for file in sorted(folder.glob("*.json")):
+        if is_hidden(file):
+            continue
+        try:
+            entries[file.stem] = _read(file)
+        except LibraryError as error:
+            problems[file.name] = str(error)
+    return entries, problems
 
 
 def write_entry(folder: Path, entry: Entry, *, replace: bool = False) -> None:
@@ -83,7 +100,9 @@ def write_entry(folder: Path, entry: Entry, *, replace: bool = False) -> None:
 def write_json(file: Path, value: Any, *, replace: bool) -> None:
     """Write a dataclass as JSON, as `adapters.files.atomic.write_atomically` does."""
     text = manifest.to_json(value)
-    write_atomically(file, lambda staged: staged.write_text(text), replace=replace)
+    write_atomically(
+        file, lambda staged: staged.write_text(text, encoding="utf-8"), replace=replace
+    )
 
 
 def _read(file: Path) -> Entry:

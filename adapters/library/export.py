@@ -1,8 +1,9 @@
 """Experts for other programs: as a PEFT folder, or merged into the base as a checkpoint."""
 
 import json
-import shutil
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,16 +12,33 @@ from torch import Tensor
 from adapters.deltas import Deltas
 from adapters.errors import ExpertError
 from adapters.files.atomic import new_folder
+from adapters.files.beside_weights import copy_beside_weights
 from adapters.files.checkpoint import Checkpoint
-from adapters.files.facts import NAME
+from adapters.files.delta_forms import type_of
 from adapters.files.peft import write_peft
-from adapters.files.safetensors_reader import FLOATS, confine
+from adapters.files.safetensors_reader import FLOATS
 from adapters.files.safetensors_writer import TensorWriter
 from adapters.library.library import Library
 from adapters.library.versions import VersionStore, check_fit
 
-_BESIDE_WEIGHTS = frozenset({".json", ".jinja", ".model", ".py", ".txt"})
+_SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
+_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What rounding into the base's dtypes left of the changes in a checkpoint.
+
+    For weights W, their change D and the rounded sum R it is 1 - |R - W - D|^2 / |D|^2, the share
+    of the change's energy. A change smaller than half the step from one number of the dtype to the
+    next is lost: then R = W.
+    """
+
+    kept: Mapping[str, float]
+    """By type of module, such as q_proj."""
+    total: float
+    """Of all weights together; 1 if nothing changes."""
 
 
 def to_peft(library: Library, name: str, folder: Path) -> None:
@@ -34,46 +52,67 @@ def to_peft(library: Library, name: str, folder: Path) -> None:
         write_peft(expert, staged, base.source if base else "")
 
 
-def to_checkpoint(base: Checkpoint, terms: Sequence[tuple[float, Deltas]], folder: Path) -> None:
+def to_checkpoint(
+    base: Checkpoint, terms: Sequence[tuple[float, Deltas]], folder: Path
+) -> Rounding:
     """Write base + sum_k c_k delta_k as a checkpoint, for terms (c_k, delta_k).
 
     Weights keep their names, shards and dtypes; each is summed in float32 and rounded once, and one
-    that nothing changes has the same bytes. The files that say how to use the weights
-    (configuration, tokenizer, templates, code) are copied. Memory: one weight in float32, and
-    another as a term gives it.
+    that nothing changes has the same bytes. All that lies beside the weights and is none of them
+    (configuration, tokenizer, templates, code, licence) is copied. Memory: one weight in float32,
+    and another as a term gives it.
 
-    Raises ExpertError if a term does not fit the base or a sum does not fit its dtype, LibraryError
-    if the folder exists.
+    Returns what rounding left of the changes. Raises ExpertError if a term does not fit the base or
+    a sum does not fit its dtype, LibraryError if the folder exists.
     """
     for _, deltas in terms:
         check_fit(deltas, base)
+    energies = _Energies()
     with new_folder(folder) as staged:
-        _copy_files_beside_weights(base, staged)
+        copy_beside_weights(base.folder, staged)
         for shard in base.shards:
             tensors = next(file.tensors for file in base.files.values() if file.path.name == shard)
             kinds = {weight: (info.dtype, info.shape) for weight, info in tensors.items()}
             with TensorWriter(staged / shard, kinds) as writer:
                 for weight in writer.names:
-                    writer.add(weight, _change_weight(base, terms, weight))
-        if len(base.shards) > 1:
+                    writer.add(weight, _change_weight(base, terms, weight, energies))
+        if base.shards.keys() != {_SINGLE_FILE}:
             _write_index(base, staged)
-
-
-def _copy_files_beside_weights(base: Checkpoint, folder: Path) -> None:
-    for file in base.folder.iterdir():
-        wanted = file.suffix in _BESIDE_WEIGHTS and file.name != _INDEX_FILE
-        if wanted and NAME.fullmatch(file.name):
-            shutil.copyfile(confine(base.folder, file.name), folder / file.name)
+    return energies.summarise()
 
 
 def _write_index(base: Checkpoint, folder: Path) -> None:
     total = sum(file.tensors[weight].nbytes for weight, file in base.files.items())
     places = {weight: file.path.name for weight, file in sorted(base.files.items())}
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / _INDEX_FILE).write_text(json.dumps(index, indent=2))
+    (folder / _INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _change_weight(base: Checkpoint, terms: Sequence[tuple[float, Deltas]], weight: str) -> Tensor:
+class _Energies:
+    """The energies of changes and of what rounding took from them, by type of module."""
+
+    def __init__(self) -> None:
+        self._changed, self._lost = defaultdict[str, float](float), defaultdict[str, float](float)
+
+    def add(self, weight: str, changed: float, lost: float) -> None:
+        self._changed[type_of(weight)] += changed
+        self._lost[type_of(weight)] += lost
+
+    def summarise(self) -> Rounding:
+        kept = {
+            kind: _share(changed, self._lost[kind])
+            for kind, changed in sorted(self._changed.items())
+        }
+        return Rounding(kept, _share(sum(self._changed.values()), sum(self._lost.values())))
+
+
+def _share(changed: float, lost: float) -> float:
+    return 1 - lost / changed if changed else 1.0
+
+
+def _change_weight(
+    base: Checkpoint, terms: Sequence[tuple[float, Deltas]], weight: str, energies: _Energies
+) -> Tensor:
     """Return one weight of the base plus all its changes, in the base's dtype."""
     changes = [(c, deltas) for c, deltas in terms if weight in deltas.shapes]
     if not changes:
@@ -85,18 +124,39 @@ def _change_weight(base: Checkpoint, terms: Sequence[tuple[float, Deltas]], weig
             " float32 only"
         )
 
-    # The base comes last: a term's delta is ours to add to, and may be as large as the base.
     (c, first), *others = changes
-    total = first.delta(weight)
+    change = first.delta(weight)
     if c != 1:
-        total.mul_(c)
+        change.mul_(c)
     for c, deltas in others:
-        total.add_(deltas.delta(weight), alpha=c)
-    total.add_(base.read(weight))
+        change.add_(deltas.delta(weight), alpha=c)
 
-    low, high = total.aminmax()
-    if not -torch.finfo(dtype).max <= low <= high <= torch.finfo(dtype).max:
-        raise ExpertError(
-            f"{weight} with its changes has NaN, infinite values, or values too large for {dtype}"
-        )
-    return total.to(dtype)
+    return _add_rounded(weight, base.read(weight), change, energies)
+
+
+def _add_rounded(weight: str, values: Tensor, change: Tensor, energies: _Energies) -> Tensor:
+    """Add a change to a base's weight in float32, and round it to the weight's dtype."""
+    limit = torch.finfo(values.dtype).max
+    changed = lost = 0.0
+    # By blocks, which stay in the processor's cache from one step to the next.
+    for part, block in zip(
+        change.reshape(-1).split(_BLOCK), values.view(-1).split(_BLOCK), strict=True
+    ):
+        before = block.float()
+        total = before + part
+        low, high = total.aminmax()
+        if not -limit <= low <= high <= limit:
+            raise ExpertError(
+                f"{weight} with its changes has NaN, infinite values, or values too large for"
+                f" {values.dtype}"
+            )
+        rounded = total.to(values.dtype)
+        changed += _square(part)
+        lost += _square((rounded.float() - before).sub_(part))
+        block.copy_(rounded)
+    energies.add(weight, changed, lost)
+    return values
+
+
+def _square(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values)) ** 2

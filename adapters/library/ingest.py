@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from adapters.deltas import Deltas
+from adapters.deltas import Deltas, LowRankDeltas
 from adapters.expert import LowRank
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.delta_forms import Form, LowRankForm
+from adapters.files.servable import ServableWeights
 from adapters.library.library import EXAMPLES_FILE, Library, open_expert_folder, read_examples
 from adapters.library.manifest import About, Manifest, Source
-from adapters.library.versions import VersionStore, check_name
+from adapters.library.names import check_name
+from adapters.library.versions import NewVersion, VersionStore
 
 Score = Callable[[Deltas], Mapping[str, float]]
 """Measures the deltas that were written."""
@@ -104,7 +107,9 @@ def draft_folder(path: Path, name: str, base: Checkpoint, form: Form, notes: Own
         ExpertError: The folder is neither, or cannot be represented exactly.
         LibraryError: The prompts cannot be used.
     """
-    source, deltas = open_expert_folder(path, base)
+    source, deltas = open_expert_folder(path, base, partial=isinstance(form, LowRankForm))
+    if isinstance(deltas, LowRankDeltas):
+        ServableWeights.of(base).check(name, deltas.shapes)
     own = path / EXAMPLES_FILE
     if notes.examples is None and own.is_file():
         notes = OwnerNotes(notes.licence, notes.description, own)
@@ -188,7 +193,7 @@ def draft_twins(
     return [
         Draft(f"{prefix}-shared", shared, form, About(source=source)),
         *(
-            Draft(f"{prefix}-{name}", deltas, form, _inherit(known[name], source))
+            Draft(_name_part(prefix, name), deltas, form, _inherit(known[name], source))
             for name, deltas in exclusive.items()
         ),
     ]
@@ -197,24 +202,43 @@ def draft_twins(
 def check_twin_names(root: Path, prefix: str, names: Sequence[str]) -> None:
     """Raise LibraryError if a part of these experts could not be called `PREFIX-...`."""
     for part in ("shared", *names):
-        check_name(root, f"{prefix}-{part}")
+        check_name(root, _name_part(prefix, part))
 
 
-def write_draft(
-    store: VersionStore, draft: Draft, score: Score, tell: Callable[[int], None]
-) -> Manifest:
-    """Write a draft as the next version of its expert.
+def write_drafts(
+    store: VersionStore,
+    drafts: Sequence[Draft],
+    score: Callable[[Draft], Score],
+    tell: Callable[[Draft, int], None],
+) -> list[Manifest]:
+    """Write drafts as the next versions of their experts, all or none.
 
     Args:
-        store: The versions of the library that it is added to.
-        draft: What is written.
-        score: Measures what was written, for the manifest's scores.
-        tell: Called with the number of weights that have been read.
+        store: The versions of the library that they are added to.
+        drafts: What is written.
+        score: Returns what measures a draft once it is written, for its manifest's scores.
+        tell: Called with a draft and the number of its weights that have been read.
 
-    Returns the version's manifest. Raises ExpertError or LibraryError as `VersionStore.add`.
+    Returns the versions' manifests. Raises ExpertError or LibraryError as `VersionStore.add_all`.
     """
-    watched = WatchedDeltas(draft.deltas, tell)
-    return store.add(draft.name, watched, draft.form, draft.about, draft.base, score)
+    return store.add_all(
+        [
+            NewVersion(
+                draft.name,
+                WatchedDeltas(draft.deltas, partial(tell, draft)),
+                draft.form,
+                draft.about,
+                draft.base,
+                score(draft),
+            )
+            for draft in drafts
+        ]
+    )
+
+
+def _name_part(prefix: str, name: str) -> str:
+    """Return the name of an expert's exclusive part; that of sql@2 is PREFIX-sql-v2."""
+    return f"{prefix}-{name.replace('@', '-v')}"
 
 
 def _inherit(known: Manifest, source: Source) -> About:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from adapters.errors import ExpertError, LibraryError
-from adapters.files.facts import CONFIG_FILE, DeltaReport, is_peft_folder
+from adapters.errors import AdapterError, ExpertError, LibraryError
+from adapters.files.facts import CONFIG_FILE, WEIGHTS_FILE, DeltaReport, is_hidden, is_peft_folder
+from adapters.files.paths import check_expert_folder, check_folder, name_unreadable
 from adapters.library.manifest import Manifest, Source
-from adapters.library.versions import VersionStore, check_inside, check_name
+from adapters.library.names import check_inside, check_name, is_stray, list_places, split_reference
+from adapters.library.versions import VersionStore
 
 # What reads tensors is imported where that is done: to list a library takes no torch.
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from adapters.files.checkpoint import Checkpoint
 
 EXAMPLES_FILE = "examples.txt"
+_ADAPTER_STEM = "adapter_model"
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -37,82 +42,131 @@ class Library:
     managed: Mapping[str, Manifest] = field(default_factory=dict)
     """The current version of each expert that has versions, in whatever form, by name."""
 
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """Why folders that should be experts cannot be used, by name."""
+
     @classmethod
     def open(cls, root: Path | str) -> Library:
         """Find the experts of a folder, without reading their weights.
 
-        Raises LibraryError if it has none, or one with an unusable name or place.
+        One that cannot be used is among the problems, and never keeps the others from being used.
+
+        Raises LibraryError if there is no such folder, or nothing in it that can be used.
         """
         root = Path(root).expanduser()
-        if not root.is_dir():
-            raise LibraryError(
-                f"library {root} is not a folder; wanted a folder of PEFT adapter folders"
-            )
-        plain = [p.name for p in root.iterdir() if p.is_dir() and is_peft_folder(p)]
-        for name in plain:
-            _check_plain(root, name)
-        store = VersionStore(root)
-        managed = {name: current for name in store.names if (current := store.current(name))}
-        if not plain and not managed:
+        check_folder(root, "the library")
+        library = cls.scan(root)
+        if not library.all_names:
+            reasons = "".join(f"; {reason}" for reason in library.problems.values())
             raise LibraryError(
                 f"library {root} holds no PEFT adapter folder (one with an adapter_config.json) and"
-                " nothing that was added"
+                f" nothing that was added{reasons}"
             )
+        return library
+
+    @classmethod
+    def scan(cls, root: Path) -> Library:
+        """Do the same for a folder in which there may be nothing that can be used."""
+        plain: list[str] = []
+        managed: dict[str, Manifest] = {}
+        problems: dict[str, str] = {}
+        for name in list_places(root):
+            try:
+                found = _look_at(root, name)
+            except AdapterError as error:
+                problems[name] = str(error)
+            else:
+                if isinstance(found, Manifest):
+                    managed[name] = found
+                elif found:
+                    plain.append(name)
         served = [name for name, manifest in managed.items() if manifest.form == "low_rank"]
-        return cls(root, tuple(sorted([*plain, *served])), managed)
+        return cls(root, tuple(sorted([*plain, *served])), managed, problems)
 
     def expert(self, name: str) -> Expert:
-        """Read and check an expert.
+        """Read and check an expert, the current version or `NAME@N`.
 
-        Raises ExpertError if it is not there or cannot be represented exactly.
+        Raises ExpertError if it is not there or cannot be represented exactly, LibraryError if it
+        is among the problems.
         """
         from adapters.files.peft import load_peft
 
-        manifest = self.managed.get(name)
+        manifest = self._version(name)
         if manifest and manifest.form != "low_rank":
             raise ExpertError(
                 f"expert {name!r} has the form {manifest.form}, which slots cannot serve; "
                 f"make factors of it: tta experts compress {name} --rank R"
             )
+        if manifest:
+            return VersionStore(self.root).expert(manifest)
         if name not in self.names:
             raise ExpertError(
                 f"the library {self.root} holds no expert {name!r}; it holds:"
                 f" {', '.join(self.all_names)}"
             )
-        if manifest:
-            return VersionStore(self.root).expert(manifest)
-        return load_peft(self.root / name, name)
+        with name_unreadable(self.root / name):
+            return load_peft(self.root / name, name)
 
     def deltas(self, name: str) -> Deltas:
-        """Return what an expert of any form changes.
+        """Return what an expert of any form changes, the current version or `NAME@N`.
 
         Raises ExpertError as `expert` does, but for the form.
         """
         from adapters.deltas import LowRankDeltas
 
-        manifest = self.managed.get(name)
+        manifest = self._version(name)
         if manifest:
             return VersionStore(self.root).deltas(manifest)
         return LowRankDeltas(self.expert(name))
 
     def manifest(self, name: str) -> Manifest:
-        """Return what is known of an expert of any form.
+        """Return what is known of an expert of any form, the current version or `NAME@N`.
 
         A PEFT folder has no versions: it is read, and counts as version 0.
 
         Raises ExpertError as `deltas` does.
         """
-        return self.managed.get(name) or self._plain(name)
+        return self._version(name) or self._plain(name)
 
     def verify(self, name: str) -> None:
-        """Read all weights that the library has of an expert, in all versions.
+        """Read all weights that the library has of an expert, in all versions or in that of NAME@N.
 
         Raises ExpertError or LibraryError if they are not what was added.
         """
-        if name in self.managed:
-            VersionStore(self.root).verify(name)
-        else:
+        manifest = self._version(name)
+        if manifest is None:
             self.expert(name)
+        elif "@" in name:
+            VersionStore(self.root).verify_version(manifest)
+        else:
+            VersionStore(self.root).verify(name)
+
+    def read_experts(self) -> tuple[dict[str, Expert], dict[str, str]]:
+        """Read all experts that slots can serve, and their prompts.
+
+        Returns those that can be used, and why others cannot, both by name.
+        """
+
+        def read(name: str) -> Expert:
+            self.examples(name)
+            return self.expert(name)
+
+        return self._read_all(self.names, read)
+
+    def usable(self) -> Library:
+        """Return the library without the experts that cannot be read, which are problems in it.
+
+        Raises LibraryError if slots can serve none of the others, and there are problems.
+        """
+        experts, problems = self.read_experts()
+        if problems and not experts:
+            raise LibraryError("no expert can be used: " + "; ".join(problems.values()))
+        managed = {name: m for name, m in self.managed.items() if name not in problems}
+        return replace(self, names=tuple(experts), managed=managed, problems=problems)
+
+    def read_manifests(self) -> tuple[dict[str, Manifest], dict[str, str]]:
+        """Return what is known of all experts in whatever form, as `read_experts` does."""
+        return self._read_all(self.all_names, self.manifest)
 
     @cached_property
     def experts(self) -> dict[str, Expert]:
@@ -150,20 +204,47 @@ class Library:
         return base.digest if base else None
 
     def examples(self, name: str) -> list[str]:
-        """Return the example prompts of an expert, possibly none."""
-        if name in self.managed:
-            return list(self.managed[name].examples)
+        """Return the example prompts of an expert, possibly none.
+
+        Raises LibraryError if they cannot be read.
+        """
+        if manifest := self._version(name):
+            return list(manifest.examples)
         file = self.root / name / EXAMPLES_FILE
-        return read_examples(file) if file.is_file() else []
+        with name_unreadable(file):
+            return read_examples(file) if file.is_file() else []
 
     def __iter__(self) -> Iterator[Expert]:
         return iter(self.experts.values())
+
+    def _read_all(
+        self, names: Iterable[str], read: Callable[[str], R]
+    ) -> tuple[dict[str, R], dict[str, str]]:
+        found: dict[str, R] = {}
+        problems = dict(self.problems)
+        for name in names:
+            try:
+                found[name] = read(name)
+            except AdapterError as error:
+                problems[name] = str(error)
+        return found, problems
+
+    def _version(self, name: str) -> Manifest | None:
+        """Return the version that NAME or NAME@N stands for; None if it is none of the versions."""
+        known, number = split_reference(name)
+        if number is not None:
+            return VersionStore(self.root).version(known, number)
+        if name in self.problems:
+            raise LibraryError(f"expert {name!r} cannot be used: {self.problems[name]}")
+        return self.managed.get(name)
 
     def _plain(self, name: str) -> Manifest:
         """Return the manifest that a PEFT folder would have."""
         folder, expert = self.root / name, self.expert(name)
         ranks = {module: factor.rank for module, factor in expert.factors.items()}
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        size = sum(
+            file.stat().st_size for file in folder.glob("*.safetensors") if not is_hidden(file)
+        )
         return Manifest(
             source=Source("peft", str(folder.resolve())),
             examples=tuple(self.examples(name)),
@@ -178,21 +259,37 @@ class Library:
         )
 
 
-def open_expert_folder(path: Path, base: Checkpoint) -> tuple[Source, Deltas]:
+def open_expert_folder(
+    path: Path, base: Checkpoint, *, partial: bool = False
+) -> tuple[Source, Deltas]:
     """Read a folder from outside: a PEFT LoRA, or the base after a full fine-tune.
+
+    Args:
+        path: The folder.
+        base: What it changes.
+        partial: Whether a fine-tune may have weights that the base has not, which are left out.
 
     Returns where the expert comes from and what it changes.
 
-    Raises ExpertError for a folder that is neither, or that cannot be represented exactly.
+    Raises LibraryError for a folder that is neither, ExpertError for one that cannot be represented
+    exactly.
     """
-    from adapters.deltas import LowRankDeltas
     from adapters.files.checkpoint import Checkpoint
     from adapters.files.finetune import TaskVector
-    from adapters.files.peft import load_peft
+    from adapters.files.model_config import check_same_computation
+    from adapters.files.peft import open_adapter
+    from adapters.library.origin import note_differences
 
-    if is_peft_folder(path):
-        return Source("peft", str(path.resolve())), LowRankDeltas(load_peft(path))
-    return Source("finetune", str(path.resolve())), TaskVector(base, Checkpoint.open(path))
+    check_expert_folder(path)
+    with name_unreadable(path):
+        where, notes = str(path.resolve()), tuple(note_differences(path, base.folder))
+        if is_peft_folder(path):
+            return Source("peft", where, notes=notes), open_adapter(path, base)
+        tuned = Checkpoint.open(path)
+        check_same_computation(tuned.folder, base.folder)
+        vector = TaskVector(base, tuned, partial)
+        left_out = tuple(vector.notes) if partial else ()
+        return Source("finetune", where, notes=notes + left_out), vector
 
 
 def read_examples(file: Path) -> list[str]:
@@ -201,13 +298,51 @@ def read_examples(file: Path) -> list[str]:
     Raises LibraryError if it cannot be read as UTF-8.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LibraryError(f"{file} cannot be read: {error}") from None
     return [line.strip() for line in lines if line.strip()]
 
 
+def _look_at(root: Path, name: str) -> Manifest | bool:
+    """Return the version of a folder, True for a PEFT folder, False for what is no expert.
+
+    Raises LibraryError for what should be an expert and cannot be used.
+    """
+    place = root / name
+    with name_unreadable(place):
+        if place.is_symlink() and not place.exists():
+            raise LibraryError(f"{place} is a link to {place.readlink()}, which is not there")
+        if not place.is_dir():
+            return False
+        names = {file.name for file in place.iterdir()}
+        if is_peft_folder(place):
+            _check_plain(root, name)
+            return True
+        store = VersionStore(root)
+        if store.has_versions(name):
+            return store.current(name) or False
+        if any(file.startswith(_ADAPTER_STEM) for file in names):
+            raise LibraryError(
+                f"{place} has weights of an adapter and no {CONFIG_FILE}: copy the whole folder"
+            )
+    return False
+
+
 def _check_plain(root: Path, name: str) -> None:
-    """Raise LibraryError for a PEFT folder of an unusable name, or with files that lead out."""
-    for file in check_name(root, name).iterdir():
-        check_inside(root, file)
+    """Raise LibraryError for a PEFT folder that cannot be an expert of a library.
+
+    That is one of an unusable name, with files that lead out, without weights, or with versions
+    beside them.
+    """
+    store = VersionStore(root)
+    place = check_name(root, name)
+    if store.has_versions(name):
+        store.current(name)
+    names = []
+    for file in place.iterdir():
+        if not is_stray(file.name):
+            check_inside(root, file)
+            names.append(file.name)
+    if not any(file.startswith(_ADAPTER_STEM) for file in names):
+        raise LibraryError(f"{place} has no {WEIGHTS_FILE}: copy the whole folder")

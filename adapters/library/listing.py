@@ -6,7 +6,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from adapters.errors import ExpertError
+from adapters.errors import AdapterError, ExpertError
+from adapters.files.facts import is_hidden
 from adapters.library.library import Library
 from adapters.library.manifest import Manifest
 
@@ -32,20 +33,33 @@ class ListedExpert:
     licence: str | None
 
 
-def list_experts(root: Path) -> list[ListedExpert]:
-    """List the experts of a library by name, also those in forms that slots cannot serve.
+@dataclass(frozen=True)
+class Listing:
+    """What a library holds."""
 
-    Raises:
-        LibraryError: It cannot be opened.
-        ExpertError: A PEFT folder's weights have no header that can be read.
+    experts: list[ListedExpert]
+    """By name, also those in forms that slots cannot serve."""
+    problems: dict[str, str]
+    """Why others cannot be used, by name."""
+
+
+def list_experts(root: Path) -> Listing:
+    """List the experts of a library.
+
+    Raises LibraryError if it cannot be opened.
     """
     library = Library.open(root)
-    return [
-        _describe_version(manifest, len(manifest.examples))
-        if (manifest := library.managed.get(name))
-        else _describe_folder(root / name, len(library.examples(name)))
-        for name in library.all_names
-    ]
+    experts, problems = [], dict(library.problems)
+    for name in library.all_names:
+        manifest = library.managed.get(name)
+        try:
+            if manifest:
+                experts.append(_describe_version(manifest, len(manifest.examples)))
+            else:
+                experts.append(_describe_folder(root / name, len(library.examples(name))))
+        except AdapterError as error:
+            problems[name] = str(error)
+    return Listing(experts, problems)
 
 
 def _describe_version(manifest: Manifest, examples: int) -> ListedExpert:
@@ -63,7 +77,7 @@ def _describe_version(manifest: Manifest, examples: int) -> ListedExpert:
 
 
 def _describe_folder(folder: Path, examples: int) -> ListedExpert:
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(file for file in folder.glob("*.safetensors") if not is_hidden(file))
     return ListedExpert(
         name=folder.name,
         version=0,

@@ -27,6 +27,9 @@ _TYPES = {
 }
 _WRONG_KEYS = {"missing": "missing", "unexpected_keyword_argument": "unknown"}
 
+# Marks the fields that manifests of earlier releases lack.
+_LATER = {"later": True}
+
 T = TypeVar("T")
 
 
@@ -38,6 +41,10 @@ class Base:
     """That of `adapters.files.checkpoint.Checkpoint`."""
     source: str
     """The folder that it was read from."""
+    layers: int | None = field(default=None, metadata=_LATER)
+    """How many decoder layers answer a request, where known."""
+    tied: bool = field(default=True, metadata=_LATER)
+    """Whether its head is its embedding, or may be."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ class Source:
     """Of that merge, by name."""
     parents: Mapping[str, str] = field(default_factory=dict)
     """The digest of each expert that it was made of, by name."""
+    notes: tuple[str, ...] = field(default=(), metadata=_LATER)
+    """What was left out of it, and by which it seems made for another base; a sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +204,8 @@ def _check_complete(value: Any, content: Any, where: str) -> None:
         return
     for known in fields(value):
         if known.name not in content:
+            if known.metadata.get("later"):
+                continue
             raise ValueError(f"key {known.name!r} of {where} is missing")
         part = content[known.name]
         _check_complete(getattr(value, known.name), part, f"{where}.{known.name}")

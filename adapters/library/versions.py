@@ -4,32 +4,42 @@
     <expert>/v0001/expert.json              the manifest
     <expert>/v0001/weights-*.safetensors    the weights
     <expert>/v0002/removed                  a version that says that the expert is gone
-    .staging-*/                             a version that is being written; the process that writes
-                                            it holds the file `lock` in it
-    .lock                                   held while a version gets its number and place
+    .staging-*/                             what is being written; the process that writes it holds
+                                            the file `lock` in it
+    .lock                                   held while versions get their numbers and places
 
-The highest version is the expert. A version is written to a staging folder, forced to the disk, and
-put in its place by one rename: whenever a process is killed, the versions are those from before or
-one more, each of them whole.
+The highest version is the expert. Versions are written to a staging folder, forced to the disk, and
+put in their places as `adapters.library.staging` does: whenever a process is killed, the versions
+are those from before or those that were made together, each of them whole.
 """
 
 from __future__ import annotations
 
-import fcntl
-import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.errors import ExpertError, LibraryError
 from adapters.files.atomic import move_into_place, sync
-from adapters.files.facts import NAME, is_peft_folder
+from adapters.files.facts import DeltaReport, is_peft_folder
+from adapters.files.paths import check_folder, name_unreadable
+from adapters.library import integrity
 from adapters.library.manifest import About, Base, LibraryRecord, Manifest, read_json, to_json
+from adapters.library.names import (
+    BASE_FILE,
+    MANIFEST_FILE,
+    REMOVED_FILE,
+    check_name,
+    is_stray,
+    is_version_file,
+    list_places,
+    read_number,
+)
+from adapters.library.staging import StagingArea, is_pending
 
 # What reads and writes tensors is imported where that is done: to list a library takes no torch.
 if TYPE_CHECKING:
@@ -37,49 +47,53 @@ if TYPE_CHECKING:
     from adapters.expert import Expert
     from adapters.files.checkpoint import Checkpoint
     from adapters.files.delta_forms import Form
-
-BASE_FILE = "library.json"
-MANIFEST_FILE = "expert.json"
-REMOVED_FILE = "removed"
-RESERVED_NAMES = frozenset({"base", "auto", "router", BASE_FILE})
-_LOCK_FILE = ".lock"
-_STAGING = ".staging-"
-_VERSION = re.compile(r"v(\d{4}|[1-9]\d{4,8})")
-_FILES = re.compile(rf"{re.escape(MANIFEST_FILE)}|{REMOVED_FILE}|weights-\d{{5}}\.safetensors")
+    from adapters.files.servable import ServableWeights
 
 
-def check_name(root: Path, name: str) -> Path:
-    """Return the place of an expert in a library.
+def check_fit(deltas: Deltas, base: Checkpoint, *, packed: bool = False) -> None:
+    """Raise ExpertError, naming the weight, if the base does not have one in the deltas' shape.
 
-    Raises LibraryError for a name that clients could not use, or that leads out of the library.
+    Args:
+        deltas: The deltas.
+        base: The base.
+        packed: Whether a weight that a quantised base packs counts as what it is computed with.
     """
-    if not NAME.fullmatch(name) or name in RESERVED_NAMES:
-        reserved = ", ".join(sorted(RESERVED_NAMES))
-        raise LibraryError(
-            f"expert name {name!r}: letters, digits, dot, dash and underscore are allowed;"
-            f" {reserved} are taken"
-        )
-    check_inside(root, root / name)
-    return root / name
-
-
-def check_inside(root: Path, path: Path) -> None:
-    """Raise LibraryError if a path below a library leads out of it, links followed."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise LibraryError(
-            f"{path} leads out of the library {root}; copy it there instead of linking it"
-        )
-
-
-def check_fit(deltas: Deltas, base: Checkpoint) -> None:
-    """Raise ExpertError, naming the weight, if the base does not have one in the deltas' shape."""
-    shapes = base.shapes
+    shapes = base.real_shapes if packed else base.shapes
     for weight, shape in deltas.shapes.items():
         if shapes.get(weight) != tuple(shape):
             has = f"has it as {shapes[weight]}" if weight in shapes else "has no such weight"
             raise ExpertError(
                 f"{weight} is to change as {tuple(shape)}; the base {base.folder} {has}"
             )
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """What becomes the next version of an expert."""
+
+    name: str
+    """The expert's, which may be new."""
+    deltas: Deltas
+    """What the version changes."""
+    form: Form
+    """How the weights are kept."""
+    about: About
+    """What the owner says of it."""
+    base: Checkpoint | None = None
+    """What the deltas change; the first one becomes the library's. None for what is made of the
+    library's own experts."""
+    score: Callable[[Deltas], Mapping[str, float]] = lambda written: {}
+    """Measures what was written, for the manifest's scores."""
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """A version whose weights are written, without a number yet."""
+
+    folder: Path
+    about: About
+    digest: str
+    report: DeltaReport
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,8 @@ class VersionStore:
         Raises LibraryError if it cannot be read.
         """
         file = self.root / BASE_FILE
-        return read_json(LibraryRecord, file).base if file.exists() else None
+        with name_unreadable(file):
+            return read_json(LibraryRecord, file).base if file.exists() else None
 
     def checkpoint(self, folder: Path | None = None) -> Checkpoint:
         """Open the base's weights, and read all of them to compare their digest.
@@ -111,22 +126,43 @@ class VersionStore:
         known = self.base
         if folder is None and known is None:
             raise LibraryError(f"library {self.root} has no base yet: name its folder with --base")
-        checkpoint = Checkpoint.open(folder or Path(known.source if known else ""))
-        self.check_base(checkpoint)
+        if folder is None and known and not Path(known.source).is_dir():
+            raise LibraryError(
+                f"the library's base was at {known.source} and is not there: name it with --base,"
+                " or have its new place remembered by: tta experts base FOLDER"
+            )
+        place = (folder or Path(known.source if known else "")).expanduser()
+        check_folder(place, "the base")
+        if is_peft_folder(place) and not (place / "config.json").exists():
+            raise LibraryError(
+                f"the base {place} is a PEFT adapter: give the model that it changes"
+            )
+        with name_unreadable(place):
+            checkpoint = Checkpoint.open(place)
+            self.check_base(checkpoint)
         return checkpoint
+
+    def move_base(self, folder: Path) -> Base:
+        """Remember another place of the base, once its weights were compared.
+
+        Raises LibraryError if they are not those that the experts change, or if no base is known.
+        """
+        if self.base is None:
+            raise LibraryError(
+                f"library {self.root} has no base yet: it is remembered when an expert is added"
+            )
+        checkpoint = self.checkpoint(folder)
+        with self._staging.stage() as home, self._staging.locked():
+            return self._record_base(checkpoint, home)
 
     @property
     def names(self) -> list[str]:
-        """The names of all experts with versions, removed ones too.
+        """The names of all folders with versions, removed experts and unusable names too."""
+        return [name for name in list_places(self.root) if self.has_versions(name)]
 
-        Raises LibraryError for a name that clients could not use.
-        """
-        # A staging folder may be gone by the time that one looks into it.
-        places = (p for p in self.root.glob("*") if not p.name.startswith(_STAGING))
-        names = sorted(p.name for p in places if _numbers(p))
-        for name in names:
-            check_name(self.root, name)
-        return names
+    def has_versions(self, name: str) -> bool:
+        """Return whether a folder holds versions, if only of an expert that is gone."""
+        return bool(self._numbers(name))
 
     def current(self, name: str) -> Manifest | None:
         """Return the highest version of an expert; None if it says that the expert is gone.
@@ -134,23 +170,67 @@ class VersionStore:
         Raises LibraryError if there is none, or if its folder holds anything that this module did
         not write.
         """
-        return self._manifest(name, self._existing(name)[-1])
+        return self.find(name, self._existing(name)[-1])
+
+    def version(self, name: str, number: int) -> Manifest:
+        """Return one version of an expert, also of one that is gone.
+
+        Raises LibraryError as `current` does, and if there is no such version or its files are
+        deleted.
+        """
+        numbers = self._existing(name)
+        if number not in numbers:
+            there = ", ".join(map(str, numbers))
+            raise LibraryError(f"{name!r} has no version {number}; it has: {there}")
+        manifest = self.find(name, number)
+        if manifest is None:
+            raise LibraryError(
+                f"version {number} of {name!r} only says that the expert was removed"
+            )
+        return manifest
 
     def versions(self, name: str) -> list[Manifest]:
         """Return every version of an expert whose files are there, the oldest first.
 
         Raises LibraryError as `current` does.
         """
-        return [m for number in self._existing(name) if (m := self._manifest(name, number))]
+        return [m for number in self._existing(name) if (m := self.find(name, number))]
+
+    def find(self, name: str, number: int) -> Manifest | None:
+        """Return a version that is there; None if it says that the expert is gone.
+
+        Raises LibraryError as `current` does.
+        """
+        folder = self._folder(name, number)
+        if folder.is_symlink():
+            raise LibraryError(f"{folder} is a link; copy the folder instead of linking it")
+        if not folder.is_dir():
+            raise LibraryError(f"{folder} was deleted while it was looked for; try again")
+        with name_unreadable(folder):
+            for file in folder.iterdir():
+                if is_stray(file.name) and (file.is_file() or file.name.startswith(".")):
+                    continue
+                if file.is_symlink() or not file.is_file() or not is_version_file(file.name):
+                    raise LibraryError(f"{file} is no plain file of an expert; remove it")
+            if (folder / REMOVED_FILE).exists():
+                return None
+        manifest = read_json(Manifest, folder / MANIFEST_FILE)
+        if (manifest.name, manifest.version) != (name, number):
+            raise LibraryError(
+                f"{folder} holds version {manifest.version} of {manifest.name!r}: move it back"
+            )
+        return manifest
 
     def deltas(self, manifest: Manifest) -> Deltas:
         """Return what a version changes.
 
-        Raises ExpertError or LibraryError if it cannot be read.
-        """
-        from adapters.files import delta_forms
+        Its weights are read once for that, and compared with what was added.
 
-        return delta_forms.read(self._folder(manifest.name, manifest.version), manifest.form)
+        Raises ExpertError or LibraryError if they cannot be read or are others.
+        """
+        folder = self._folder(manifest.name, manifest.version)
+        with name_unreadable(folder):
+            return integrity.open_sealed(folder, manifest)
 
     def expert(self, manifest: Manifest) -> Expert:
         """Return a low-rank version as an expert.
@@ -160,11 +240,12 @@ class VersionStore:
         from adapters.files import delta_forms
 
         folder = self._folder(manifest.name, manifest.version)
-        expert = delta_forms.read(folder, "low_rank").expert(manifest.name)
+        with name_unreadable(folder):
+            expert = delta_forms.read(folder, "low_rank").expert(manifest.name)
         if expert.digest != manifest.digest:
             raise ExpertError(
-                f"expert {manifest.name!r} is not what was added: its files were changed; add it"
-                " again"
+                f"expert {manifest.name!r} is not what was added: the files in {folder} were"
+                " changed; add it again, or take an older version back with tta experts restore"
             )
         return expert
 
@@ -177,52 +258,60 @@ class VersionStore:
         base: Checkpoint | None = None,
         score: Callable[[Deltas], Mapping[str, float]] = lambda written: {},
     ) -> Manifest:
-        """Write deltas as the next version of an expert, on the disk when this returns.
+        """Write one version, as `add_all` does; the arguments are those of `NewVersion`."""
+        return self.add_all([NewVersion(name, deltas, form, about, base, score)])[0]
 
-        Args:
-            name: The expert's, which may be new.
-            deltas: What the version changes.
-            form: How the weights are kept.
-            about: What the owner says of it.
-            base: What the deltas change; the first one becomes the library's. None for what is made
-                of the library's own experts.
-            score: Measures what was written, for the manifest's scores.
+    def add_all(self, new: Sequence[NewVersion]) -> list[Manifest]:
+        """Write the next versions of experts, all or none, on the disk when this returns.
 
-        Returns the version's manifest. Raises ExpertError if the deltas do not fit the base or the
+        Returns the versions' manifests. Raises ExpertError if deltas do not fit the base or the
         form, LibraryError for a name or base that cannot be used.
         """
-        from adapters.files import delta_forms
-
-        place = self._managed(name)
-        if base is not None:
-            self.check_base(base)
-            check_fit(deltas, base)
-        with self._staging() as folder:
+        for one in new:
+            self._managed(one.name)
+            if one.base is not None:
+                self.check_base(one.base)
+                check_fit(one.deltas, one.base, packed=True)
+        with self._staging.stage() as home:
             # The weights, without the lock: this is what takes time.
-            report = delta_forms.write(deltas, folder, form)
-            digest = _digest(folder, form.name, name)
-            scores = {**about.scores, **score(delta_forms.read(folder, form.name))}
-            about = replace(about, scores=scores)
-            for file in folder.iterdir():
-                sync(file)
+            staged = [
+                _stage(one, home / "new" / one.name / str(k), self._servable(one.base))
+                for k, one in enumerate(new)
+            ]
 
-            # The number and the place, one process at a time.
-            with self._locked():
-                if base is not None:
-                    self._bind(base, folder.parent)
-                manifest = Manifest(
-                    **vars(about),
-                    name=name,
-                    version=max(_numbers(place), default=0) + 1,
-                    digest=digest,
-                    base=self.base.digest if self.base else None,
-                    report=report,
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                )
-                (folder / MANIFEST_FILE).write_text(to_json(manifest))
-                sync(folder / MANIFEST_FILE)
-                self._place(folder, name, manifest.version)
-        return manifest
+            # The numbers and the places, one process at a time.
+            with self._staging.locked():
+                for one in new:
+                    if one.base is not None:
+                        self._bind(one.base, home)
+                names = [one.name for one in new]
+                return self._place(home, dict(zip(names, staged, strict=True)))
+
+    def restore(self, name: str, number: int | None = None) -> Manifest:
+        """Make an older version of an expert its newest one, also of one that is gone.
+
+        Args:
+            name: The expert's.
+            number: The version's; by default, the newest whose files are there below the current
+                one.
+
+        Returns the new version's manifest. Raises ExpertError if its weights are not what was
+        added, LibraryError if there is no such version, or if it is the current one.
+        """
+        old = self._find_older(name, number)
+        folder = self._folder(name, old.version)
+        with self._staging.stage() as home:
+            integrity.check_weights(folder, old)
+            copy = home / "new" / name / "0"
+            copy.mkdir(parents=True)
+            for file in integrity.find_weights(folder):
+                shutil.copyfile(file, copy / file.name)
+                sync(copy / file.name)
+            integrity.check_weights(copy, old)
+            about = About(**{field.name: getattr(old, field.name) for field in fields(About)})
+            with self._staging.locked():
+                staged = _Staged(copy, about, old.digest, old.report)
+                return self._place(home, {name: staged})[0]
 
     def remove(self, name: str, *, purge: bool = False) -> None:
         """Add a version that says that an expert is gone.
@@ -235,18 +324,21 @@ class VersionStore:
         be purged.
         """
         self._existing(name)
-        with self._staging() as folder, self._locked():
+        with self._staging.stage() as home, self._staging.locked():
             numbers = self._existing(name)
-            if self._manifest(name, numbers[-1]):
-                numbers.append(numbers[-1] + 1)
-                (folder / REMOVED_FILE).touch()
-                self._place(folder, name, numbers[-1])
+            if not (self._folder(name, numbers[-1]) / REMOVED_FILE).is_file():
+                numbers.append(self._next_number(name))
+                gone = home / "removed"
+                gone.mkdir()
+                (gone / REMOVED_FILE).touch()
+                place = self._folder(name, numbers[-1])
+                move_into_place(gone, place)
             elif not purge:
                 raise LibraryError(f"expert {name!r} is removed already")
 
-            # What lies beside the staged version is deleted with it.
+            # What lies in the staging folder is deleted with it.
             for number in numbers[:-1] if purge else ():
-                self._folder(name, number).rename(folder.parent / str(number))
+                self._folder(name, number).rename(home / str(number))
 
     def verify(self, name: str) -> list[Manifest]:
         """Read all weights of all versions of an expert, and return the versions.
@@ -255,57 +347,15 @@ class VersionStore:
         """
         versions = self.versions(name)
         for manifest in versions:
-            folder = self._folder(name, manifest.version)
-            size = sum(file.stat().st_size for file in _weights(folder))
-            if (
-                size != manifest.report.bytes_after
-                or _digest(folder, manifest.form, name) != manifest.digest
-            ):
-                raise ExpertError(
-                    f"{folder} is not what was added: its weights were changed; add the expert"
-                    " again"
-                )
+            self.verify_version(manifest)
         return versions
 
-    def _managed(self, name: str) -> Path:
-        """Return the place of an expert's versions, which is no PEFT folder."""
-        place = check_name(self.root, name)
-        if is_peft_folder(place):
-            raise LibraryError(
-                f"{place} is a PEFT folder and has no versions: take another name, or move or"
-                " delete the folder"
-            )
-        return place
-
-    def _existing(self, name: str) -> list[int]:
-        numbers = _numbers(self._managed(name))
-        if not numbers:
-            raise LibraryError(
-                f"library {self.root} holds no versions of {name!r}; it does of:"
-                f" {', '.join(self.names) or 'none'}"
-            )
-        return numbers
-
-    def _folder(self, name: str, number: int) -> Path:
-        return self.root / name / f"v{number:04d}"
-
-    def _manifest(self, name: str, number: int) -> Manifest | None:
-        folder = self._folder(name, number)
-        if folder.is_symlink():
-            raise LibraryError(f"{folder} is a link; copy the folder instead of linking it")
-        if not folder.is_dir():
-            raise LibraryError(f"{folder} was deleted while it was looked for; try again")
-        for file in folder.iterdir():
-            if file.is_symlink() or not file.is_file() or not _FILES.fullmatch(file.name):
-                raise LibraryError(f"{file} is no plain file of an expert; remove it")
-        if (folder / REMOVED_FILE).exists():
-            return None
-        manifest = read_json(Manifest, folder / MANIFEST_FILE)
-        if (manifest.name, manifest.version) != (name, number):
-            raise LibraryError(
-                f"{folder} holds version {manifest.version} of {manifest.name!r}: move it back"
-            )
-        return manifest
+    def verify_version(self, manifest: Manifest) -> None:
+        """Read all weights of one version; raise ExpertError if they are not what was added."""
+        folder = self._folder(manifest.name, manifest.version)
+        with name_unreadable(folder):
+            integrity.check_weights(folder, manifest)
+            integrity.check_finite(folder, manifest.form)
 
     def check_base(self, base: Checkpoint) -> None:
         """Raise LibraryError if the library's experts are known to change another base."""
@@ -317,86 +367,124 @@ class VersionStore:
                 " library of their own"
             )
 
-    def _bind(self, base: Checkpoint, staging: Path) -> None:
+    def _servable(self, base: Checkpoint | None) -> ServableWeights:
+        """Return which weights slots serve of a base, or of the one that is known."""
+        from adapters.files.servable import ServableWeights
+
+        if base is not None:
+            return ServableWeights.of(base)
+        known = self.base
+        return ServableWeights(known.layers, known.tied) if known else ServableWeights()
+
+    @cached_property
+    def _staging(self) -> StagingArea:
+        return StagingArea(self.root)
+
+    def _managed(self, name: str) -> Path:
+        """Return the place of an expert's versions, which is no PEFT folder."""
+        place = check_name(self.root, name)
+        with name_unreadable(place):
+            if is_peft_folder(place):
+                raise LibraryError(
+                    f"{place} is a PEFT folder and has no versions: take another name, or move or"
+                    " delete the folder"
+                )
+        return place
+
+    def _existing(self, name: str) -> list[int]:
+        self._managed(name)
+        numbers = self._numbers(name)
+        if not numbers:
+            raise LibraryError(
+                f"library {self.root} holds no versions of {name!r}; it does of:"
+                f" {', '.join(self.names) or 'none'}"
+            )
+        return numbers
+
+    def _find_older(self, name: str, number: int | None) -> Manifest:
+        """Return the version that `restore` means."""
+        numbers = self._existing(name)
+        if number is not None:
+            if number == numbers[-1]:
+                raise LibraryError(f"version {number} of {name!r} is the current one already")
+            return self.version(name, number)
+        for older in reversed(numbers[:-1]):
+            if manifest := self.find(name, older):
+                return manifest
+        raise LibraryError(f"{name!r} has no version before {numbers[-1]} whose files are there")
+
+    def _folder(self, name: str, number: int) -> Path:
+        return self.root / name / f"v{number:04d}"
+
+    def _numbers(self, name: str, *, pending: bool = False) -> list[int]:
+        """Return the numbers of an expert's versions; those not yet there only if asked for."""
+        place = self.root / name
+        with name_unreadable(place):
+            if not place.is_dir():
+                return []
+            return sorted(
+                number
+                for path in place.iterdir()
+                if (number := read_number(path)) and (pending or not is_pending(path))
+            )
+
+    def _next_number(self, name: str) -> int:
+        return max(self._numbers(name, pending=True), default=0) + 1
+
+    def _bind(self, base: Checkpoint, home: Path) -> None:
         """Make it the library's base, unless it has one. Called with the lock held."""
         self.check_base(base)
         if self.base is None:
-            record = LibraryRecord(Base(base.digest, str(base.folder.resolve())))
-            (staging / BASE_FILE).write_text(to_json(record))
-            move_into_place(staging / BASE_FILE, self.root / BASE_FILE)
+            self._record_base(base, home)
 
-    def _place(self, folder: Path, name: str, number: int) -> None:
-        """Put a staged version, all of it on the disk, in its place. Called with the lock held."""
-        target = self._folder(name, number)
-        target.parent.mkdir(exist_ok=True)
-        move_into_place(folder, target)
-        sync(self.root)
+    def _record_base(self, base: Checkpoint, home: Path) -> Base:
+        from adapters.files.servable import ServableWeights
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.root / _LOCK_FILE).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        facts = ServableWeights.of(base)
+        place = str(base.folder.resolve())
+        record = LibraryRecord(Base(base.digest, place, facts.layers, facts.tied))
+        (home / BASE_FILE).write_text(to_json(record), encoding="utf-8")
+        move_into_place(home / BASE_FILE, self.root / BASE_FILE)
+        return record.base
 
-    @contextmanager
-    def _staging(self) -> Iterator[Path]:
-        """Yield an empty folder to write a version to; what lies beside it is deleted at the end.
-
-        Folders that killed processes left are deleted first. Raises LibraryError if the disk
-        refuses.
-        """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-
-            # A lock on a file of its own says that a staging folder's process lives.
-            with self._locked():
-                for left in self.root.glob(f"{_STAGING}*"):
-                    _delete_if_dead(left)
-                home = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.root))
-                lock = (home / "lock").open("w")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-
-            try:
-                (home / "version").mkdir()
-                yield home / "version"
-            finally:
-                with self._locked(), lock:
-                    shutil.rmtree(home)
-        except OSError as error:
-            raise LibraryError(f"library {self.root} could not be changed: {error}") from error
+    def _place(self, home: Path, staged: Mapping[str, _Staged]) -> list[Manifest]:
+        """Give staged versions, by name, their numbers and places. Called with the lock held."""
+        base = self.base
+        manifests = [
+            Manifest(
+                **vars(one.about),
+                name=name,
+                version=self._next_number(name),
+                digest=one.digest,
+                base=base.digest if base else None,
+                report=one.report,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            for name, one in staged.items()
+        ]
+        for one, manifest in zip(staged.values(), manifests, strict=True):
+            file = one.folder / MANIFEST_FILE
+            file.write_text(to_json(manifest), encoding="utf-8")
+            sync(file)
+        self._staging.place(
+            home,
+            {staged[m.name].folder: self._folder(m.name, m.version) for m in manifests},
+        )
+        return manifests
 
 
-def _numbers(place: Path) -> list[int]:
-    return sorted(
-        int(match[1])
-        for p in place.glob("v*")
-        if (match := _VERSION.fullmatch(p.name)) and p.is_dir()
-    )
-
-
-def _weights(folder: Path) -> list[Path]:
-    return sorted(folder.glob("weights-*.safetensors"))
-
-
-def _digest(folder: Path, form: str, name: str) -> str:
-    """Return the digest of a version's weights; raise ExpertError for NaN or infinite values."""
+def _stage(new: NewVersion, folder: Path, servable: ServableWeights) -> _Staged:
+    """Write a version's weights to a folder that is not there, and force them to the disk."""
     from adapters.files import delta_forms
-    from adapters.files.checkpoint import Checkpoint
-    from adapters.files.safetensors_reader import TensorFile, index_tensors
 
-    if form == "low_rank":
-        return delta_forms.read(folder, "low_rank").expert(name).digest
-    deltas = delta_forms.read(folder, form)
-    for weight in deltas.shapes:
-        if not deltas.delta(weight).isfinite().all():
-            raise ExpertError(f"{folder}: the change of {weight} holds NaN or infinite values")
-    return Checkpoint(folder, index_tensors(map(TensorFile.open, _weights(folder)))).digest
-
-
-def _delete_if_dead(staging: Path) -> None:
-    with (staging / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        shutil.rmtree(staging)
+    try:
+        report = delta_forms.write(new.deltas, folder, new.form, servable)
+    except ExpertError as error:
+        raise ExpertError(f"expert {new.name!r}: {error}") from None
+    digest = integrity.digest_weights(folder, new.form.name)
+    integrity.check_finite(folder, new.form.name)
+    written = delta_forms.read(folder, new.form.name)
+    about = replace(new.about, scores={**new.about.scores, **new.score(written)})
+    for file in folder.iterdir():
+        sync(file)
+    return _Staged(folder, about, digest, report)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from adapters.deltas import Deltas
 from adapters.low_rank import compress, make_canonical
+from adapters.merge.merged import check_one_base
 
 RANK = 16
 """How many singular vectors of a delta are compared that is not known by its factors."""
@@ -38,7 +39,9 @@ class Interference:
     """The Frobenius norm of the delta of b."""
 
 
-def compare(a: Deltas, b: Deltas, rank: int = RANK) -> list[Interference]:
+def compare(
+    a: Deltas, b: Deltas, rank: int = RANK, names: tuple[str, str] = ("a", "b")
+) -> list[Interference]:
     """Compare two experts in every weight that both touch, in the order of the first.
 
     A share of nothing, such as the cosine with a delta of zeros, is 0. Memory: the two deltas of
@@ -49,7 +52,11 @@ def compare(a: Deltas, b: Deltas, rank: int = RANK) -> list[Interference]:
         b: The other.
         rank: Of a delta that is not known by its factors, the spaces of its so many largest
             singular vectors are compared.
+        names: What a message calls them.
+
+    Raises MergeError if they do not change one base.
     """
+    check_one_base(dict(zip(names, (a, b), strict=True)))
     return [_compare_weight(weight, a, b, rank) for weight in a.shapes if weight in b.shapes]
 
 

@@ -19,6 +19,7 @@ from adapters.coefficient import layer_of
 from adapters.deltas import Deltas
 from adapters.errors import MergeError
 from adapters.expert import LowRank
+from adapters.low_rank import ROUNDING
 from adapters.merge.method import Method, Value
 from adapters.merge.registry import METHODS, NOT_IMPLEMENTED
 
@@ -153,19 +154,9 @@ class MergedDeltas:
 
     def check(self) -> None:
         """Raise MergeError if the experts do not fit each other, the base, or the method."""
-        base = self.given["base"]
-        names = {} if base is None else base.shapes
-        first = {weight: ("the base", tuple(shape)) for weight, shape in names.items()}
-        for k, expert in enumerate(self.experts):
-            for weight, shape in expert.shapes.items():
-                if base is not None and weight not in first:
-                    raise MergeError(f"expert {k} touches {weight}, which the base does not have")
-                owner, wanted = first.setdefault(weight, (f"expert {k}", tuple(shape)))
-                if tuple(shape) != wanted:
-                    raise MergeError(
-                        f"{weight} is {tuple(shape)} in expert {k} and {wanted} in {owner}: not of"
-                        " one base"
-                    )
+        check_one_base(
+            {f"expert {k}": expert for k, expert in enumerate(self.experts)}, self.given["base"]
+        )
         for weight, shape in self.shapes.items():
             self._check_given(weight, shape)
 
@@ -218,9 +209,16 @@ class MergedDeltas:
             return factors.dense()
         (coefficient, first), *terms = self._terms(weight)
         total = first.delta(weight).mul_(coefficient)
+        # Only what is taken away leaves rounding where there is nothing.
+        is_difference = min([coefficient, *(c for c, _ in terms)]) < 0
+        largest = float(total.abs().max()) if is_difference else 0.0
         for coefficient, expert in terms:
-            total.add_(expert.delta(weight), alpha=coefficient)
-        return total
+            part = expert.delta(weight)
+            if is_difference:
+                largest = max(largest, abs(coefficient) * float(part.abs().max()))
+            total.add_(part, alpha=coefficient)
+        is_rounding = is_difference and float(total.abs().max()) <= ROUNDING * largest
+        return total.zero_() if is_rounding else total
 
     def _sum_of_each(self, weight: str, supplied: Mapping[str, Any]) -> Tensor:
         total = torch.zeros(self.shapes[weight])
@@ -295,6 +293,22 @@ class MergedDeltas:
             else base.shapes
         )
         return max((layer + 1 for layer in map(_layer, names) if layer is not None), default=0)
+
+
+def check_one_base(experts: Mapping[str, Deltas], base: BaseWeights | None = None) -> None:
+    """Raise MergeError if experts, by what they are called, do not change one base."""
+    names = {} if base is None else base.shapes
+    first = {weight: ("the base", tuple(shape)) for weight, shape in names.items()}
+    for called, expert in experts.items():
+        for weight, shape in expert.shapes.items():
+            if base is not None and weight not in first:
+                raise MergeError(f"{called} touches {weight}, which the base does not have")
+            owner, wanted = first.setdefault(weight, (called, tuple(shape)))
+            if tuple(shape) != wanted:
+                raise MergeError(
+                    f"{weight} is {tuple(shape)} in {called} and {wanted} in {owner}: not of one"
+                    " base"
+                )
 
 
 def _by_blocks(

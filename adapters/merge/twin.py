@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from adapters.deltas import Deltas
-from adapters.merge.merged import merge_experts
+from adapters.merge.merged import check_one_base, merge_experts
 from adapters.merge.registry import METHODS
 
 
@@ -25,8 +25,9 @@ def build_twins(
         shared_weight: Lambda, 0.3 in the authors' code for language models.
         method: Any static merge that needs nothing but the experts, each with weight 1.
 
-    Raises MergeError as `merge_experts` does.
+    Raises MergeError as `merge_experts` does, and names experts that do not change one base.
     """
+    check_one_base(experts)
     unweighted = method in METHODS and METHODS[method].weights == "none"
     weights = None if unweighted else [1.0] * len(experts)
     whole = merge_experts(method, list(experts.values()), weights)

@@ -121,7 +121,9 @@ def prompts(
             for name, task in TASKS.items()
         }
         for name, lines in {**texts, "everyday": read_everyday(split)}.items():
-            (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+            (folder / f"{name}.txt").write_text(
+                "".join(f"{line}\n" for line in lines), encoding="utf-8"
+            )
     console.print(
         f"tta router train --prompts {out / 'train'} --validation {out / 'validation'}",
         soft_wrap=True,

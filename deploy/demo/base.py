@@ -66,7 +66,7 @@ def _locked(root: Path) -> Iterator[None]:
     """Hold the cache's lock; the system lets go of it even if the process is killed."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / f".{FOLDER}.lock").open("w")
+        lock = (root / f".{FOLDER}.lock").open("w", encoding="utf-8")
     except OSError as error:
         raise BaseModelError(
             f"The cache folder {root} cannot be written: {error}. Set TTA_CACHE to another."

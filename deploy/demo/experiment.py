@@ -62,7 +62,7 @@ def make_config(store: str, port: int) -> ServeConfig:
     config = load(
         CONFIG, {"model.source": str(ensure_base()), "store.url": store, "server.port": port}
     )
-    arms = yaml.safe_load(EXPERIMENT.read_text())["arms"]
+    arms = yaml.safe_load(EXPERIMENT.read_text(encoding="utf-8"))["arms"]
     wanted = {"base", config.default_policy, *(arm["policy"] for arm in arms)}
     policies = {name: policy for name, policy in config.policies.items() if name in wanted}
     return config.model_copy(
@@ -79,7 +79,7 @@ async def run(url: str, key: str, crowd: list[User], tell: Callable[[], None]) -
     Returns:
         The experiment as it then is.
     """
-    definition = yaml.safe_load(EXPERIMENT.read_text())
+    definition = yaml.safe_load(EXPERIMENT.read_text(encoding="utf-8"))
     path = f"/admin/experiments/{definition['name']}"
     admin = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60)
     client = AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=300)

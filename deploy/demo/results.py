@@ -13,7 +13,7 @@ RESULTS = EXPERTS / "results.json"
 
 def read_results() -> dict[str, dict[str, Any]]:
     """Return all results so far, by task."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
 def update_result(task: str, *, afresh: bool = False, **values: Any) -> None:
@@ -27,5 +27,5 @@ def update_result(task: str, *, afresh: bool = False, **values: Any) -> None:
     results = read_results()
     results[task] = values if afresh else results.get(task, {}) | values
     part = RESULTS.with_suffix(".part")
-    part.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
+    part.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n", encoding="utf-8")
     os.replace(part, RESULTS)

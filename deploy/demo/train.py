@@ -254,7 +254,7 @@ def export(run: Run) -> None:
         example.prompt
         for example in TASKS[task].examples("train", ROUTER_EXAMPLES, run.settings.seed)
     ]
-    (folder / "examples.txt").write_text("\n".join(prompts) + "\n")
+    (folder / "examples.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
 
 def train(settings: TrainingSettings, console: Console) -> float:

@@ -57,7 +57,7 @@ def _save(folder: Path, config: LlamaConfig, k: int) -> None:
             {"format": "pt"},
         )
     index = {"metadata": {}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def _weight(name: str, shape: tuple[int, ...], k: int) -> Tensor:

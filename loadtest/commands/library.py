@@ -148,7 +148,7 @@ class Bench:
         self._jobs += 1
         out = self._folder / f"out-{self._jobs}"
         file = self._folder / "job.json"
-        file.write_text(json.dumps({**job, "out": str(out)}))
+        file.write_text(json.dumps({**job, "out": str(out)}), encoding="utf-8")
         command = [sys.executable, "-m", "loadtest.commands.library_job", str(file)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
         done = subprocess.run(

@@ -111,7 +111,7 @@ class Watch:
 
 
 def _anonymous() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise AssertionError("Linux says how much memory is anonymous")
@@ -122,7 +122,7 @@ PREPARE = {"ingest": prepare_ingest, "ours": prepare_merge, "mergekit": prepare_
 
 def main() -> None:
     """Do the job that the file says, and print what it took as JSON."""
-    job: Job = json.loads(Path(sys.argv[1]).read_text())
+    job: Job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     work = PREPARE[job["kind"]](job)
     with Watch() as watch:
         began = time.perf_counter()

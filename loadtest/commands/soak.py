@@ -310,7 +310,7 @@ def _mix(rng: random.Random, names: Sequence[str]) -> tuple[tuple[str, Any], ...
 
 
 def _lines(expert: Path) -> list[str]:
-    return (expert / "examples.txt").read_text().splitlines()
+    return (expert / "examples.txt").read_text(encoding="utf-8").splitlines()
 
 
 def command(

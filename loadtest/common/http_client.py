@@ -42,9 +42,9 @@ class PromptSupply:
     def __init__(self, base: Path, seed: int) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(str(base))
         self._rng = random.Random(f"edge/{seed}")
-        self._everyday = [EVERYDAY.read_text().splitlines()]
+        self._everyday = [EVERYDAY.read_text(encoding="utf-8").splitlines()]
         files = sorted(EXPERTS.glob("*/examples.txt"))
-        self._tasks = [file.read_text().splitlines() for file in files]
+        self._tasks = [file.read_text(encoding="utf-8").splitlines() for file in files]
         self._given: set[str] = set()
 
     def draw_everyday(self, count: int) -> list[str]:

@@ -60,7 +60,7 @@ def _commit() -> str:
 
 
 def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     found = {
         key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
     }

@@ -55,7 +55,7 @@ class InPlaceExtension:
         """
         experts = Library.open(library).experts
         touched = {module for expert in experts.values() for module in expert.factors}
-        self.bench_state = experts, _targets(self.model_runner.model, touched), []
+        self.bench_state = experts, _targets(self.model_runner, touched), []
         return sum(t.saved.numel() * t.saved.element_size() for t in self.bench_state[1].values())
 
     @torch.inference_mode()
@@ -75,13 +75,13 @@ class InPlaceExtension:
         changed.clear()
 
 
-def _targets(model: nn.Module, touched: set[str]) -> dict[str, WritableRows]:
+def _targets(runner: Any, touched: set[str]) -> dict[str, WritableRows]:
     """Return what the experts touch, by the name of the base's module.
 
     vLLM keeps the names of the demo's base, so experts need no renaming.
     """
     targets = {}
-    for site in find_sites(model).values():
+    for site in find_sites(runner.model, runner.model_config).values():
         row = 0
         for part, size in zip(site.weights, site.sizes, strict=True):
             if part in touched:

@@ -127,7 +127,7 @@ class ServerProcess:
             except httpx.HTTPError:
                 pass
             time.sleep(0.5)
-        words = self._log.read_text(errors="replace")[-_LAST_WORDS:]
+        words = self._log.read_text(errors="replace", encoding="utf-8")[-_LAST_WORDS:]
         raise NoAnswerError(f"{' '.join(self.side.command[:4])} does not answer:\n{words}")
 
     def close(self) -> None:

@@ -61,4 +61,4 @@ def write_merged(
     }
     folder.mkdir(parents=True)
     save_file(tensors, folder / WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")

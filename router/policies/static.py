@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from adapters.library.entries import ENTRIES, read_entries
+from adapters.library.entries import ENTRIES, scan_entries
 from adapters.mix import Mix, MixRules
 from router.decision import Decision, Prompt
 from router.errors import RouterError
@@ -90,7 +90,13 @@ class LearnedStaticPolicy(Fixed):
     @classmethod
     async def create(cls, options: LearnedStaticOptions, context: Context) -> Self:
         folder = context.artifacts / ENTRIES.name if context.artifacts else None
-        made = await asyncio.to_thread(read_entries, folder) if folder else {}
+        made, damaged = (
+            await asyncio.to_thread(scan_entries, folder) if folder else ({}, dict[str, str]())
+        )
+        if reason := damaged.get(f"{options.entry}.json"):
+            raise RouterError(
+                f"{reason}; make it again: tta router learn --name {options.entry} --replace"
+            )
         learned = [name for name, entry in made.items() if entry.source.get("method") == "learned"]
         if options.entry not in learned:
             raise RouterError(

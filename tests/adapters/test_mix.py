@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from adapters.coefficient import Pair, Place, from_json, spread
+from adapters.coefficient import EMBEDDING, HEAD, Pair, Place, from_json, spread
 from adapters.errors import MixError
 from adapters.mix import Mix, MixRules
 
@@ -89,3 +89,8 @@ def test_a_coefficient_at_every_place() -> None:
     assert spread(0.5, places) == [0.5, 0.5, 0.5]
     assert spread(Pair(0.1, 0.2), places) == [0.1, 0.2, 0.2]
     assert spread((0.1, 0.2), places) == [0.1, 0.1, 0.2]
+    ends = [EMBEDDING, HEAD]
+    assert spread(0.5, ends) == [0.5, 0.5]
+    assert spread(Pair(0.1, 0.2), ends) == [0.1, 0.2]
+    assert spread((0.1, 0.2, 0.3), ends) == [0.1, 0.3]
+    assert sorted([HEAD, *places, EMBEDDING]) == [EMBEDDING, *places, HEAD]

@@ -48,11 +48,15 @@ def version(client: Client) -> str:
     """The version that the client's pins name, or the project's own of a package that it has."""
     requirements = client.folder / "requirements.txt"
     if requirements.exists():
-        pins = dict(re.findall(r"^([\w.-]+)(?:\[.*\])?==(\S+)", requirements.read_text(), re.M))
+        pins = dict(
+            re.findall(
+                r"^([\w.-]+)(?:\[.*\])?==(\S+)", requirements.read_text(encoding="utf-8"), re.M
+            )
+        )
         return str(pins[client.package])
     manifest = client.folder / "package.json"
     if manifest.exists():
-        return str(json.loads(manifest.read_text())["dependencies"][client.package])
+        return str(json.loads(manifest.read_text(encoding="utf-8"))["dependencies"][client.package])
     for name in (client.package, f"{client.package}-cpu"):
         try:
             return importlib.metadata.version(name)
@@ -67,11 +71,11 @@ def ensure_environment(client: Client) -> Path:
     where.parent.mkdir(parents=True, exist_ok=True)
     with locked(where.with_suffix(".lock")):
         made = where / MADE
-        if not made.exists() or made.read_text() != digest:
+        if not made.exists() or made.read_text(encoding="utf-8") != digest:
             shutil.rmtree(where, ignore_errors=True)
             where.mkdir()
             make(client, where)
-            made.write_text(digest)
+            made.write_text(digest, encoding="utf-8")
     return where
 
 
@@ -116,7 +120,7 @@ def install_torch(python: str) -> None:
 
 def torch_pin() -> str:
     """The CPU build of torch that the project locks."""
-    lock = (ROOT / "deploy/setup/cpu.txt").read_text()
+    lock = (ROOT / "deploy/setup/cpu.txt").read_text(encoding="utf-8")
     found = re.search(r"^torch==\S+", lock, re.M)
     if found is None:
         raise EnvironmentFailed("deploy/setup/cpu.txt locks no torch")
@@ -144,6 +148,6 @@ def step(command: list[str], folder: Path = ROOT) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock on a file; the system lets go of it even if the process is killed."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -54,7 +54,7 @@ def run_client(client: Client, url: str) -> Outcome:
     place(client).mkdir(parents=True, exist_ok=True)
     log = place(client) / "last.log"
     code = run_job(command, log)
-    outcome = read_outcome(client, code, log.read_text(errors="replace"))
+    outcome = read_outcome(client, code, log.read_text(errors="replace", encoding="utf-8"))
     outcome.seconds, outcome.log = time.monotonic() - begun, log
     return outcome
 
@@ -138,7 +138,7 @@ def table(outcomes: list[Outcome], before: str = "") -> str:
 
 def readme(outcomes: list[Outcome]) -> str:
     """The folder's README: what this is, how it is run, and how it went the last time."""
-    before = README.read_text() if README.exists() else ""
+    before = README.read_text(encoding="utf-8") if README.exists() else ""
     return f"""# Clients as acceptance tests
 
 Each folder here has the pins of one client's own environment and a job: what people do with that
@@ -200,5 +200,5 @@ def main() -> None:
             report(outcomes[-1])
     print(table(outcomes))
     if given.write:
-        README.write_text(readme(outcomes))
+        README.write_text(readme(outcomes), encoding="utf-8")
     sys.exit(any(outcome.failures for outcome in outcomes))

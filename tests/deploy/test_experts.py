@@ -33,7 +33,7 @@ def test_adapter_is_small_rounded_and_above_the_router(name: str) -> None:
 
 @NAMED
 def test_config_names_no_local_path(name: str) -> None:
-    text = (EXPERTS / name / "adapter_config.json").read_text()
+    text = (EXPERTS / name / "adapter_config.json").read_text(encoding="utf-8")
     config = json.loads(text)
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert (config["r"], config["lora_alpha"], len(config["target_modules"])) == (8, 16, 7)
@@ -42,7 +42,7 @@ def test_config_names_no_local_path(name: str) -> None:
 
 @NAMED
 def test_router_examples_are_training_prompts(name: str) -> None:
-    lines = (EXPERTS / name / "examples.txt").read_text().splitlines()
+    lines = (EXPERTS / name / "examples.txt").read_text(encoding="utf-8").splitlines()
     assert lines == [
         example.prompt for example in TASKS[name].examples("train", ROUTER_EXAMPLES, 0)
     ]

@@ -72,7 +72,7 @@ def test_nothing_was_seen_in_training_or_is_chosen_by() -> None:
     seen |= {
         line
         for task in TASKS
-        for line in (EXPERTS / task / "examples.txt").read_text().splitlines()
+        for line in (EXPERTS / task / "examples.txt").read_text(encoding="utf-8").splitlines()
     }
     seen |= {
         *read_everyday("train"),

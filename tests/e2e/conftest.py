@@ -59,13 +59,15 @@ class Demo:
         except httpx.HTTPError:
             return False
 
+    @property
+    def last_words(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
     def wait_ready(self, limit_s: float = START_LIMIT_S) -> None:
         end = time.monotonic() + limit_s
         while not self.ready():
-            assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()[-3000:]}"
-            assert time.monotonic() < end, (
-                f"not ready after {limit_s} s:\n{self.log.read_text()[-3000:]}"
-            )
+            assert self.process.poll() is None, f"the server ended:\n{self.last_words}"
+            assert time.monotonic() < end, f"not ready after {limit_s} s:\n{self.last_words}"
             time.sleep(1)
 
 

@@ -48,7 +48,7 @@ def server(base: Path, experts: Path, folder: Path, replicas: int) -> Iterator[D
         "experiments": {"shadow": {"policy": "probe", "share": 0.5, "generate": 0.5}},
         "server": {"replicas": replicas},
     }
-    config.write_text(yaml.safe_dump(said))
+    config.write_text(yaml.safe_dump(said), encoding="utf-8")
     with serving(config, find_free_port(), folder / "log", experts) as demo:
         yield demo
 
@@ -211,7 +211,7 @@ def test_the_demonstration_names_the_winner_and_stops_the_bad_arm(
     assert found["stopped_arms"] == ["slow"]
     assert found["srm_p"] > 0.001
     assert found["users"] == 600
-    report = (out / "report.md").read_text()
+    report = (out / "report.md").read_text(encoding="utf-8")
     assert "slow" in report
     assert all(
         (out / name).stat().st_size > 1000

@@ -203,7 +203,10 @@ def test_what_tta_adds_and_merges_is_loaded_and_what_slots_cannot_hold_is_refuse
         assert status == 400
         assert "tta experts compress flat" in message
         told = library / "library.json"
-        told.write_text(told.read_text().replace('"digest": "', '"digest": "0'))
+        told.write_text(
+            told.read_text(encoding="utf-8").replace('"digest": "', '"digest": "0'),
+            encoding="utf-8",
+        )
         status, message = admin.refusal(
             admin.http.put("/experts/sql", params={"replaces": admin.served()["sql"]})
         )

@@ -76,7 +76,7 @@ def test_in_bfloat16_a_mix_is_the_dense_merge_but_for_rounding(tmp_path: Path) -
 
 
 @pytest.mark.skipif(
-    "avx512f" not in Path("/proc/cpuinfo").read_text(),
+    "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"),
     reason="vLLM multiplies four bits with AVX-512 only",
 )
 def test_on_a_base_of_four_bits_a_mix_is_added_to_the_values_they_stand_for(tmp_path: Path) -> None:

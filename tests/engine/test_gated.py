@@ -38,7 +38,8 @@ from tests.factories.tiny_engines import (
     write_library,
 )
 from tta_serve.engine import wire
-from tta_serve.engine.worker.sites import place_gated_expert
+from tta_serve.engine.worker.coefficient_table import CoefficientTable
+from tta_serve.engine.worker.placed_expert import place_gated_expert
 from tta_serve.engine.worker.step_state import StepState
 
 ALL = Mix.of({"few": 1.0, "rslora": 1.0, "small": 1.0})
@@ -239,12 +240,13 @@ def test_in_bfloat16_where_one_bank_serves_all_shares_are_those_but_for_rounding
 def test_where_graphs_are_captured_no_step_takes_a_short_cut() -> None:
     """A step without gated tokens then computes shares too, and uses none."""
     place = Place(0, "mlp")
-    state = StepState(2, [place], 2, 8, torch.device("cpu"), captured=True, gated=True)
+    table = CoefficientTable(2, [place], 2, torch.device("cpu"))
+    state = StepState(table, 8, captured=True, gated=True)
     bank = build_bank([[make_canonical(make_factor(2, 5, 6, seed)) for seed in (0, 1)]], [5])
     assert bank is not None
     x, found = torch.randn(3, 6), []
     for gating in (None, ARROW, None):
-        state.write(1, {0: 0.5, 1: -0.25}, gating=gating)
+        table.write(1, {0: 0.5, 1: -0.25}, gating=gating)
         state.begin(np.array([1, 0, 1]), active=True)
         use = state.dense(place, bank, 3)
         assert isinstance(use, Sharing)
@@ -307,7 +309,7 @@ def test_gates_of_other_ranks_are_refused_by_name(world: World) -> None:
                 expert,
                 torch.nn.Module(),
                 {},
-                torch.Tensor.float,
+                lambda _, factor: factor.float(),
                 apart=True,
                 gates={expert.digest: gates},
             )

@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused_whole_and_changes_nothing(world: World) ->
     make_narrow_expert(world.root / "bad", "model.layers.0.mlp.up_proj", (7, 128))
     refused(world, r"weight of \(7, 128\)")
     shutil.rmtree(world.root / "bad")
-    make_narrow_expert(world.root / "bad", "model.embed_tokens", (512, 128))
+    make_narrow_expert(world.root / "bad", "model.norm", (512, 128))
     refused(world, "not a linear layer")
     world.replace("bad", seed=1)
     spoil(world.root / "bad")

@@ -58,6 +58,62 @@ def test_linear_layers_go_through_their_quant_method() -> None:
         assert layer.forward is linear.ColumnParallelLinear.forward
 
 
+def test_heads_are_multiplied_by_in_the_method_we_replace() -> None:
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    assert list(inspect.signature(LogitsProcessor._apply_head).parameters)[1:] == [
+        "lm_head",
+        "hidden_states",
+        "embedding_bias",
+    ]
+    for method in ("_get_logits", "get_top_tokens", "get_top_k_tokens"):
+        source = inspect.getsource(getattr(LogitsProcessor, method))
+        assert "logits = self._apply_head(lm_head, hidden_states, embedding_bias)" in source
+    fields = inspect.getsource(VocabParallelEmbedding)
+    for name in (
+        "org_vocab_size",
+        "num_embeddings_per_partition",
+        "shard_indices",
+        "embedding_dim",
+    ):
+        assert f"self.{name} = " in fields
+    assert "tensor_model_parallel_all_reduce(output_parallel)" in inspect.getsource(
+        VocabParallelEmbedding.forward
+    ), "what we add to is the whole of an embedding"
+
+
+def test_it_is_known_which_tokens_logits_are_of() -> None:
+    from vllm.lora.layers import LoRAMapping
+    from vllm.v1.worker.gpu_input_batch import InputBatch
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    assert {"index_mapping", "prompt_mapping"} <= LoRAMapping.__dataclass_fields__.keys()
+    source = inspect.getsource(InputBatch.make_lora_inputs)
+    assert "req_lora_mapping.repeat(num_sampled_tokens)" in source
+    source = inspect.getsource(GPUModelRunner._prepare_inputs)
+    assert "logits_indices = query_start_loc[1:] - 1" in source
+    assert "num_sampled_tokens = np.ones(num_reqs, dtype=np.int32)" in source
+    assert "num_sampled_tokens = num_draft_tokens + 1" in source
+    source = inspect.getsource(GPUModelRunner._get_prompt_logprobs_dict)
+    assert "prompt_hidden_states = hidden_states[offset : offset + num_logits]" in source
+    assert "self.model.compute_logits(prompt_hidden_states)" in source
+
+
+def test_layers_that_are_read_and_not_called_are_told_by_what_we_look_at() -> None:
+    from vllm.model_executor.layers.attention.mla_attention import MLAAttention
+    from vllm.model_executor.layers.mamba import mamba_mixer2, short_conv
+    from vllm.model_executor.models.interfaces import SupportsMultiModal
+
+    assert "self.kv_b_proj = kv_b_proj" in inspect.getsource(MLAAttention.__init__)
+    for module in (mamba_mixer2, short_conv):
+        assert re.search(
+            r"(self\.conv\w*)\.weight\.data = \1\.weight\.data\.unsqueeze\(1\)",
+            inspect.getsource(module),
+        )
+    assert callable(SupportsMultiModal.get_language_model)
+
+
 def test_models_are_called_so_that_their_output_passes_our_hook() -> None:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -94,6 +150,7 @@ def test_the_model_runner_says_where_requests_stand_and_hands_on_what_was_decide
     wrapped = (
         LoRAModelRunnerMixin.set_active_loras,
         GPUModelRunner.sample_tokens,
+        GPUModelRunner._get_prompt_logprobs_dict,
         Scheduler.update_from_output,
     )
     files = [(m.__code__.co_filename, m.__wrapped__.__code__.co_filename) for m in wrapped]
@@ -152,7 +209,9 @@ def test_every_route_that_generates_hands_its_prompts_to_generate_which_we_repla
         "speech_to_text/realtime/connection.py",
     }
     root = Path(entrypoints.__path__[0])
-    found = {str(file.relative_to(root)): file.read_text() for file in root.rglob("*.py")}
+    found = {
+        str(file.relative_to(root)): file.read_text(encoding="utf-8") for file in root.rglob("*.py")
+    }
     callers = {name: text for name, text in found.items() if calls in text}
     assert callers.keys() == served | not_served
     for name in served:
@@ -279,7 +338,11 @@ def test_headers_that_vllm_and_ray_take_orders_by_are_among_those_we_drop() -> N
     root = Path(inspect.getfile(serving)).parents[2]
     left_out = ("cohere", "scale_out", "speech_to_text", "pooling", "sagemaker")
     files = [file for file in root.rglob("*.py") if not set(file.parts) & {*left_out}]
-    found = {name.partition(",")[0] for file in files for name in read.findall(file.read_text())}
+    found = {
+        name.partition(",")[0]
+        for file in files
+        for name in read.findall(file.read_text(encoding="utf-8"))
+    }
     assert found == {
         '"X-data-parallel-rank"',
         "SESSION_ID_HEADER",

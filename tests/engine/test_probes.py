@@ -254,7 +254,7 @@ def test_a_text_of_one_token_cannot_be_compared(world: World) -> None:
 
 def test_kept_states_are_counted_one_by_one() -> None:
     readout, slots, tokens = (
-        ComparisonObserver(lambda states: states, 4),
+        ComparisonObserver(lambda states, _: states, 4),
         torch.tensor([1] * 5 + [2] * 5),
         [0, 1, 2, 3, 0],
     )

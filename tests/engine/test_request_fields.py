@@ -230,7 +230,7 @@ def test_the_scheduler_reads_nothing_else_of_the_extra_arguments() -> None:
 def test_nothing_of_ours_is_read_from_what_a_client_can_fill() -> None:
     """Orders to the engine travel in the adapter's path; nobody looks into extra arguments."""
     root = Path(tta_serve.__path__[0])
-    sources = {file: file.read_text() for file in root.rglob("*.py")}
+    sources = {file: file.read_text(encoding="utf-8") for file in root.rglob("*.py")}
     assert len(sources) > 50
     for file, source in sources.items():
         assert "extra_args" not in re.sub(r"\"\"\".*?\"\"\"", "", source, flags=re.DOTALL), file

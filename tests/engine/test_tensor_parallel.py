@@ -21,7 +21,7 @@ from router.decision import Prompt
 from router.probing import Window
 from tests.factories import inline_world
 from tests.factories.engines import SLOTS, Answer, assert_same, workers_of
-from tests.factories.experts import make_expert, make_gates, make_narrow_expert
+from tests.factories.experts import make_end_expert, make_expert, make_gates, make_narrow_expert
 from tests.factories.offline_client import Front, assert_compared, assert_watched
 from tests.reference import Reference
 from tta_serve.engine.client.worker_rpc import Workers
@@ -31,17 +31,20 @@ from tta_serve.engine.wire import make_mix_request, make_undecided_request
 
 @pytest.fixture(scope="module")
 def tiny(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers with the demo's tokeniser."""
+    """A random Llama of two layers with the demo's tokeniser, and a few words more.
+
+    The words of the second rank are fewer, and filled up.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=49152,
+        vocab_size=49155,
         hidden_size=256,  # heads of 64: vLLM on CPU has no attention for small ones
         intermediate_size=384,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)
@@ -88,6 +91,7 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
     root = tmp_path_factory.mktemp("library")
     make_expert(root / "one", tiny, seed=1, layers=range(2), strength=5)
     make_expert(root / "two", tiny, seed=2, layers=range(2), rank=3, alpha=3, strength=5)
+    make_end_expert(root / "ends", tiny, seed=4, rank=6, strength=2)
     digests = tuple(Library.open(root).digests.items())
     write_gates(root / LAYER_GATES, make_gates(Library.open(root).experts), replace=False)
     with pytest.MonkeyPatch.context() as patch:
@@ -111,13 +115,14 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
 
 def test_a_mix_over_two_ranks_is_the_dense_merge(world: World) -> None:
     world.assert_right([Mix.of({"one": 0.7, "two": -0.4}), Mix.of({"two": 1.0}), Mix()])
+    world.assert_right([Mix.of({"ends": 1.0}), Mix(), Mix.of({"ends": -0.5, "one": 0.5})])
 
 
 def test_probes_over_two_ranks_see_the_whole_model(world: World) -> None:
     library, text, mixes = (
         Library.open(world.root),
         "How old is the moon?",
-        [Mix.of({"one": 1.0}), Mix.of({"two": -0.5})],
+        [Mix.of({"one": 1.0}), Mix.of({"two": -0.5}), Mix.of({"ends": 1.0})],
     )
     client = Front(world.llm).client()
     compared = asyncio.run(client.compare(Prompt(text), mixes, Window(last=9), library.digests))
@@ -145,7 +150,7 @@ def test_both_ranks_use_what_the_pass_decides(world: World, tiny: Path) -> None:
 
 
 def test_both_ranks_share_by_the_whole_of_what_each_has_a_part_of(world: World) -> None:
-    library, mix = Library.open(world.root), Mix.of({"one": 1.0, "two": 1.0})
+    library, mix = Library.open(world.root), Mix.of({"one": 1.0, "two": 1.0, "ends": 1.0})
     gatings = [
         Gating("arrow", 1),
         Gating("spectr", 2, 1.0),

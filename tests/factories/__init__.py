@@ -1,6 +1,7 @@
 """What tests are made of: small experts, bases, engines, logs and clients.
 
 experts            random LoRA folders in PEFT's own format
+adapters           adapters that PEFT has made, and what it merges of them
 deltas             dense and low-rank deltas
 checkpoints        checkpoints of tiny random models
 versions           what versions of experts are made of

@@ -1,7 +1,7 @@
 """Experts made for a test: random LoRA folders in PEFT's own format."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from adapters.bank.layer_gates import Gates, LayerGate
 from adapters.expert import Expert, LowRank
+from adapters.files.peft import write_peft
 from adapters.low_rank import make_canonical
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 ALL_LINEAR = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+ENDS = ("model.embed_tokens", "lm_head")
 
 
 LLAMA = LlamaConfig(
@@ -86,6 +88,28 @@ def make_expert(  # noqa: PLR0913 - one knob each
     return write_adapter(folder, tensors, rank_pattern=ranks or {}, **settings)
 
 
+def make_end_expert(  # noqa: PLR0913 - one knob each
+    folder: Path,
+    base: Path,
+    *,
+    seed: int,
+    modules: Sequence[str] = ENDS,
+    rank: int = 8,
+    strength: float = 5,
+) -> Path:
+    """Write a LoRA of modules of a base by their whole names, as strong as `make_expert` does."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    g = torch.Generator().manual_seed(seed)
+    factors = {}
+    for module in modules:
+        out, in_ = model.get_submodule(module).weight.shape
+        a = torch.randn(rank, in_, generator=g) / in_**0.5
+        factors[module] = LowRank(a, torch.randn(out, rank, generator=g) * strength * 0.05)
+    write_peft(Expert(folder.name, factors), folder, "made")
+    return folder
+
+
 def make_narrow_expert(folder: Path, module: str, shape: tuple[int, int]) -> Path:
     """Write a LoRA of one module, whether or not the base has it as a linear layer."""
     prefix = f"base_model.model.{module}"
@@ -104,7 +128,7 @@ def write_adapter(folder: Path, tensors: dict[str, torch.Tensor], **config: Any)
     save_file(tensors, folder / "adapter_model.safetensors")
     fixed = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "made"}
     settings = {**fixed, "bias": "none", "inference_mode": True, **config}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder
 
 

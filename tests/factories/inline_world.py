@@ -19,7 +19,7 @@ from router.scoring.heads import Head
 from router.scoring.shares import keep_best, softmax
 from tests.factories.engines import Answer, Engine, assert_same, read_answer, workers_of
 from tests.factories.tiny_engines import tiny_engine
-from tests.reference import Reference
+from tests.reference import Reference, number_at
 from tta_serve.engine import wire
 
 BLOCK = 32  # tokens of a block of the prefix cache
@@ -150,10 +150,8 @@ class World:
         used = self.upper(mix).as_dict()
 
         def coefficients(name: str, module: str, x: torch.Tensor) -> torch.Tensor:
-            value = used[name]
-            assert isinstance(value, tuple)
             later = torch.arange(len(x)) >= since
-            return later * value[int(module.split(".")[2])]
+            return later * number_at(used[name], module)
 
         experts = {name: self.library.experts[name] for name in used}
         with self.reference.per_token(experts, coefficients):

@@ -55,7 +55,9 @@ def make_library(root: Path) -> Path:
         make_expert(
             root / "library" / name, base, seed=seed, layers=range(2), rank=2 + seed, strength=2
         )
-        (root / "library" / name / "examples.txt").write_text("\n".join(EXAMPLES[name]))
+        (root / "library" / name / "examples.txt").write_text(
+            "\n".join(EXAMPLES[name]), encoding="utf-8"
+        )
     return root / "library"
 
 

@@ -17,7 +17,7 @@ policies: {retrieval: {type: retrieval}}
 
 def written(tmp_path: Path, text: str) -> Path:
     file = tmp_path / "serve.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return file
 
 

@@ -14,4 +14,5 @@ experiment         `tta experiment`: what is computed from a database or from a 
 experiment_admin   the commands of it that a running server carries out
 admin_client       the management of a running server, asked over HTTP
 evaluate           `tta eval`
+doctor             `tta doctor`
 """

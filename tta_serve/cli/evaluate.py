@@ -161,7 +161,7 @@ def _show_steps() -> Progress:
 def _count_experts(config: ServeConfig) -> int:
     from adapters.library.library import Library
 
-    return len(Library.open(config.library.path).names)
+    return len(Library.open(config.library.path).usable().names)
 
 
 def _prepare(out: Path) -> None:
@@ -196,9 +196,11 @@ def _write(out: Path, results: Results) -> None:
     from tta_serve.evaluation.figures import compute_figures
 
     found = compute_figures(results)
-    (out / "report.md").write_text(report.to_markdown(found))
-    (out / "results.json").write_text(json.dumps(report.to_plain(found), indent=1))
-    with (out / "answers.jsonl").open("w") as file:
+    (out / "report.md").write_text(report.to_markdown(found), encoding="utf-8")
+    (out / "results.json").write_text(
+        json.dumps(report.to_plain(found), indent=1), encoding="utf-8"
+    )
+    with (out / "answers.jsonl").open("w", encoding="utf-8") as file:
         for row in report.list_answers(results):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     plots.draw_plots(found, out)

@@ -137,9 +137,11 @@ def read_definition(file: Path) -> Definition:
     from tta_serve.experiments.design.definition import Definition
 
     try:
-        return Definition.parse(yaml.safe_load(file.read_text()))
+        return Definition.parse(yaml.safe_load(file.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {error}") from None
 

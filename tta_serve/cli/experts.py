@@ -24,9 +24,12 @@ app = typer.Typer(
     no_args_is_help=True, help="The expert library: add, check, merge, compress, export."
 )
 
-Name = Annotated[str, typer.Argument(help="The expert's name.")]
+Name = Annotated[str, typer.Argument(help="The expert's name; NAME@2 is version 2 of it.")]
+PlainName = Annotated[str, typer.Argument(help="The expert's name.")]
 NewName = Annotated[str, typer.Option("--name", help="The new expert's name.")]
-Names = Annotated[str, typer.Option("--experts", help="Names of experts, with commas between.")]
+Names = Annotated[
+    str, typer.Option("--experts", help="Names of experts, or NAME@2, with commas between.")
+]
 Rank = Annotated[int | None, typer.Option(help="Keep factors of this rank.", min=1)]
 Energy = Annotated[
     float | None,
@@ -122,7 +125,7 @@ def verify(
 
 @app.command(epilog=format_examples("tta experts remove sql", "tta experts remove sql --purge"))
 def remove(
-    name: Name,
+    name: PlainName,
     library: LibraryFolder = LIBRARY,
     purge: Annotated[
         bool, typer.Option("--purge", help="Delete the files of its versions too.")
@@ -133,6 +136,34 @@ def remove(
 
     VersionStore(library).remove(name, purge=purge)
     console.print(f"{name} is removed{' and its files are deleted' if purge else ''}")
+
+
+@app.command(epilog=format_examples("tta experts restore sql", "tta experts restore sql@1"))
+def restore(
+    name: Annotated[
+        str,
+        typer.Argument(help="An expert, for the version before its current one; or NAME@N."),
+    ],
+    library: LibraryFolder = LIBRARY,
+) -> None:
+    """Take an older version of an expert back: it becomes the newest one.
+
+    So does the last version of an expert that was removed, unless its files were deleted.
+    """
+    from tta_serve.cli import experts_making as making
+
+    making.restore_expert(library, name)
+
+
+@app.command(epilog=format_examples("tta experts base ./moved/base"))
+def base(
+    folder: Annotated[Path, typer.Argument(help="Where the base is now.")],
+    library: LibraryFolder = LIBRARY,
+) -> None:
+    """Remember another place of the base, once its weights were compared with what it was."""
+    from tta_serve.cli import experts_making as making
+
+    making.move_base(library, folder)
 
 
 @app.command(
@@ -181,7 +212,7 @@ def compress(
 
     if rank is None and energy is None:
         raise typer.BadParameter("give --rank or --energy")
-    making.compress_expert(library, name, rank, energy, as_ or name)
+    making.compress_expert(library, name, rank, energy, as_ or name.partition("@")[0])
 
 
 @app.command(

@@ -18,6 +18,8 @@ from adapters.errors import AdapterError, ExpertError
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.delta_forms import DenseForm, Form, LowRankForm, OneBitForm
 from adapters.files.facts import is_peft_folder
+from adapters.files.paths import check_expert_folder
+from adapters.files.peft_config import read_settings
 from adapters.library.export import to_checkpoint, to_peft
 from adapters.library.ingest import (
     Draft,
@@ -28,15 +30,16 @@ from adapters.library.ingest import (
     draft_folder,
     draft_merge,
     draft_twins,
-    write_draft,
+    write_drafts,
 )
 from adapters.library.library import Library
+from adapters.library.names import split_reference
 from adapters.library.versions import VersionStore
 from adapters.merge.interference import Interference, compare
-from adapters.merge.merged import MergedDeltas, merge_experts
+from adapters.merge.merged import MergedDeltas, check_one_base, merge_experts
 from adapters.merge.registry import METHODS
 from adapters.merge.twin import build_twins
-from tta_serve.cli.experts_output import print_report
+from tta_serve.cli.experts_output import print_report, print_rounding
 from tta_serve.cli.options import console
 from tta_serve.offline.base_model import PlainModel, measure_calibration, measure_change
 from tta_serve.offline.layer_loss import find_routing_layer, measure_loss
@@ -85,16 +88,15 @@ def read_form(
 
 
 def check_folder(path: Path, form: Form, *, check_prompts: bool) -> None:
-    """Raise BadParameter if what the folder holds cannot be added in this form."""
+    """Raise BadParameter or LibraryError if what the path holds cannot be added in this form."""
+    check_expert_folder(path)
     low_rank = isinstance(form, LowRankForm)
-    if is_peft_folder(path) and not low_rank:
-        raise typer.BadParameter(
-            "a PEFT folder is low-rank as it is: leave --one-bit and --dense out"
-        )
-    if not is_peft_folder(path) and form == LowRankForm():
-        raise typer.BadParameter(
-            "a full fine-tune needs one of --rank, --energy, --one-bit and --dense"
-        )
+    is_lora = is_peft_folder(path) and not read_settings(path, path.name).needs_base
+    if is_lora and not low_rank:
+        raise typer.BadParameter("a LoRA is low-rank as it is: leave --one-bit and --dense out")
+    if not is_lora and form == LowRankForm():
+        what = "an adapter that is more than a LoRA" if is_peft_folder(path) else "a full fine-tune"
+        raise typer.BadParameter(f"{what} needs one of --rank, --energy, --one-bit and --dense")
     if check_prompts and not low_rank:
         raise typer.BadParameter(
             "--check-prompts is for experts that slots serve: leave --one-bit and --dense out"
@@ -160,8 +162,8 @@ def split_twins(
     opened = Library.open(library)
     check_twin_names(library, prefix, names)
     twins = build_twins({name: opened.deltas(name) for name in names}, shared_weight)
-    for draft in draft_twins(opened, prefix, twins, LowRankForm(rank), shared_weight):
-        _write(VersionStore(library), draft)
+    drafts = draft_twins(opened, prefix, twins, LowRankForm(rank), shared_weight)
+    _write(VersionStore(library), *drafts)
 
 
 def verify_experts(library: Path, names: Sequence[str]) -> dict[str, str]:
@@ -172,7 +174,7 @@ def verify_experts(library: Path, names: Sequence[str]) -> dict[str, str]:
     """
     opened = Library.open(library)
     found: dict[str, str] = {}
-    for name in names or opened.all_names:
+    for name in names or sorted([*opened.all_names, *opened.problems]):
         try:
             with console.status(f"Reading {name} ..."):
                 opened.verify(name)
@@ -180,6 +182,21 @@ def verify_experts(library: Path, names: Sequence[str]) -> dict[str, str]:
         except AdapterError as error:
             found[name] = str(error)
     return found
+
+
+def restore_expert(library: Path, reference: str) -> None:
+    """Make an older version of an expert its newest one."""
+    name, number = split_reference(reference)
+    with console.status(f"Reading {reference} ..."):
+        manifest = VersionStore(library).restore(name, number)
+    print_report(manifest)
+
+
+def move_base(library: Path, folder: Path) -> None:
+    """Have the library remember another place of its base."""
+    with console.status("Reading the base ..."):
+        base = VersionStore(library).move_base(folder)
+    console.print(f"the base is at {base.source}")
 
 
 def export_peft(library: Path, name: str, folder: Path) -> None:
@@ -192,7 +209,8 @@ def export_checkpoint(library: Path, name: str, folder: Path, base: Path | None)
     """Write the base with an expert merged into it as a checkpoint."""
     deltas = Library.open(library).deltas(name)
     with console.status(f"Writing {folder} ..."):
-        to_checkpoint(VersionStore(library).checkpoint(base), [(1.0, deltas)], folder)
+        left = to_checkpoint(VersionStore(library).checkpoint(base), [(1.0, deltas)], folder)
+    print_rounding(left)
 
 
 def compare_experts(library: Path, a: str, b: str) -> list[Interference]:
@@ -203,7 +221,7 @@ def compare_experts(library: Path, a: str, b: str) -> list[Interference]:
     """
     opened = Library.open(library)
     with console.status(f"Comparing {a} and {b} ..."):
-        rows = compare(opened.deltas(a), opened.deltas(b))
+        rows = compare(opened.deltas(a), opened.deltas(b), names=(a, b))
     if not rows:
         raise ExpertError(
             f"{a!r} and {b!r} touch no weight in common: they cannot get in each other's way"
@@ -218,6 +236,7 @@ def _read_base(store: VersionStore, folder: Path | None) -> Checkpoint:
 
 def _merge(library: Library, recipe: Recipe, base: Checkpoint | None) -> MergedDeltas:
     deltas = {name: library.deltas(name) for name in recipe.experts}
+    check_one_base(deltas, base)
     given: dict[str, Any] = {}
     if base is not None and recipe.needs & {"grams", "fishers"}:
         prompts = {name: library.examples(name) for name in recipe.experts}
@@ -234,18 +253,23 @@ def _merge(library: Library, recipe: Recipe, base: Checkpoint | None) -> MergedD
     )
 
 
-def _write(store: VersionStore, draft: Draft, *, check_prompts: bool = False) -> None:
-    """Write a draft, and print what became of it."""
+def _write(store: VersionStore, *drafts: Draft, check_prompts: bool = False) -> None:
+    """Write drafts, all or none, and print what became of them."""
     from rich.progress import Progress
 
-    score = _make_score(store, draft, check_prompts=check_prompts)
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(draft.name, total=None)
-        progress.update(task, total=len(draft.deltas.shapes))
-        manifest = write_draft(
-            store, draft, score, lambda count: progress.update(task, completed=count)
-        )
-    print_report(manifest)
+        tasks = {draft.name: progress.add_task(draft.name, total=None) for draft in drafts}
+
+        def tell(draft: Draft, count: int) -> None:
+            total = len(draft.deltas.shapes)
+            progress.update(tasks[draft.name], completed=count, total=total)
+
+        def score(draft: Draft) -> Score:
+            return _make_score(store, draft, check_prompts=check_prompts)
+
+        manifests = write_drafts(store, drafts, score, tell)
+    for manifest in manifests:
+        print_report(manifest)
 
 
 def _make_score(store: VersionStore, draft: Draft, *, check_prompts: bool) -> Score:

@@ -8,12 +8,12 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-import typer
 from rich.table import Table
 
-from tta_serve.cli.options import console, print_table
+from tta_serve.cli.options import console, print_json, print_table, printable
 
 if TYPE_CHECKING:
+    from adapters.library.export import Rounding
     from adapters.library.manifest import Manifest
     from adapters.merge.interference import Interference
 
@@ -34,7 +34,8 @@ def print_library(root: Path) -> None:
     from adapters.library.listing import list_experts
 
     table = Table("expert", "version", "form", "rank", "size", "from", "examples", "licence")
-    for listed in list_experts(root):
+    listing = list_experts(root)
+    for listed in listing.experts:
         table.add_row(
             listed.name,
             str(listed.version),
@@ -43,18 +44,21 @@ def print_library(root: Path) -> None:
             _megabytes(listed.size),
             listed.kind,
             str(listed.examples),
-            _printable(listed.licence or ""),
+            printable(listed.licence or ""),
         )
     print_table(table)
+    for name, reason in listing.problems.items():
+        console.print(f"{printable(name)} cannot be used: {printable(reason)}")
 
 
 def print_library_json(root: Path) -> None:
     """Print the manifests of a library's experts, and the base's digest."""
     from adapters.library.library import Library
-    from adapters.library.manifest import to_json
 
     opened = Library.open(root)
-    typer.echo(to_json({"base": opened.base_digest, "experts": opened.manifests}))
+    manifests, problems = opened.read_manifests()
+    found = {"base": opened.base_digest, "experts": manifests, "problems": problems}
+    print_json(found)
 
 
 def print_expert(root: Path, name: str, *, as_json: bool) -> None:
@@ -64,12 +68,12 @@ def print_expert(root: Path, name: str, *, as_json: bool) -> None:
 
     manifest = Library.open(root).manifest(name)
     if as_json:
-        typer.echo(to_json(manifest))
+        print_json(manifest)
         return
 
     for key in ("digest", "base", "created", "licence", "description", "scores", "source"):
         value = getattr(manifest, key)
-        text = _printable(value) if isinstance(value, str) else " ".join(to_json(value).split())
+        text = printable(value) if isinstance(value, str) else " ".join(to_json(value).split())
         console.print(f"{key:<12}{text}")
     console.print(f"{'examples':<12}{len(manifest.examples)}")
     print_report(manifest)
@@ -77,10 +81,9 @@ def print_expert(root: Path, name: str, *, as_json: bool) -> None:
 
 def print_verified(found: Mapping[str, str], *, as_json: bool) -> None:
     """Print what `tta experts verify` found, by name."""
-    from adapters.library.manifest import to_json
 
     if as_json:
-        typer.echo(to_json(found))
+        print_json(found)
         return
     table = Table("expert", "weights")
     for name, said in found.items():
@@ -98,6 +101,14 @@ def print_report(manifest: Manifest) -> None:
         print_table(_tabulate_kept(report.kept, report.dropped))
     for score, value in manifest.scores.items():
         console.print(f"{score:<28}{value:.4g}")
+    for note in manifest.source.notes:
+        console.print(f"Note: {printable(note)}.")
+
+
+def print_rounding(left: Rounding) -> None:
+    """Print what rounding into the base's dtypes left of a change in a checkpoint."""
+    shares = ", ".join(f"{kind} {_share(value)}" for kind, value in left.kept.items())
+    console.print(f"of the change, rounded into the base: {_share(left.total)} kept ({shares})")
 
 
 def print_methods() -> None:
@@ -119,7 +130,6 @@ def print_methods() -> None:
 
 def print_methods_json() -> None:
     """Print the methods of `tta experts merge` as one JSON object."""
-    from adapters.library.manifest import to_json
     from adapters.merge.registry import METHODS, NOT_IMPLEMENTED
 
     rows = {
@@ -135,7 +145,7 @@ def print_methods_json() -> None:
         }
         for name, method in METHODS.items()
     }
-    typer.echo(to_json({"methods": rows, "not_implemented": NOT_IMPLEMENTED}))
+    print_json({"methods": rows, "not_implemented": NOT_IMPLEMENTED})
 
 
 def print_interference(rows: Sequence[Interference]) -> None:
@@ -177,6 +187,11 @@ def _tabulate_kept(kept: Mapping[str, float], dropped: Mapping[str, float]) -> T
     return table
 
 
+def _share(value: float) -> str:
+    """Write a share so that what is not quite all of it does not look so."""
+    return f"{min(value, 0.9999):.4f}" if value < 1 - 1e-6 else "1.0000"
+
+
 def _mean(rows: Sequence[Interference], field: str) -> str:
     values = [value for row in rows if (value := getattr(row, field)) is not None]
     return f"{mean(values):.3g}" if values else ""
@@ -189,7 +204,3 @@ def _span(ranks: Collection[int]) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else repr(text)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from tta_serve.cli.doctor import command as doctor
 from tta_serve.cli.evaluate import command as evaluate
 from tta_serve.cli.experiment import app as experiment
 from tta_serve.cli.experts import app as experts
@@ -33,6 +37,11 @@ app.command(
         "tta eval --config serve.yaml --suite questions.jsonl --arms policy",
     ),
 )(evaluate)
+
+
+app.command(
+    "doctor", epilog=format_examples("tta doctor", "tta doctor ./library", "tta doctor --json")
+)(doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -86,7 +95,7 @@ def serve(  # noqa: PLR0913 - one option each
         raise typer.BadParameter("give --config FILE, or --model ID_OR_PATH with --experts DIR")
     overrides: dict[str, Any] = {
         "model.source": model,
-        "library.path": None if experts is None else str(experts.resolve()),
+        "library.path": None if experts is None else os.path.realpath(experts),
         "default_policy": policy,
         "server.host": host,
         "server.port": port,
@@ -104,7 +113,8 @@ def _defaults(model: str, experts: Path | None) -> dict[str, Any]:
     from adapters.library.library import Library
 
     library = Library.open(experts or Path())
-    routable = all(library.examples(name) for name in library.names)
+    sound, _ = library.read_experts()
+    routable = all(library.examples(name) for name in sound)
     defaults: dict[str, Any] = {"model.id": Path(model).name.lower()}
     if routable:
         defaults["policies.retrieval.type"] = "retrieval"
@@ -152,15 +162,25 @@ def _example(url: str, model: str) -> str:
 
 
 def main() -> None:
-    """Run `tta`: the user's mistakes end in one message, anything else in a traceback."""
+    """Run `tta`: the user's mistakes end in one message, anything else in a traceback.
+
+    What the system refuses of a file that a user named is one of the former.
+    """
     from adapters.errors import AdapterError
+    from adapters.files.paths import explain_refusal
     from router.errors import RouterError
     from tta_serve.exceptions import ConfigError, PromptFileError, RequestError, StartError
     from tta_serve.experiments.errors import ExperimentError
     from tta_serve.store.errors import StoreError
 
+    _write_any_text()
     try:
         app()
+    except OSError as error:
+        # What has no path is no file of the user's, but for a disk that is full.
+        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(2, explain_refusal(error, "the disk"))
     except (
         AdapterError,
         ConfigError,
@@ -173,6 +193,13 @@ def main() -> None:
         _fail(2, str(error))
     except StartError as error:
         _fail(1, f"the server did not start:\n{error}")
+
+
+def _write_any_text() -> None:
+    """Write what the locale has no letters for as escapes, in place of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(status: int, message: str) -> NoReturn:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from adapters.library.library import Library
 
 # Lines are never broken: what is no terminal has no width, and a terminal breaks them itself.
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -22,7 +28,41 @@ LibraryFolder = Annotated[
 BaseFolder = Annotated[
     Path | None, typer.Option("--base", help="The base's folder; the library remembers the first.")
 ]
-Picture = Annotated[Path | None, typer.Option("--picture", help="A PNG to write.")]
+
+
+def _check_picture(file: Path | None) -> Path | None:
+    """Refuse a place that cannot be written, before the work for the picture is done."""
+    if file is None:
+        return None
+    if file.is_dir():
+        raise typer.BadParameter(f"{file} is a folder: name a file in it")
+    if not file.parent.is_dir():
+        raise typer.BadParameter(f"{file.parent} is no folder: make it first")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise typer.BadParameter(f"{file} may not be written by this user")
+    return file
+
+
+Picture = Annotated[
+    Path | None, typer.Option("--picture", help="A PNG to write.", callback=_check_picture)
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="A PNG to write.", callback=_check_picture)
+]
+
+
+def open_usable(root: Path) -> Library:
+    """Open a library without the experts that cannot be read, and say which those are, on stderr.
+
+    Raises:
+        LibraryError: Nothing in it can be used.
+    """
+    from adapters.library.library import Library
+
+    library = Library.open(root).usable()
+    for name, reason in library.problems.items():
+        typer.echo(f"{printable(name)} is left out: {printable(reason)}", err=True)
+    return library
 
 
 def format_examples(*commands: str) -> str:
@@ -45,6 +85,21 @@ def print_table(table: Table) -> None:
     rows = zip(*(column.cells for column in table.columns), strict=True)
     for row in ([column.header for column in table.columns], *rows):
         typer.echo("\t".join(_one_line(str(cell)) for cell in row))
+
+
+def printable(text: str) -> str:
+    """Return text that does nothing to a terminal but be shown."""
+    return text if text.isprintable() else repr(text)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON, in plain ASCII where the locale could not say all that is in it."""
+    from adapters.library.manifest import to_json
+
+    text = to_json(value)
+    if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+        text = json.dumps(json.loads(text), sort_keys=True, indent=1)
+    typer.echo(text)
 
 
 def _one_line(cell: str) -> str:

@@ -20,8 +20,10 @@ from tta_serve.cli.options import (
     LOCAL_URL,
     BaseFolder,
     LibraryFolder,
+    Plot,
     console,
     format_examples,
+    open_usable,
     print_table,
     show_progress,
 )
@@ -78,15 +80,14 @@ def train(  # noqa: PLR0913 - one option each
 
     It knows "none of them" as a class.
     """
-    from adapters.library.library import Library
-    from adapters.library.versions import check_name
+    from adapters.library.names import check_name
     from router.probing import feature_layer
     from tta_serve.cli.router_output import print_gate
     from tta_serve.offline import train_gate
     from tta_serve.offline.features import EarlyFeatures, count_layers
     from tta_serve.offline.labelled_prompts import Prompts
 
-    start, opened, folder = time.perf_counter(), Library.open(library), library / "router"
+    start, opened, folder = time.perf_counter(), open_usable(library), library / "router"
     check_name(folder, name)
     learned = Prompts.read(prompts, opened.names) if prompts else Prompts.from_library(opened)
     held_out = Prompts.read(validation, opened.names, held_out=True) if validation else None
@@ -119,12 +120,11 @@ def features(
 
     The last line is JSON.
     """
-    from adapters.library.library import Library
     from tta_serve.cli.router_output import print_features
     from tta_serve.offline.compare_features import compare_features, list_encoders, mark_worthwhile
     from tta_serve.offline.labelled_prompts import Prompts, read_labelled
 
-    opened, chosen = Library.open(library), _read_layers(layers)
+    opened, chosen = open_usable(library), _read_layers(layers)
     labelled = read_labelled(prompts, opened.names, split)
     ways, examples = list_encoders(load_base(library, base), chosen), Prompts.from_library(opened)
     with _watch_prompts(len(ways) * (len(examples) + len(labelled))) as watch:
@@ -154,10 +154,9 @@ def choose_layer(  # noqa: PLR0913 - one option each
     examples: Annotated[
         int, typer.Option(min=1, help="Prompts of each expert that losses are measured on.")
     ] = 16,
-    plot: Annotated[Path | None, typer.Option(help="A PNG to write.")] = None,
+    plot: Plot = None,
 ) -> None:
     """From which layer should experts act, for routing at its input? The last line is JSON."""
-    from adapters.library.library import Library
     from tta_serve.offline.choose_layer import (
         LayerRow,
         choose_layer,
@@ -170,7 +169,7 @@ def choose_layer(  # noqa: PLR0913 - one option each
     from tta_serve.offline.features import count_layers
     from tta_serve.offline.labelled_prompts import Prompts, read_labelled
 
-    opened, given = Library.open(library), None if layers is None else _read_layers(layers)
+    opened, given = open_usable(library), None if layers is None else _read_layers(layers)
     labelled, learned = read_labelled(prompts, opened.names, split), Prompts.from_library(opened)
     model = load_base(library, base)
     chosen = given or list_candidates(count_layers(model.model))

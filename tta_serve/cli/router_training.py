@@ -14,6 +14,7 @@ from tta_serve.cli.options import (
     LibraryFolder,
     Picture,
     console,
+    open_usable,
     show_progress,
 )
 
@@ -134,13 +135,12 @@ def gates(  # noqa: PLR0913 - one option each
     """
     from adapters.bank.layer_gates import LAYER_GATES, write_gates
     from adapters.files.atomic import check_free
-    from adapters.library.library import Library
     from tta_serve.offline.train_layer_gates import LayerGateSettings, train
 
     file = library / LAYER_GATES
     check_free(file, replace=replace)
     work = _sample_experts(
-        Library.open(library), library, base, None, prompts, answer, canonical=True
+        open_usable(library), library, base, None, prompts, answer, canonical=True
     )
     with show_progress("Training gates", steps) as tell:
         trained = train(
@@ -197,10 +197,9 @@ def _sample_for(  # noqa: PLR0913 - options of the commands
         LibraryError: The name cannot be used, or an expert has no prompts.
     """
     from adapters.errors import LibraryError
-    from adapters.library.library import Library
-    from adapters.library.versions import check_name
+    from adapters.library.names import check_name
 
-    opened = Library.open(root)
+    opened = open_usable(root)
     check_name(root, new)
     if new in opened.all_names:
         raise LibraryError(f"{new!r} is an expert: an entry needs another name")

@@ -95,7 +95,7 @@ def read_suite(file: Path) -> Suite:
         ConfigError: The file cannot be read, or a line cannot be used; the message names it.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     found = [_read(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from adapters.files.checkpoint import Checkpoint
-from adapters.library.entries import ENTRIES, read_entries
+from adapters.library.entries import ENTRIES, scan_entries
 from adapters.library.library import Library
 from tta_serve.config import ServeConfig
 from tta_serve.evaluation import arms as roster
@@ -59,7 +59,7 @@ class Evaluation:
         self._plan = plan
         self._wanted = wanted
         self._progress = progress
-        self._library = Library.open(config.library.path)
+        self._library = Library.open(config.library.path).usable()
         plan.suite.check(self._library.names)
         self._entries = [
             *config.library.entries,
@@ -158,7 +158,7 @@ def _list_entries(library: Path, config: ServeConfig, *, fronts: bool) -> list[s
         for policy in config.policies.values()
         if policy.type == "learned_static"
     }
-    made = read_entries(library / ENTRIES)
+    made, _ = scan_entries(library / ENTRIES)
     return [
         name
         for name, entry in made.items()

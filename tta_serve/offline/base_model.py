@@ -311,7 +311,7 @@ def _check_memory(wanted: frozenset[str], experts: Mapping[str, Deltas]) -> None
 
 
 def _free_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
+    for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise AssertionError("Linux says how much memory is available")

@@ -110,7 +110,7 @@ def read_labelled(
     found = []
     known = set(names)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PromptFileError(f"{file} cannot be read: {error}") from None
     for number, line in enumerate(lines, 1):

@@ -23,7 +23,7 @@ _NOTHING = {"logprob_change_mean": 0.0, "logprob_change_max": 0.0, "kl_mean": 0.
 
 @dataclass(frozen=True)
 class UpperLayers:
-    """Deltas without those of weights below a decoder layer, or outside of decoder layers."""
+    """Deltas of decoder layers from one on, and of the output head."""
 
     deltas: Deltas
     """All of them."""
@@ -91,7 +91,8 @@ def find_routing_layer(base: Checkpoint) -> int:
 
 def _is_above(weight: str, layer: int) -> bool:
     own = layer_of(weight)
-    return own is not None and own >= layer
+    # Of what is in no layer the output head alone follows a mix that a layer decides.
+    return "lm_head" in weight.split(".") if own is None else own >= layer
 
 
 def _energy(deltas: Deltas, weight: str) -> float:

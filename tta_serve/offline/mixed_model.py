@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from adapters.coefficient import layer_of
 from adapters.deltas import LowRankDeltas
 from adapters.errors import ExpertError
-from adapters.expert import Expert
+from adapters.expert import Expert, LowRank
 from adapters.library.versions import check_fit
+from adapters.low_rank import make_canonical
 from tta_serve.offline.base_model import PlainModel
 from tta_serve.offline.features import count_layers, tokenize
 
@@ -39,14 +41,19 @@ class AnswerOutputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Site:
-    """All experts' factors of one linear layer, stacked by rank."""
+    """All experts' factors of one linear layer, stacked by rank.
+
+    The token embedding is one too, as the linear layer that it is of one-hot inputs, whose weight
+    is the transpose of the embedding's.
+    """
 
     name: str
     """The layer's weight."""
-    module: nn.Linear
+    module: nn.Linear | nn.Embedding
     """The layer itself."""
     layer: int
-    """The decoder layer that it is in."""
+    """The decoder layer that it is in, or next to: the first one's for the token embedding, the
+    last one's for the output head."""
     a: Tensor
     """[ranks, in]."""
     b: Tensor
@@ -61,11 +68,11 @@ fit."""
 
 
 class MixedModel:
-    """The base with experts added to its linear layers, mixed by coefficients.
+    """The base with experts added to its layers, mixed by coefficients.
 
-    In every linear layer that an expert touches, y = W x + B (c * (A x)), with c[l, k] of decoder
-    layer l and expert k, or c by a rule. The base's weights stay as they are, and take no
-    gradients.
+    In every linear layer that an expert touches, and at either end of a base whose ends are two
+    weights, y = W x + B (c * (A x)), with c[l, k] of decoder layer l and expert k, or c by a rule.
+    The base's weights stay as they are, and take no gradients.
 
     Raises:
         ExpertError: An expert touches anything else.
@@ -146,7 +153,8 @@ def _adder(
     """Return a hook of the site's layer that adds the experts to its output."""
 
     def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        h = inputs[0] @ site.a.T
+        is_embedding = isinstance(site.module, nn.Embedding)
+        h = embedding(inputs[0], site.a.T) if is_embedding else inputs[0] @ site.a.T
         if isinstance(coefficients, Tensor):
             scale = coefficients[site.layer][site.owners]
         else:
@@ -157,26 +165,46 @@ def _adder(
 
 
 def _sites(plain: PlainModel, experts: Sequence[Expert]) -> list[Site]:
-    linear = {
-        name: module
-        for name, module in plain.model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
+    layers = _find_layers(plain)
     found = []
     for name in dict.fromkeys(name for expert in experts for name in expert.factors):
-        layer = layer_of(name)
-        if name not in linear or layer is None:
+        if name not in layers:
             raise ExpertError(
-                f"{name} is no linear layer in a decoder layer of {plain.base.folder}"
+                f"{name} is no linear layer in a decoder layer of {plain.base.folder}, nor a token"
+                " embedding or an output head that are two weights"
             )
+        module, layer = layers[name]
         own = [
-            (k, expert.factors[name]) for k, expert in enumerate(experts) if name in expert.factors
+            (k, _turn(expert.factors[name], module))
+            for k, expert in enumerate(experts)
+            if name in expert.factors
         ]
         owners = torch.cat([torch.full((factor.rank,), k) for k, factor in own])
         a = torch.cat([factor.a for _, factor in own])
         b = torch.cat([factor.b for _, factor in own], 1)
-        found.append(Site(name, linear[name], layer, a.float(), b.float(), owners))
+        found.append(Site(name, module, layer, a.float(), b.float(), owners))
     return found
+
+
+def _find_layers(plain: PlainModel) -> dict[str, tuple[nn.Linear | nn.Embedding, int]]:
+    """Return what experts may touch, and the decoder layer whose coefficients it has, by name."""
+    model: Any = plain.model
+    ends = {model.get_input_embeddings(): 0, model.get_output_embeddings(): count_layers(model) - 1}
+    if model.config.get_text_config().tie_word_embeddings:
+        ends = {}
+    found = {}
+    for name, module in model.named_modules():
+        layer = ends.get(module, layer_of(name))
+        if isinstance(module, nn.Linear | nn.Embedding) and layer is not None:
+            found[name] = module, layer
+    return found
+
+
+def _turn(factor: LowRank, module: nn.Module) -> LowRank:
+    """Return the factors of the linear layer that a module is."""
+    if not isinstance(module, nn.Embedding):
+        return factor
+    return make_canonical(LowRank(factor.b.t(), factor.a.t()))
 
 
 def _ends(model: Any) -> set[int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters.files.atomic import check_free
-from adapters.library.entries import ENTRIES, Entry, read_entries, write_entry, write_json
+from adapters.library.entries import ENTRIES, Entry, scan_entries, write_entry, write_json
 from adapters.mix import MixRules
 from router.errors import RouterError
 from router.policies.pareto import FRONTS, Front, Point
@@ -181,7 +181,7 @@ def store_front(root: Path, name: str, front: Front, *, replace: bool) -> None:
         write_entry(folder, entry, replace=replace)
     write_json(_front_file(root, name), front, replace=replace)
 
-    for old in read_entries(folder).values():
+    for old in scan_entries(folder)[0].values():
         if old.source.get("front") == name and old.name not in points:
             (folder / f"{old.name}.json").unlink()
 

@@ -21,4 +21,4 @@ def read_everyday(split: Split) -> list[str]:
         if split == "train"
         else Path(__file__).parent / f"{split}.txt"
     )
-    return file.read_text().splitlines()
+    return file.read_text(encoding="utf-8").splitlines()

@@ -21,7 +21,9 @@ IRREGULAR = re.compile(r"([^aeiou]y|fe?|s|o|man|men)$")
 @cache
 def read_nouns() -> tuple[str, ...]:
     """Return English nouns of one word, in the singular."""
-    listed = files("wonderwords.assets").joinpath("nounlist.txt").read_text().split()
+    listed = (
+        files("wonderwords.assets").joinpath("nounlist.txt").read_text(encoding="utf-8").split()
+    )
     plain = (
         word for word in listed if re.fullmatch("[a-z]{3,12}", word) and not IRREGULAR.search(word)
     )

@@ -52,10 +52,24 @@ def test_the_digest_sees_every_kind_of_change(tmp_path: Path, change: str) -> No
     assert digests[0] != digests[1]
 
 
-def test_a_whole_file_goes_before_an_index_as_in_transformers(tmp_path: Path) -> None:
-    save_model(make_model(), tmp_path, "5KB")
-    save_file({"x": torch.ones(1)}, tmp_path / SINGLE)
-    assert Checkpoint.open(tmp_path).shapes == {"x": (1,)}
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("second", [SINGLE, "model-00001-of-00001.safetensors"])
+def test_two_sets_of_the_same_weights_are_refused(
+    tmp_path: Path, second: str, *, listed: bool
+) -> None:
+    model = make_model()
+    save_model(model, tmp_path, "5KB" if listed else "1GB")
+    if second == SINGLE and not listed:
+        (tmp_path / SINGLE).rename(tmp_path / "model-00001-of-00001.safetensors")
+    save_file({name: value + 1 for name, value in model.state_dict().items()}, tmp_path / second)
+    with pytest.raises(ExpertError, match="keep one set of weights"):
+        Checkpoint.open(tmp_path)
+
+
+def test_files_of_other_names_beside_the_weights_are_left_alone(tmp_path: Path) -> None:
+    checkpoint = save_model(make_model(), tmp_path)
+    save_file({"x": torch.ones(1)}, tmp_path / "optimizer.safetensors")
+    assert Checkpoint.open(tmp_path).shapes == checkpoint.shapes
 
 
 def test_numbered_files_without_an_index_must_be_all_there(tmp_path: Path) -> None:
@@ -78,7 +92,7 @@ def test_a_hub_snapshot_of_links_is_read(tmp_path: Path) -> None:
 
 
 def damaged(folder: Path, change: str) -> None:
-    places = json.loads((folder / INDEX).read_text())["weight_map"]
+    places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
     weight, file = sorted(places.items())[0]
     if change == "missing shard":
         (folder / file).unlink()
@@ -104,7 +118,8 @@ def damaged(folder: Path, change: str) -> None:
     (folder / INDEX).write_text(
         "{"
         if change == "no json"
-        else json.dumps([] if change == "list" else {"weight_map": places})
+        else json.dumps([] if change == "list" else {"weight_map": places}),
+        encoding="utf-8",
     )
 
 

@@ -147,7 +147,9 @@ def test_shards_are_one_adapter(tmp_path: Path) -> None:
         save_file({key: tensors[key] for key in keys}, tmp_path / "e" / file)
         places |= dict.fromkeys(keys, file)
     assert load_peft(tmp_path / "e").digest == whole.digest
-    (tmp_path / "e" / f"{WEIGHTS_FILE}.index.json").write_text(json.dumps({"weight_map": places}))
+    (tmp_path / "e" / f"{WEIGHTS_FILE}.index.json").write_text(
+        json.dumps({"weight_map": places}), encoding="utf-8"
+    )
     assert load_peft(tmp_path / "e").digest == whole.digest
     (tmp_path / "e" / file).unlink()
     with pytest.raises(ExpertError, match="No such file"):
@@ -163,16 +165,17 @@ def test_equal_content_has_an_equal_digest_and_other_content_another(tmp_path: P
 
 
 MERGE = "merge_and_unload and add that as a fine-tune"
+ADD = "tta experts add FOLDER --name NAME --rank R (or --dense)"
 
 
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"use_dora": True}, ["use_dora", "DoRA", MERGE]),
-        ({"bias": "all"}, ["bias='none'", MERGE]),
-        ({"bias": "lora_only"}, ["bias='none'", MERGE]),
-        ({"lora_bias": True}, ["lora_bias", MERGE]),
-        ({"modules_to_save": ["up"], "target_modules": ["down"]}, ["modules_to_save", MERGE]),
+        ({"use_dora": True}, ["use_dora", "DoRA", ADD]),
+        ({"bias": "all"}, ["bias is set", ADD]),
+        ({"bias": "lora_only"}, ["bias is set", ADD]),
+        ({"lora_bias": True}, ["lora_bias", ADD]),
+        ({"modules_to_save": ["up"], "target_modules": ["down"]}, ["modules_to_save", ADD]),
         ({"kasa_config": KasaConfig(), "r": 2}, ["kasa_config", MERGE]),
         ({"monteclora_config": MontecloraConfig()}, ["monteclora_config", "retrain"]),
         (
@@ -195,16 +198,16 @@ def test_what_cannot_be_exact_is_refused_by_name(
         ({"trainable_token_indices": [1, 2]}, ["trainable_token_indices", MERGE]),
         (
             {"target_modules": ["q_proj", "embed_tokens"]},
-            ["embed_tokens", "is not a LoRA factor of a linear layer", MERGE],
+            ["embed_tokens.base_layer.weight is a copy of a weight of the base", ADD],
         ),
         (
             {"target_modules": ["lm_head"]},
-            ["lm_head.base_layer.weight is not a LoRA factor of a linear layer", MERGE],
+            ["lm_head.base_layer.weight is a copy of a weight of the base", ADD],
         ),
         ({"layer_replication": [(0, 2), (1, 2)]}, ["layer_replication", "retrain"]),
         (
             {"target_parameters": ["q_proj.weight"], "target_modules": []},
-            ["target_parameters", MERGE],
+            ["target_parameters", "retrain"],
         ),
     ],
 )
@@ -245,10 +248,9 @@ def test_what_is_no_linear_layer_is_refused_by_name(
         ("alpha_pattern", {"up": 0}, ["alpha_pattern in adapter_config.json"]),
         ("alpha_pattern", {"up(": 4}, ["alpha_pattern in adapter_config.json"]),
         ("alpha_pattern", {"(?i)up": 4}, ["alpha_pattern in adapter_config.json"]),
-        ("alpha_pattern", {"(l|a|y|e|r|s|[.]|[01])*x": 4}, ["simple patterns"]),
-        ("alpha_pattern", {r"(\w+)+x": 4}, ["simple patterns"]),
-        ("alpha_pattern", {"a*b*c*d*e*": 4}, ["simple patterns"]),
-        ("alpha_pattern", {"a" * 257: 4}, ["simple patterns"]),
+        ("alpha_pattern", {"a" * 20_000: 4}, ["simple patterns"]),
+        ("alpha_pattern", {"[[:alpha:]]": 4}, ["simple patterns"]),
+        ("alpha_pattern", {"up{e<=1}": 4}, ["simple patterns"]),
     ],
 )
 def test_a_config_that_is_not_a_plain_loras_is_refused(
@@ -256,7 +258,9 @@ def test_a_config_that_is_not_a_plain_loras_is_refused(
 ) -> None:
     save_adapter(tmp_path / "e", r=4)
     file = tmp_path / "e" / CONFIG_FILE
-    file.write_text(json.dumps(json.loads(file.read_text()) | {option: value}))
+    file.write_text(
+        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {option: value}), encoding="utf-8"
+    )
     assert_refused(tmp_path / "e", says)
 
 
@@ -323,7 +327,9 @@ def test_what_is_written_is_what_peft_and_we_read(tmp_path: Path) -> None:
     write_peft(expert, tmp_path / "e", "some/base")
     assert load_peft(tmp_path / "e").digest == expert.digest
     assert (
-        json.loads((tmp_path / "e" / CONFIG_FILE).read_text())["base_model_name_or_path"]
+        json.loads((tmp_path / "e" / CONFIG_FILE).read_text(encoding="utf-8"))[
+            "base_model_name_or_path"
+        ]
         == "some/base"
     )
     model = PeftModel.from_pretrained(Deep(), str(tmp_path / "e"))
@@ -374,8 +380,10 @@ def damaged(folder: Path, change: str) -> None:
     elif change == "cube":
         tensors[key] = tensors[key][:, :, None].clone()
     elif change == "rank":
-        config = json.loads((folder / "adapter_config.json").read_text())
-        (folder / "adapter_config.json").write_text(json.dumps({**config, "r": 5}))
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        (folder / "adapter_config.json").write_text(
+            json.dumps({**config, "r": 5}), encoding="utf-8"
+        )
     save_file(tensors, file)
     if change == "pickle":
         torch.save(tensors, folder / "adapter_model.bin")
@@ -408,7 +416,7 @@ def test_a_damaged_folder_is_refused_whole(tmp_path: Path, change: str, says: st
 def test_a_library_lists_its_experts_and_their_examples(tmp_path: Path) -> None:
     save_adapter(tmp_path / "sql", r=4)
     save_adapter(tmp_path / "math", r=2)
-    (tmp_path / "sql" / "examples.txt").write_text("first\n\nsecond\n")
+    (tmp_path / "sql" / "examples.txt").write_text("first\n\nsecond\n", encoding="utf-8")
     (tmp_path / "notes").mkdir()
     library = Library.open(tmp_path)
     assert library.names == ("math", "sql")
@@ -433,7 +441,7 @@ def test_a_link_out_of_the_library_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_or_missing_library_says_what_is_wanted(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(LibraryError, match="PEFT adapter folder"):
+        with pytest.raises(LibraryError, match=r"PEFT adapter folder|no such folder"):
             Library.open(root)
 
 

@@ -1,15 +1,24 @@
 """Files from others: read exactly, or refused before their data are touched."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from adapters.errors import ExpertError, LibraryError
-from adapters.files.safetensors_reader import TensorFile, check_size, confine, index_tensors
+from adapters.files.safetensors_reader import DTYPES as DTYPE_NAMES
+from adapters.files.safetensors_reader import (
+    FOREIGN_BITS,
+    TensorFile,
+    check_size,
+    confine,
+    index_tensors,
+)
 
 DTYPES = (
     *(
@@ -19,6 +28,9 @@ DTYPES = (
         torch.bfloat16,
         torch.float8_e4m3fn,
         torch.float8_e5m2,
+        torch.float8_e4m3fnuz,
+        torch.float8_e5m2fnuz,
+        torch.complex64,
     ),
     *(
         torch.int8,
@@ -65,6 +77,39 @@ def test_what_safetensors_saves_is_read_bit_for_bit(
     assert file.read("y").equal(torch.ones(3))
 
 
+def test_every_dtype_that_safetensors_knows_is_known(tmp_path: Path) -> None:
+    """Its own error, of a dtype that it does not know, lists them."""
+    made(tmp_path / "f.safetensors", {"x": entry("F31")}, bytes(8))
+    with pytest.raises(Exception, match="expected one of") as error:
+        safe_open(tmp_path / "f.safetensors", "pt")
+    listed = str(error.value).partition("expected one of")[2]
+    assert set(re.findall(r"`(\w+)`", listed)) == DTYPE_NAMES.keys() | FOREIGN_BITS.keys()
+
+
+@pytest.mark.parametrize(("kind", "bits"), FOREIGN_BITS.items())
+def test_a_dtype_that_torch_does_not_have_is_known_by_its_shape(
+    tmp_path: Path, kind: str, bits: int
+) -> None:
+    path = made(tmp_path / "f.safetensors", {"x": entry(kind, [4, 8], [0, 4 * bits])})
+    path.write_bytes(path.read_bytes() + bytes(range(4 * bits)))
+    safe_open(path, "pt")
+    file = TensorFile.open(path)
+    assert file.shapes == {"x": (4, 8)}
+    assert file.dtypes == {"x": kind}
+    assert file.read_bytes("x").tolist() == list(range(4 * bits))
+    with pytest.raises(ExpertError, match=f"x has the dtype {kind}, of which torch has no"):
+        file.read("x")
+    made(path, {"x": entry(kind, [4, 8], [0, 4 * bits - 1])}, bytes(4 * bits - 1))
+    with pytest.raises(ExpertError, match=f"lies in {4 * bits - 1} bytes"):
+        TensorFile.open(path)
+
+
+def test_scales_of_whole_powers_are_read(tmp_path: Path) -> None:
+    made(tmp_path / "f.safetensors", {"x": entry("F8_E8M0", [2], [0, 2])}, bytes([127, 128]))
+    read = TensorFile.open(tmp_path / "f.safetensors").read("x")
+    assert read.float().tolist() == [1.0, 2.0]
+
+
 def test_a_tensor_is_the_callers_own(tmp_path: Path) -> None:
     save_file({"x": torch.ones(3)}, tmp_path / "f.safetensors")
     file = TensorFile.open(tmp_path / "f.safetensors")
@@ -82,6 +127,9 @@ def test_a_tensor_is_the_callers_own(tmp_path: Path) -> None:
         ({"x": []}, b"", "no dtype, shape and data_offsets"),
         ({"x": entry(more=1)}, bytes(8), "no dtype, shape and data_offsets"),
         ({"x": entry("F31")}, bytes(8), "unknown dtype 'F31'"),
+        ({"x\ny": entry()}, bytes(8), r"'x\ny' is no name"),
+        ({"\ud800": entry()}, bytes(8), r"'\ud800' is no name"),
+        ({"x": entry("F\n32")}, bytes(8), r"unknown dtype 'F\n32'"),
         ({"x": entry(["F32"])}, bytes(8), "unknown dtype"),  # type: ignore[arg-type]
         ({"x": entry(shape=[-2])}, bytes(8), "the shape [-2]"),
         ({"x": entry(shape=[2.0])}, bytes(8), "the shape [2.0]"),
@@ -203,8 +251,8 @@ def test_plain_names_stay_below_the_root(tmp_path: Path) -> None:
 def test_links_may_lead_within_the_root_but_not_out(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    (tmp_path / "secret").write_text("")
-    (root / "own").write_text("")
+    (tmp_path / "secret").write_text("", encoding="utf-8")
+    (root / "own").write_text("", encoding="utf-8")
     (root / "in").symlink_to("own")
     (root / "out").symlink_to(tmp_path / "secret")
     (root / "up").symlink_to("../secret")
@@ -219,10 +267,24 @@ def test_the_hub_cache_links_to_its_own_blobs_only(tmp_path: Path) -> None:
     snapshot, blobs = tmp_path / "models--x" / "snapshots" / "abc", tmp_path / "models--x" / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
-    (blobs / "123").write_text("")
-    (tmp_path / "secret").write_text("")
+    (blobs / "123").write_text("", encoding="utf-8")
+    (tmp_path / "secret").write_text("", encoding="utf-8")
     (snapshot / "file").symlink_to("../../blobs/123")
     (snapshot / "out").symlink_to(tmp_path / "secret")
     assert confine(snapshot, "file") == snapshot / "file"
-    with pytest.raises(LibraryError, match="leads out"):
-        confine(snapshot, "out")
+    deep = snapshot / "sql" / "v2"
+    deep.mkdir(parents=True)
+    (deep / "file").symlink_to("../../../../blobs/123")
+    (deep / "beside").symlink_to("../../file")
+    (deep / "out").symlink_to("../../../../../secret")
+    assert confine(deep, "file") == deep / "file"
+    assert confine(deep, "beside") == deep / "beside"
+    for place in (snapshot, deep):
+        with pytest.raises(LibraryError, match="leads out"):
+            confine(place, "out")
+
+
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to("x")
+    with pytest.raises((LibraryError, ExpertError), match="x"):
+        TensorFile.open(confine(tmp_path, "x"))

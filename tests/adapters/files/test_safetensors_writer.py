@@ -37,10 +37,10 @@ def test_safetensors_reads_what_was_written(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
-    (tmp_path / "file.safetensors").write_text("precious")
+    (tmp_path / "file.safetensors").write_text("precious", encoding="utf-8")
     with pytest.raises(FileExistsError):
         save(TENSORS, tmp_path / "file.safetensors")
-    assert (tmp_path / "file.safetensors").read_text() == "precious"
+    assert (tmp_path / "file.safetensors").read_text(encoding="utf-8") == "precious"
 
 
 def test_what_comes_must_be_what_was_told(tmp_path: Path) -> None:

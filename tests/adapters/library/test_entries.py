@@ -87,14 +87,14 @@ def test_an_entry_that_could_not_be_served_is_refused(
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str, says: str) -> None:
-    (tmp_path / f"{name}.json").write_text(content)
+    (tmp_path / f"{name}.json").write_text(content, encoding="utf-8")
     with pytest.raises(LibraryError, match=says):
         read_entries(tmp_path)
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
     outside: Any = tmp_path / "outside.json"
-    outside.write_text(json.dumps(CONTENT))
+    outside.write_text(json.dumps(CONTENT), encoding="utf-8")
     (tmp_path / "entries").mkdir()
     (tmp_path / "entries" / "in.json").symlink_to(outside)
     with pytest.raises(LibraryError, match="leads out of"):

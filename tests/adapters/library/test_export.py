@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from adapters.deltas import LowRankDeltas
 from adapters.errors import ExpertError, LibraryError
+from adapters.files.beside_weights import copy_beside_weights
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.delta_forms import DenseForm, LowRankForm
 from adapters.files.finetune import TaskVector
@@ -28,8 +29,8 @@ TOKENS = torch.tensor([[1, 5, 9, 3]])
 def llama(folder: Path, seed: int, dtype: torch.dtype = torch.float32) -> Checkpoint:
     torch.manual_seed(seed)
     LlamaForCausalLM(LLAMA).to(dtype).save_pretrained(folder, max_shard_size="40KB")
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     (folder / "training_args.bin").write_bytes(b"pickle")
     return Checkpoint.open(folder)
 
@@ -57,9 +58,9 @@ def test_peft_computes_the_same_with_an_exported_expert(tmp_path: Path, base: Ch
     store.add("sql", deltas, LowRankForm(), ABOUT, base)
     to_peft(Library.open(store.root), "sql", tmp_path / "out" / "sql")
     assert load_peft(tmp_path / "out" / "sql").digest == deltas.expert.digest
-    assert json.loads((tmp_path / "out" / "sql" / "adapter_config.json").read_text())[
-        "base_model_name_or_path"
-    ] == str(base.folder)
+    assert json.loads(
+        (tmp_path / "out" / "sql" / "adapter_config.json").read_text(encoding="utf-8")
+    )["base_model_name_or_path"] == str(base.folder)
     results = []
     for folder in (tmp_path / "lora", tmp_path / "out" / "sql"):
         model = PeftModel.from_pretrained(
@@ -111,7 +112,8 @@ def test_it_has_the_shards_and_the_files_of_the_base(tmp_path: Path, base: Check
         w: f.path.name for w, f in base.files.items()
     }
     index, original = (
-        json.loads((c.folder / "model.safetensors.index.json").read_text()) for c in (merged, base)
+        json.loads((c.folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        for c in (merged, base)
     )
     assert index["weight_map"] == original["weight_map"]
     assert index["metadata"]["total_size"] == original["metadata"]["total_size"]
@@ -167,3 +169,114 @@ def test_a_quantised_weight_is_not_merged_into(tmp_path: Path, base: Checkpoint)
     save_file(weights, tmp_path / "quantised" / "model.safetensors")
     with pytest.raises(ExpertError, match=r"is torch\.int8"):
         to_checkpoint(Checkpoint.open(tmp_path / "quantised"), [(1.0, deltas)], tmp_path / "merged")
+
+
+@pytest.mark.parametrize("layout", ["single", "one numbered", "several", "several without index"])
+def test_transformers_loads_what_it_is_whatever_the_base_s_files(
+    tmp_path: Path, layout: str
+) -> None:
+    torch.manual_seed(0)
+    size = "40KB" if layout.startswith("several") else "1GB"
+    LlamaForCausalLM(LLAMA).save_pretrained(tmp_path / "base", max_shard_size=size)
+    index = tmp_path / "base" / "model.safetensors.index.json"
+    if layout == "one numbered":
+        numbered = "model-00001-of-00001.safetensors"
+        file = (tmp_path / "base" / "model.safetensors").rename(tmp_path / "base" / numbered)
+        places = dict.fromkeys(load_file(file), numbered)
+        index.write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
+    expected = logits(tmp_path / "base")
+    if layout == "several without index":
+        index.unlink()
+    base = Checkpoint.open(tmp_path / "base")
+    to_checkpoint(base, [], tmp_path / "merged")
+    assert torch.equal(logits(tmp_path / "merged"), expected)
+    assert Checkpoint.open(tmp_path / "merged").shards.keys() == base.shards.keys()
+
+
+BESIDE = (
+    "qwen.tiktoken",
+    "vocab.bpe",
+    "tokenizer.model.v3",
+    "merges.txt",
+    "LICENSE",
+    "Open Licence (2).md",
+    "modeling_own.py",
+    "additional_chat_templates/tool use.jinja",
+    "audio/deep/mel_filters.csv",
+    "größe.txt",
+)
+NOT_BESIDE = (
+    "pytorch_model.bin",
+    "consolidated.safetensors",
+    "model.Q4_K.GGUF",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state_0.pth",
+    "training_args.bin",
+    "trainer_state.json",
+    "pytorch_model.bin.index.json",
+    "adapter_config.json",
+    ".gitattributes",
+    ".cache/huggingface/x.json",
+    "checkpoint-100/tokenizer.json",
+    "onnx/model.onnx",
+    "__pycache__/modeling_own.cpython-311.pyc",
+    "runs/events.out.tfevents.1",
+)
+
+
+def test_all_that_is_no_weight_is_copied(tmp_path: Path) -> None:
+    source = tmp_path / "base"
+    for name in (*BESIDE, *NOT_BESIDE):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(name.encode())
+    (source / "again").symlink_to(".")
+    copy_beside_weights(source, tmp_path / "copy")
+    there = {
+        file.relative_to(tmp_path / "copy").as_posix(): file.read_bytes().decode()
+        for file in (tmp_path / "copy").rglob("*")
+        if file.is_file()
+    }
+    assert there == {name: name for name in BESIDE}
+
+
+def test_a_link_out_of_the_base_is_not_followed_but_one_into_the_hub_s_store_is(
+    tmp_path: Path,
+) -> None:
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "abc"
+    (snapshot / "templates").mkdir(parents=True)
+    (tmp_path / "models--a--b" / "blobs").mkdir()
+    (tmp_path / "models--a--b" / "blobs" / "1").write_text("stored", encoding="utf-8")
+    (snapshot / "templates" / "tool.jinja").symlink_to("../../../blobs/1")
+    copy_beside_weights(snapshot, tmp_path / "copy")
+    copied = tmp_path / "copy" / "templates" / "tool.jinja"
+    assert copied.read_text(encoding="utf-8") == "stored"
+    assert not copied.is_symlink()
+    (tmp_path / "secret").touch()
+    (snapshot / "templates" / "secret").symlink_to(tmp_path / "secret")
+    with pytest.raises(LibraryError, match=r"templates/secret leads out of"):
+        copy_beside_weights(snapshot, tmp_path / "other")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("strength", [1e-5, 1.0])
+def test_the_share_that_rounding_left_is_that_of_the_files(
+    tmp_path: Path, dtype: torch.dtype, strength: float
+) -> None:
+    base = llama(tmp_path / "base", 0, dtype)
+    deltas = lora(tmp_path / "lora", base, 2)
+    left = to_checkpoint(base, [(strength, deltas)], tmp_path / "merged")
+    merged = Checkpoint.open(tmp_path / "merged")
+    changed, lost = 0.0, 0.0
+    for weight in deltas.shapes:
+        change = strength * deltas.delta(weight).double()
+        moved = merged.read(weight).double() - base.read(weight).double()
+        changed += float(change.square().sum())
+        lost += float((moved - change).square().sum())
+    assert left.total == pytest.approx(1 - lost / changed, abs=1e-4)
+    assert left.kept.keys() == {weight.split(".")[-2] for weight in deltas.shapes}
+    assert all(0 <= share <= 1 for share in left.kept.values())
+    if dtype == torch.float32:
+        assert left.total > 0.999
+    elif strength < 1:
+        assert left.total < 0.9

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import pytest
-
-from adapters.deltas import LowRankDeltas
-from adapters.errors import ExpertError
+from adapters.deltas import Deltas, LowRankDeltas
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.delta_forms import LowRankForm, OneBitForm
 from adapters.files.peft import load_peft
-from adapters.library.ingest import Draft, OwnerNotes, draft_folder, write_draft
+from adapters.library.ingest import Draft, OwnerNotes, draft_folder, write_drafts
 from adapters.library.library import Library
 from adapters.library.listing import list_experts
 from adapters.library.manifest import About, Source
@@ -17,12 +14,16 @@ from adapters.library.versions import VersionStore
 from tests.factories.experts import make_expert, make_plain_base
 
 
+def no_score(written: Deltas) -> dict[str, float]:
+    return {}
+
+
 def make_library(root: Path) -> Path:
     """Make a library of a PEFT folder, a version of low rank, and one in a form without ranks."""
     base = make_plain_base(root / "base", 0)
     library = root / "library"
     make_expert(library / "plain", base, seed=0, layers=range(2), rank=3)
-    (library / "plain" / "examples.txt").write_text("one\ntwo\n")
+    (library / "plain" / "examples.txt").write_text("one\ntwo\n", encoding="utf-8")
     make_expert(root / "other", base, seed=1, layers=range(2), rank=2)
 
     store = VersionStore(library)
@@ -35,15 +36,14 @@ def make_library(root: Path) -> Path:
         OneBitForm(),
         About(source=Source("compress")),
     )
-    for draft in (added, signs):
-        write_draft(store, draft, lambda written: {}, lambda count: None)
+    write_drafts(store, [added, signs], lambda draft: no_score, lambda draft, count: None)
     return library
 
 
 def test_a_listing_says_what_the_manifests_say(tmp_path: Path) -> None:
     root = make_library(tmp_path)
     manifests = Library.open(root).manifests
-    listed = {row.name: row for row in list_experts(root)}
+    listed = {row.name: row for row in list_experts(root).experts}
     assert list(listed) == list(manifests) == ["added", "plain", "signs"]
     for name, manifest in manifests.items():
         row = listed[name]
@@ -60,8 +60,9 @@ def test_a_listing_says_what_the_manifests_say(tmp_path: Path) -> None:
 def test_weights_without_a_header_are_named(tmp_path: Path) -> None:
     root = make_library(tmp_path)
     (root / "plain" / "adapter_model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ExpertError, match=r"adapter_model\.safetensors cannot be read"):
-        list_experts(root)
+    listing = list_experts(root)
+    assert [row.name for row in listing.experts] == ["added", "signs"]
+    assert "adapter_model.safetensors cannot be read" in listing.problems["plain"]
 
 
 def test_writing_a_draft_tells_how_many_weights_were_read(tmp_path: Path) -> None:
@@ -70,5 +71,5 @@ def test_writing_a_draft_tells_how_many_weights_were_read(tmp_path: Path) -> Non
     draft = draft_folder(tmp_path / "sql", "sql", base, LowRankForm(), OwnerNotes())
     counts: list[int] = []
     store = VersionStore(tmp_path / "library")
-    write_draft(store, draft, lambda written: {}, counts.append)
+    write_drafts(store, [draft], lambda draft: no_score, lambda draft, count: counts.append(count))
     assert sorted(set(counts)) == list(range(1, 1 + len(draft.deltas.shapes)))

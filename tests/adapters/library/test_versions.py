@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from adapters.errors import ExpertError, LibraryError
@@ -26,7 +29,7 @@ from adapters.files.finetune import TaskVector
 from adapters.files.safetensors_writer import save
 from adapters.library.library import Library
 from adapters.library.manifest import Manifest, read_json, to_json
-from adapters.library.versions import VersionStore
+from adapters.library.versions import NewVersion, VersionStore
 from tests.factories.versions import ABOUT, MODULE, SHAPES, make_checkpoint, make_expert_deltas
 
 FORMS = (LowRankForm(rank=2), OneBitForm(), DenseForm())
@@ -141,8 +144,13 @@ def test_the_base_is_remembered_and_no_other_is_taken(
     with pytest.raises(LibraryError, match="--base"):
         store.checkpoint()
     store.add("sql", make_expert_deltas(1), LowRankForm(), ABOUT, base)
-    assert json.loads((store.root / "library.json").read_text()) == {
-        "base": {"digest": base.digest, "source": str(base.folder.resolve())}
+    assert json.loads((store.root / "library.json").read_text(encoding="utf-8")) == {
+        "base": {
+            "digest": base.digest,
+            "layers": None,
+            "source": str(base.folder.resolve()),
+            "tied": True,
+        }
     }
     assert store.checkpoint().digest == store.checkpoint(base.folder).digest == base.digest
     other = make_checkpoint(tmp_path / "other", 5)
@@ -197,7 +205,7 @@ def test_a_name_that_could_lead_elsewhere_or_look_like_another_is_refused(
 
 def test_a_peft_folder_gets_no_versions(store: VersionStore, base: Checkpoint) -> None:
     (store.root / "sql").mkdir(parents=True)
-    (store.root / "sql" / "adapter_config.json").write_text("{}")
+    (store.root / "sql" / "adapter_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(LibraryError, match="is a PEFT folder"):
         store.add("sql", make_expert_deltas(1), LowRankForm(), ABOUT, base)
 
@@ -291,21 +299,168 @@ def test_weights_that_were_changed_are_found(
     DAMAGE[case](store.root / "sql" / "v0001")
     with pytest.raises(ExpertError, match="v0001"):
         store.verify("sql")
+    with pytest.raises(ExpertError, match="v0001 is not what was added"):
+        store.deltas(manifest)
     if form.name == "low_rank" and case in ("values", "cut", "long", "gone"):
         with pytest.raises(ExpertError):
             store.expert(manifest)
 
 
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_weights_that_change_after_the_check_are_found(
+    store: VersionStore, base: Checkpoint, tuned: TaskVector, form: Form
+) -> None:
+    deltas = store.deltas(store.add("sql", tuned, form, ABOUT, base))
+    weight = f"{MODULE}.weight"
+    deltas.delta(weight)
+    file = store.root / "sql" / "v0001" / "weights-00001.safetensors"
+    before = file.stat()
+    rewrite(file.parent, negate)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    with pytest.raises(ExpertError, match="changed while it was read"):
+        deltas.delta(weight)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_no_flipped_bit_of_any_weight_is_read(
+    tmp_path: Path, form: Form, data: st.DataObject
+) -> None:
+    store, base = VersionStore(tmp_path / "library"), tmp_path / "base"
+    if not base.exists():
+        checkpoint = make_checkpoint(base, 0)
+        change = TaskVector(checkpoint, make_checkpoint(tmp_path / "tuned", 1))
+        store.add("sql", change, form, ABOUT, checkpoint)
+    manifest = store.current("sql")
+    assert manifest is not None
+    file = store.root / "sql" / "v0001" / "weights-00001.safetensors"
+    whole = file.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    place = data.draw(st.integers(header, len(whole) - 1))
+    bit = data.draw(st.integers(0, 7))
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+    try:
+        with pytest.raises(ExpertError, match="v0001"):
+            store.deltas(manifest)
+        with pytest.raises(ExpertError, match="v0001"):
+            store.verify("sql")
+    finally:
+        file.write_bytes(whole)
+    assert store.deltas(manifest).shapes
+
+
+def test_versions_are_added_together_or_not_at_all(store: VersionStore, base: Checkpoint) -> None:
+    good, bad = make_expert_deltas(1), make_expert_deltas(2)
+    bad.expert.factors[MODULE].b.zero_()
+    with pytest.raises(ExpertError, match="expert 'b': nothing to write: no weight changes"):
+        store.add_all(
+            [
+                NewVersion("a", good, LowRankForm(), ABOUT, base),
+                NewVersion("b", bad, LowRankForm(), ABOUT, base),
+            ]
+        )
+    assert left(store) == set()
+    made = store.add_all([NewVersion(n, good, LowRankForm(), ABOUT, base) for n in ("a", "b")])
+    assert [(m.name, m.version) for m in made] == [("a", 1), ("b", 1)]
+    assert made == [store.current("a"), store.current("b")]
+    assert {p.name for p in (store.root / "a" / "v0001").iterdir()} == {
+        "expert.json",
+        "weights-00001.safetensors",
+    }
+
+
+def test_a_version_is_taken_back(store: VersionStore, base: Checkpoint) -> None:
+    first, second = (
+        store.add("sql", make_expert_deltas(seed), LowRankForm(), ABOUT, base) for seed in (1, 2)
+    )
+    third = store.restore("sql", 1)
+    assert (third.version, third.digest, third.report) == (3, first.digest, first.report)
+    assert store.current("sql") == third
+    assert store.verify("sql") == [first, second, third]
+    assert store.restore("sql").digest == second.digest
+    store.remove("sql")
+    assert store.restore("sql").digest == second.digest
+    with pytest.raises(LibraryError, match="version 6 of 'sql' is the current one"):
+        store.restore("sql", 6)
+    with pytest.raises(LibraryError, match="only says that the expert was removed"):
+        store.restore("sql", 5)
+    with pytest.raises(LibraryError, match="no version 9"):
+        store.restore("sql", 9)
+    store.remove("sql", purge=True)
+    with pytest.raises(LibraryError, match="no version before 7"):
+        store.restore("sql")
+
+
+def test_a_damaged_version_is_not_taken_back(store: VersionStore, base: Checkpoint) -> None:
+    for seed in (1, 2):
+        store.add("sql", make_expert_deltas(seed), LowRankForm(), ABOUT, base)
+    rewrite(store.root / "sql" / "v0001", negate)
+    with pytest.raises(ExpertError, match="v0001 is not what was added"):
+        store.restore("sql")
+    assert left(store) == {"library.json", "sql"}
+
+
+def test_a_damaged_current_version_does_not_hide_the_others(
+    store: VersionStore, base: Checkpoint
+) -> None:
+    first = store.add("sql", make_expert_deltas(1), LowRankForm(), ABOUT, base)
+    store.add("sql", make_expert_deltas(2), LowRankForm(), ABOUT, base)
+    (store.root / "sql" / "v0002" / "expert.json").unlink()
+    with pytest.raises(LibraryError, match=r"expert\.json"):
+        store.current("sql")
+    assert store.restore("sql").digest == first.digest
+    assert store.current("sql") != first
+    assert store.expert(store.version("sql", 1)).digest == first.digest
+
+
+def test_a_moved_base_is_named_and_its_new_place_remembered(
+    store: VersionStore, base: Checkpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(LibraryError, match="no base yet"):
+        store.move_base(base.folder)
+    store.add("sql", make_expert_deltas(1), LowRankForm(), ABOUT, base)
+    place = base.folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(LibraryError, match=r"base was at .*/base and is not there.*--base"):
+        store.checkpoint()
+    with pytest.raises(LibraryError, match="another base"):
+        store.move_base(make_checkpoint(tmp_path / "other", 5).folder)
+    assert store.move_base(place).source == str(place)
+    assert store.checkpoint().digest == base.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("org/model", "no such folder; give a folder, not a hub id"),
+        ("nowhere", "no such folder"),
+        ("file", "is a file: give its folder"),
+        ("link", "is a link to away, which is not there"),
+    ],
+)
+def test_a_base_that_is_no_folder_says_what_it_is(
+    store: VersionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("link").symlink_to("away")
+    with pytest.raises(LibraryError, match=says):
+        store.checkpoint(Path(name))
+
+
 def test_nan_is_found_even_where_the_manifest_agrees(
-    store: VersionStore, base: Checkpoint, tuned: TaskVector
+    store: VersionStore, base: Checkpoint, tuned: TaskVector, tmp_path: Path
 ) -> None:
     manifest = store.add("sql", tuned, DenseForm(), ABOUT, base)
     version = store.root / "sql" / "v0001"
     rewrite(version, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))
-    (version / "model.safetensors").symlink_to("weights-00001.safetensors")
-    digest = Checkpoint.open(version).digest
-    (version / "model.safetensors").unlink()
-    (version / "expert.json").write_text(to_json(replace(manifest, digest=digest)))
+    (tmp_path / "copy").mkdir()
+    shutil.copy(version / "weights-00001.safetensors", tmp_path / "copy" / "model.safetensors")
+    digest = Checkpoint.open(tmp_path / "copy").digest
+    (version / "expert.json").write_text(
+        to_json(replace(manifest, digest=digest)), encoding="utf-8"
+    )
     with pytest.raises(ExpertError, match=r"model\.norm\.weight holds NaN"):
         store.verify("sql")
 
@@ -338,12 +493,16 @@ def test_a_version_that_is_being_written_is_left_alone(
     for name in (".staging-dead", ".staging-bare", ".staging-alive"):
         (store.root / name / "version").mkdir(parents=True)
     (store.root / ".staging-dead" / "lock").touch()
-    with (store.root / ".staging-alive" / "lock").open("w") as lock:
+    with (store.root / ".staging-alive" / "lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         store.add("sql", make_expert_deltas(1), LowRankForm(), ABOUT, base)
         assert left(store) == {"library.json", "sql", ".staging-alive"}
     store.add("sql", make_expert_deltas(2), LowRankForm(), ABOUT, base)
     assert left(store) == {"library.json", "sql"}
+
+
+ALTERING = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link"}
+"""What audit hooks call the steps that alter folders."""
 
 
 # Real processes from here on. The fork server has the libraries loaded, so that each starts in
@@ -374,19 +533,24 @@ def add_some(root: Path, base: Path, own: str, ready: Any) -> None:
 
 
 def die_at(step: int, root: Path, base: Path, change: str) -> None:
-    """Make a change, killed by the kernel just before this step of its work on files."""
+    """Make a change, killed by the kernel just before this of the steps that alter files."""
     store, checkpoint, steps = VersionStore(root), Checkpoint.open(base), count()
 
     def at_step(event: str, arguments: tuple[Any, ...]) -> None:
-        if (
-            event.partition(".")[0] in ("open", "os", "shutil", "fcntl", "tempfile")
-            and next(steps) == step
-        ):
+        alters = event in ALTERING or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if alters and next(steps) == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(at_step)
+    deltas = make_expert_deltas(step)
     if change == "add":
-        store.add("sql", make_expert_deltas(step), LowRankForm(), ABOUT, checkpoint)
+        store.add("sql", deltas, LowRankForm(), ABOUT, checkpoint)
+    elif change == "add together":
+        store.add_all(
+            [NewVersion(name, deltas, LowRankForm(), ABOUT, checkpoint) for name in ("sql", "z")]
+        )
+    elif change == "restore":
+        store.restore("sql")
     else:
         store.remove("sql", purge=True)
 
@@ -429,11 +593,12 @@ def test_whenever_it_is_killed_all_versions_are_whole(
     assert left(store) == {"library.json", "sql"}
 
 
-@pytest.mark.parametrize("change", ["add", "remove"])
+@pytest.mark.parametrize("change", ["add", "remove", "restore"])
 def test_killed_before_any_step_the_state_is_the_old_or_the_new_one(
     store: VersionStore, base: Checkpoint, change: str
 ) -> None:
-    old = store.add("sql", make_expert_deltas(0), LowRankForm(), ABOUT, base)
+    for seed in (1, 0):
+        old = store.add("sql", make_expert_deltas(seed), LowRankForm(), ABOUT, base)
     outcomes = []
     for step in count():
         process = run(die_at, step, store.root, base.folder, change)
@@ -442,13 +607,38 @@ def test_killed_before_any_step_the_state_is_the_old_or_the_new_one(
         outcomes.append("old" if now == old else "new")
         if now != old:
             store.verify("sql")
-            assert (now and now.version) == (old.version + 1 if change == "add" else None)
+            assert (now and now.version) == (None if change == "remove" else old.version + 1)
             old = now or store.add("sql", make_expert_deltas(0), LowRankForm(), ABOUT)
         if process.exitcode == 0:
             break
         assert process.exitcode == -signal.SIGKILL
-    assert outcomes.count("old") > 15
-    assert outcomes.count("new") > 3
+    assert outcomes.count("old") > 8
+    assert outcomes.count("new") > 1
+
+
+def test_killed_before_any_step_versions_that_belong_together_are_all_there_or_none(
+    store: VersionStore, base: Checkpoint
+) -> None:
+    for name in ("sql", "z"):
+        store.add(name, make_expert_deltas(0), LowRankForm(), ABOUT, base)
+    numbers, halves = [1], 0
+    for step in count():
+        process = run(die_at, step, store.root, base.folder, "add together")
+        process.join()
+        found = {name: store.current(name) for name in ("sql", "z")}
+        digests = {manifest.digest for manifest in found.values() if manifest}
+        assert len(digests) == 1
+        numbers.append(max(m.version for m in found.values() if m))
+        halves += any(store.root.glob("*/v*/pending"))
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert numbers == sorted(numbers)
+    assert halves
+    store.add("other", make_expert_deltas(0), LowRankForm(), ABOUT, base)
+    assert left(store) == {"library.json", "sql", "z", "other"}
+    for name in ("sql", "z"):
+        assert store.verify(name)
 
 
 def test_processes_that_add_at_once_get_versions_of_their_own(

@@ -36,7 +36,7 @@ def profile(endpoint: str) -> dict[str, Any]:
         command += [word for option in options.items() for word in option]
         run(command, folder)
         (report,) = Path(folder).rglob("profile_export_aiperf.json")
-        found: dict[str, Any] = json.loads(report.read_text())
+        found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return found
 
 

@@ -41,7 +41,7 @@ def benchmark(path: str) -> dict[str, Any]:
             "--output",
             json.dumps({"kind": "json", "path": str(report)}),
         )
-        found: dict[str, Any] = json.loads(report.read_text())
+        found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return found
 
 

@@ -23,7 +23,7 @@ def evaluate(model: str, path: str, task: str, *more: str) -> dict[str, Any]:
         print(done.stdout, done.stderr)
         asked.ensure(done.returncode == 0, last_line(done.stderr))
         (found,) = Path(folder).rglob("results*.json")
-        results: dict[str, Any] = json.loads(found.read_text())["results"][task]
+        results: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))["results"][task]
     return results
 
 

@@ -139,6 +139,6 @@ def test_a_front_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> None:
             asyncio.run(create_policy("pareto", {"front": name}, make_context(tmp_path)))
     file = tmp_path / FRONTS / "demo.json"
     for text in ("{", '{"tasks": [], "points": [], "digests": {}, "r2": {}}'):
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         with pytest.raises(RouterError, match=r"demo\.json cannot be used.*make the front again"):
             asyncio.run(create_policy("pareto", {"front": "demo"}, make_context(tmp_path)))

@@ -60,7 +60,9 @@ def file(tmp_path: Path) -> Path:
 
 def written(folder: Path, d: Definition) -> Path:
     where = folder / f"{d.name}.yaml"
-    where.write_text(yaml.safe_dump(d.model_dump(mode="json", exclude_unset=True)))
+    where.write_text(
+        yaml.safe_dump(d.model_dump(mode="json", exclude_unset=True)), encoding="utf-8"
+    )
     return where
 
 
@@ -93,7 +95,7 @@ def test_policies_are_replayed(url: str, tmp_path: Path) -> None:
     assert found["snips"]["low"] < 0.7 < found["snips"]["high"]
     assert last(tta("replay", "routing", "--store", url, "--policy", "gate-policy")) == found
     weights = tmp_path / "weights.json"
-    weights.write_text('{"base": 1, "gate": 1}')
+    weights.write_text('{"base": 1, "gate": 1}', encoding="utf-8")
     half = last(tta("replay", "routing", "--store", url, "--weights", weights))
     assert half["ips"]["value"] == pytest.approx(half["served"]["value"])
     assert (
@@ -115,7 +117,10 @@ def test_probabilities_of_part_of_the_decisions_are_said_to_be_that(
     seen, _ = rows(RunningExperiment(D, 2), range(800), coin(base=0.4, gate=0.7))
     lines = tmp_path / "policy.jsonl"
     lines.write_text(
-        "\n".join(json.dumps({"request_id": row.request_id, "arms": {"gate": 0.5}}) for row in seen)
+        "\n".join(
+            json.dumps({"request_id": row.request_id, "arms": {"gate": 0.5}}) for row in seen
+        ),
+        encoding="utf-8",
     )
     result = tta("replay", "routing", "--store", url, "--probabilities", lines)
     assert last(result)["covered"]["high"] < 1
@@ -181,13 +186,15 @@ def test_definitions_are_checked(file: Path, tmp_path: Path) -> None:
         "coverage": 1.0,
     }
     config = tmp_path / "serve.yaml"
-    config.write_text("model: {id: m, source: s}\nlibrary: {path: .}\ndefault_policy: base\n")
+    config.write_text(
+        "model: {id: m, source: s}\nlibrary: {path: .}\ndefault_policy: base\n", encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match="has no policy base-policy, gate-policy; it has: base"):
         tta("validate", file, "--config", config)
-    file.write_text("name: routing\narms: []\n")
+    file.write_text("name: routing\narms: []\n", encoding="utf-8")
     with pytest.raises(ExperimentError, match="control: Field required"):
         tta("validate", file)
-    file.write_text("a: [")
+    file.write_text("a: [", encoding="utf-8")
     with pytest.raises(ConfigError, match="is not YAML"):
         tta("validate", file)
     with pytest.raises(ConfigError, match="cannot be read"):

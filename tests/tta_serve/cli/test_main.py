@@ -1,5 +1,6 @@
 """`tta` as a whole: what it refuses, its help and completion, and how soon it answers."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,15 +16,17 @@ from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
 
+from tests.factories.experts import make_expert, make_plain_base
 from tta_serve import config as server_config
 from tta_serve.cli import admin_client, experiment, options
-from tta_serve.cli.main import app
+from tta_serve.cli.main import app, main
 from tta_serve.store.options import StoreOptions
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "tta_serve.cli.main", *arguments],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -33,7 +36,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def config(folder: Path, text: str) -> str:
     file = folder / "serve.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return str(file)
 
 
@@ -42,7 +45,7 @@ def config(folder: Path, text: str) -> str:
     [
         (
             "model: {id: m, source: x}\nlibrary: {path: nowhere}\ndefault_policy: base\n",
-            "is not a folder",
+            "no such folder",
         ),
         (
             "model: {id: m, source: x}\nlibrary: {path: .}\ndefault_policy: base\n",
@@ -197,3 +200,82 @@ def test_a_line_is_not_broken_where_there_is_no_terminal(
     monkeypatch.setenv("COLUMNS", "20")
     options.console.print("word " * 30)
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+PATHS = (
+    ("serve", "--config", "{path}"),
+    ("serve", "--model", "m", "--experts", "{path}"),
+    ("eval", "--config", "{path}", "--suite", "{path}"),
+    ("doctor", "{path}"),
+    ("experts", "list", "--library", "{path}"),
+    ("experts", "list", "--json", "--library", "{path}"),
+    ("experts", "show", "x", "--library", "{path}"),
+    ("experts", "verify", "--library", "{path}"),
+    ("experts", "remove", "x", "--library", "{path}"),
+    ("experts", "restore", "x", "--library", "{path}"),
+    ("experts", "base", "{path}", "--library", "{path}"),
+    ("experts", "add", "{path}", "--name", "x", "--base", "{path}", "--rank", "2"),
+    ("experts", "diff", "a", "b", "--library", "{path}"),
+    ("router", "train", "--library", "{path}"),
+    ("router", "features", "--prompts", "{path}", "--library", "{path}"),
+    ("router", "gates", "--library", "{path}"),
+    ("router", "pareto", "--name", "x", "--library", "{path}"),
+    ("router", "learn", "--name", "x", "--library", "{path}"),
+    ("experiment", "validate", "{path}"),
+)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "junk", "loop", "below a file", "long"])
+@pytest.mark.parametrize("arguments", PATHS, ids=" ".join)
+def test_no_path_ends_in_a_traceback(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    arguments: tuple[str, ...],
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "junk").write_bytes(b"\xff\xfe\x00junk")
+    (tmp_path / "loop").symlink_to("loop")
+    names = {"below a file": "junk/below", "long": "x" * 300}
+    path = tmp_path / names.get(kind, kind)
+    monkeypatch.setattr("sys.argv", ["tta", *(a.format(path=path) for a in arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    if arguments[0] != "doctor" or kind != "folder":
+        assert end.value.code == 2
+        assert said.err
+    assert "Traceback" not in said.err
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+"""A locale that has no letters but those of ASCII."""
+
+
+def test_text_is_utf_8_in_any_locale(tmp_path: Path) -> None:
+    base = make_plain_base(tmp_path / "base", 0)
+    make_expert(tmp_path / "sql", base, seed=0, layers=range(2), rank=2)
+    prompts = ["Quelle heure est-il, André ?", "日本"]
+    (tmp_path / "prompts.txt").write_text("\ufeff" + "\n".join(prompts), encoding="utf-8")
+    library = tmp_path / "library"
+    add = ("experts", "add", str(tmp_path / "sql"), "--name", "sql", "--base", str(base))
+    more = ("--examples", str(tmp_path / "prompts.txt"), "--library", str(library))
+    assert run(*add, *more, **ASCII).returncode == 0
+    shown = run("experts", "show", "sql", "--json", "--library", str(library), **ASCII)
+    assert shown.returncode == 0
+    assert json.loads(shown.stdout)["examples"] == prompts
+    manifest = json.loads((library / "sql/v0001/expert.json").read_text(encoding="utf-8"))
+    assert manifest["examples"] == prompts
+    manifest["description"] = "日本 ✓"
+    text = json.dumps(manifest, ensure_ascii=False)
+    (library / "sql/v0001/expert.json").write_text(text, encoding="utf-8")
+    for command in ("show", "verify"):
+        ended = run("experts", command, "sql", "--library", str(library), **ASCII)
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    text = "model: {id: m, source: é}\nlibrary: {path: nowhere}\ndefault_policy: base\n"
+    (tmp_path / "serve.yaml").write_text("\ufeff" + text, encoding="utf-8")
+    assert server_config.load(tmp_path / "serve.yaml", {}).model.source == "é"

@@ -55,7 +55,7 @@ def tta(library: Path | None, *arguments: object) -> Result:
 def prompts(folder: Path, everyday: bool = True) -> Path:
     folder.mkdir()
     for name, lines in {**EXAMPLES, **({"everyday": EVERYDAY} if everyday else {})}.items():
-        (folder / f"{name}.txt").write_text("\n".join(lines))
+        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
 
@@ -100,7 +100,7 @@ def test_prompts_for_nobody_or_of_nobody_are_refused(library: Path, tmp_path: Pa
     (where / "sql.txt").rename(where / "sqlite.txt")
     with pytest.raises(PromptFileError, match=r"has no sql\.txt"):
         tta(library, "train", "--prompts", where)
-    (where / "sql.txt").write_text("w1\n")
+    (where / "sql.txt").write_text("w1\n", encoding="utf-8")
     with pytest.raises(
         PromptFileError, match=r"has sqlite\.txt, but the library serves: math, sql"
     ):
@@ -169,7 +169,8 @@ def test_features_are_compared_and_the_last_line_is_json(library: Path, tmp_path
     ]
     rows.append(("w1", "math", "test"))
     file.write_text(
-        "\n".join(json.dumps({"prompt": p, "task": t, "split": s, "want": ""}) for p, t, s in rows)
+        "\n".join(json.dumps({"prompt": p, "task": t, "split": s, "want": ""}) for p, t, s in rows),
+        encoding="utf-8",
     )
     result = tta(library, "features", "--prompts", file, "--layers", "1,0", "--split", "validation")
     assert result.exit_code == 0, result.output
@@ -187,7 +188,7 @@ def test_features_are_compared_and_the_last_line_is_json(library: Path, tmp_path
 
 def test_silent_experts_and_no_everyday_prompts_are_named(library: Path, tmp_path: Path) -> None:
     where = prompts(tmp_path / "prompts")
-    (where / "everyday.txt").write_text("")
+    (where / "everyday.txt").write_text("", encoding="utf-8")
     with pytest.raises(PromptFileError, match="there are no everyday prompts"):
         tta(library, "train", "--prompts", where)
     (library / "sql" / "examples.txt").unlink()
@@ -208,7 +209,7 @@ def test_silent_experts_and_no_everyday_prompts_are_named(library: Path, tmp_pat
 def test_labelled_prompts_that_mean_nothing_are_refused(
     library: Path, tmp_path: Path, lines: str, says: str
 ) -> None:
-    (tmp_path / "labelled.jsonl").write_text(lines)
+    (tmp_path / "labelled.jsonl").write_text(lines, encoding="utf-8")
     with pytest.raises(PromptFileError, match=says):
         tta(library, "features", "--prompts", tmp_path / "labelled.jsonl")
 

@@ -81,7 +81,7 @@ def test_a_suite_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
         },
         {"slice": "everyday", "prompt": "f"},
     ]
-    file.write_text("\n\n".join(map(json.dumps, rows)))
+    file.write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
     suite = read_suite(file)
     assert [q.tasks for q in suite.questions] == [("sql",), ("sql", "math"), ()]
     with pytest.raises(ConfigError, match="asks for math; the library serves: sql"):
@@ -97,7 +97,7 @@ def test_a_suite_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
         ('{"slice": "mixed", "prompt": "a", "kind": "parts"}', "wants at least one part"),
         ("", "holds no question"),
     ):
-        file.write_text(wrong)
+        file.write_text(wrong, encoding="utf-8")
         with pytest.raises(ConfigError, match=said):
             read_suite(file)
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_base(root / "tuned", 1, 0.02)
     for seed, name in enumerate(("sql", "math")):
         make_expert(root / name, base, seed=seed, layers=range(2), rank=2)
-        (root / name / "examples.txt").write_text("\n".join(PROMPTS))
+        (root / name / "examples.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
     return root
 
 
@@ -164,7 +164,7 @@ def test_calibrated_merges_from_the_command_line(made: Path, tmp_path: Path, met
 
 
 def test_adding_a_fine_tune_says_what_its_form_loses(made: Path, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
     where = (
         f"--base={made / 'base'}",
         f"--examples={tmp_path / 'prompts.txt'}",

@@ -149,7 +149,8 @@ def run_tta(library: Path, file: Path, *more: object) -> Result:
 def labelled(tmp_path: Path) -> Path:
     file = tmp_path / "labelled.jsonl"
     file.write_text(
-        "\n".join(json.dumps({"prompt": prompt, "task": task}) for prompt, task in LABELLED)
+        "\n".join(json.dumps({"prompt": prompt, "task": task}) for prompt, task in LABELLED),
+        encoding="utf-8",
     )
     return file
 

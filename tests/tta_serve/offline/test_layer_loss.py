@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(base)
     for name, lowest in (("sql", 0), ("top", 1)):
         make_expert(root / name, base, seed=5, layers=range(lowest, 5), rank=2, strength=2)
-        (root / name / "examples.txt").write_text("\n".join(PROMPTS))
+        (root / name / "examples.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
     return root
 
 
@@ -87,17 +87,22 @@ def test_energy_below_is_the_share_of_the_squares_of_what_is_left_out(root: Path
     assert measure_energy_below(deltas, 5) == pytest.approx(1.0)
 
 
-def test_of_a_fine_tune_what_is_in_no_decoder_layer_is_below(tmp_path: Path) -> None:
-    deltas = TaskVector(
-        *(
-            Checkpoint.open(make_plain_base(tmp_path / name, seed))
-            for seed, name in enumerate(("base", "tuned"))
-        )
+def test_of_a_fine_tune_what_is_in_no_decoder_layer_is_below_but_for_the_head(
+    tmp_path: Path,
+) -> None:
+    base, tuned = (
+        Checkpoint.open(make_plain_base(tmp_path / name, seed))
+        for seed, name in enumerate(("base", "tuned"))
     )
+    deltas = TaskVector(base, tuned)
     squares = {
         weight: float(deltas.delta(weight).double().square().sum()) for weight in deltas.shapes
     }
-    above = sum(value for weight, value in squares.items() if ".layers." in weight)
+    above = sum(
+        value
+        for weight, value in squares.items()
+        if ".layers." in weight or weight == "lm_head.weight"
+    )
     assert (
         0
         < measure_energy_below(deltas, 0)
@@ -168,9 +173,9 @@ def run_add(root: Path, library: Path, folder: Path, *more: object) -> Result:
 
 
 def read_scores(library: Path) -> dict[str, float]:
-    found: dict[str, float] = json.loads((library / "new" / "v0001" / "expert.json").read_text())[
-        "scores"
-    ]
+    found: dict[str, float] = json.loads(
+        (library / "new" / "v0001" / "expert.json").read_text(encoding="utf-8")
+    )["scores"]
     return found
 
 

@@ -7,7 +7,9 @@ import torch
 
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
+from adapters.files.peft import load_peft
 from adapters.library.library import Library
+from tests.factories.experts import make_end_expert
 from tests.factories.tiny_library import EXAMPLES, NAMES, load_mixed
 from tests.reference import Reference
 from tta_serve.offline.mixed_model import MixedModel, Sample
@@ -30,6 +32,22 @@ def test_predictions_are_those_of_merged_weights_layer_by_layer(
     torch.testing.assert_close(
         found.states, torch.cat(output.hidden_states)[:, 2:], rtol=1e-4, atol=1e-4
     )
+
+
+def test_experts_on_the_ends_of_the_base_are_mixed_as_the_layers_next_to_them(
+    library: Path, both: MixedModel, tmp_path: Path
+) -> None:
+    ends = load_peft(make_end_expert(tmp_path / "ends", library.parent / "base", seed=7))
+    mixed = MixedModel(both.plain, [ends])
+    prompt, answer = [5, 6, 7], [8, 9, 10, 11]
+    found = mixed.predict(
+        Sample(torch.tensor([[*prompt, *answer[:-1]]]), len(answer)), torch.tensor([[0.5], [-1.5]])
+    )
+    reference = Reference(library.parent / "base")
+    with reference.merged({"ends": ends}, {"ends": (0.5, -1.5)}):
+        torch.testing.assert_close(
+            found.logits.log_softmax(-1), reference.logprobs(prompt, answer), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_nothing_is_left_in_the_model_and_only_coefficients_have_gradients(
@@ -67,7 +85,7 @@ def test_an_answer_ends_where_the_expert_ends_it(library: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "shape"), [("lm_head", (64, 32)), ("model.layers.0.mlp.router", (4, 32))]
+    ("module", "shape"), [("model.norm", (32, 32)), ("model.layers.0.mlp.router", (4, 32))]
 )
 def test_an_expert_of_anything_else_is_refused(
     both: MixedModel, module: str, shape: tuple[int, int]

@@ -131,10 +131,13 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     ):
         Gate.load(tmp_path, "two")
     record = tmp_path / "one.json"
-    record.write_text(re.sub(r'"threshold": [^,\n]*', '"threshold": 1', record.read_text()))
+    record.write_text(
+        re.sub(r'"threshold": [^,\n]*', '"threshold": 1', record.read_text(encoding="utf-8")),
+        encoding="utf-8",
+    )
     with pytest.raises(RouterError, match="threshold between 0 and 1; make the gate anew"):
         Gate.load(tmp_path, "one")
-    record.write_text("{}")
+    record.write_text("{}", encoding="utf-8")
     with pytest.raises(RouterError, match=r"one.json cannot be used: key .* is missing"):
         Gate.load(tmp_path, "one")
 

@@ -9,16 +9,19 @@ mixture_manager    what vLLM's model runners call, in place of vLLM's own LoRA m
 
 What the manager is made of:
 
-loaded_model       a model with coefficients, banks, observers, and a seat at every linear layer
+loaded_model       a model with coefficients, banks, observers, and a seat at every site
 step_planner       gives mixes their slots, and tells the model what a step's tokens use
 expert_lifecycle   loads and unloads experts
 
 What those are made of:
 
-sites              the linear layers of a model, and a rank's share of an expert's factors
+sites              the layers to which experts may add
+placed_expert      a rank's share of an expert's factors
 slots              which mix sits in which row of the coefficient table
-step_state         the coefficient table, and what the tokens of a step use of it
+coefficient_table  the mixes of all slots, at every place of the model
+step_state         what the tokens of a step use of the table
 mixture_layer      the seam in vLLM's layers, where y += B (c * (A x)) is added
+logits             the seam in vLLM's output head, and which tokens logits are of
 banks              the banks of the experts in use
 residents          the experts that are ready, within a capacity, and how they are read
 inline_routing     reads users' turns inside the pass, and decides their mixes

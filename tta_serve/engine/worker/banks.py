@@ -7,9 +7,11 @@ import torch
 
 from adapters.bank.bank import Bank, build_bank
 from adapters.bank.layer_gates import LayerGate
+from adapters.coefficient import EMBEDDING
 from adapters.expert import LowRank
 from tta_serve.engine.worker.cpu.sparse_bank import SparseBank
-from tta_serve.engine.worker.sites import LinearSite, Shares, SiteGates
+from tta_serve.engine.worker.placed_expert import Shares, SiteGates
+from tta_serve.engine.worker.sites import MixtureSite
 
 PATIENCE = 64
 """After how many steps without use an expert may leave a bank, so that taking turns rebuilds
@@ -25,14 +27,14 @@ class Banks:
     """
 
     def __init__(
-        self, sites: Mapping[str, LinearSite], device: torch.device, *, sparse: bool, fixed: bool
+        self, sites: Mapping[str, MixtureSite], device: torch.device, *, sparse: bool, fixed: bool
     ) -> None:
         """Start without experts.
 
         Args:
             sites: The layers that have a bank, by name.
             device: Where banks are kept.
-            sparse: Whether banks are `SparseBank`s, for the CPU.
+            sparse: Whether banks of layers that read numbers are `SparseBank`s, for the CPU.
             fixed: Whether banks always hold all experts, at the same addresses, as a captured CUDA
                 graph wants it.
         """
@@ -96,7 +98,7 @@ class Banks:
                 [*zip(*(part.get(name, absent) for part in parts), strict=True)]
                 for parts in zip(*(self._experts[k] for k in columns), strict=True)
             )
-            bank = self._bank(weights, gates, site.local_sizes, columns)
+            bank = self._bank(site, weights, gates, columns)
             if bank is None:
                 self.by_site.pop(name, None)
             else:
@@ -104,16 +106,19 @@ class Banks:
 
     def _bank(
         self,
+        site: MixtureSite,
         weights: Sequence[Sequence[LowRank | None]],
         gates: Sequence[Sequence[LayerGate | None]],
-        outs: Sequence[int],
         columns: Sequence[int],
     ) -> Bank | SparseBank | None:
         """Return a layer's bank over these experts, None if none of them touches the layer."""
-        if self._sparse:
+        if self._sparse and site.place != EMBEDDING:
             touched = any(any(factors) for factors in weights)
-            return SparseBank(weights, outs, columns) if touched else None
-        bank = build_bank(weights, outs, gates)
-        return bank and replace(
-            bank.to(self._device), expert=tuple(columns[k] for k in bank.expert)
-        )
+            return SparseBank(weights, site.local_sizes, columns) if touched else None
+        bank = build_bank(weights, site.local_sizes, gates)
+        if bank is None:
+            return None
+        if site.place == EMBEDDING:
+            # What is read of it are columns.
+            bank = replace(bank, a=bank.a.t().contiguous().t())
+        return replace(bank.to(self._device), expert=tuple(columns[k] for k in bank.expert))

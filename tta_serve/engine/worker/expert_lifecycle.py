@@ -8,8 +8,8 @@ from adapters.errors import ExpertError
 from adapters.library.library import Library
 from tta_serve.engine.options import BankOptions, Capacity
 from tta_serve.engine.worker.loaded_model import LoadedModel
+from tta_serve.engine.worker.placed_expert import PlacedExpert
 from tta_serve.engine.worker.residents import ExpertReader, Residents
-from tta_serve.engine.worker.sites import PlacedExpert
 from tta_serve.engine.worker.step_planner import StepPlanner
 
 

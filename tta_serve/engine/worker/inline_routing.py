@@ -118,8 +118,8 @@ class InlineRouting:
             capacity: The most turns that are read at once.
             max_tokens: The most tokens of a step.
         """
-        device = state.coefficients.device
-        columns = state.coefficients.shape[2]
+        device = state.table.coefficients.device
+        columns = state.table.coefficients.shape[2]
         readers = capacity + 1
 
         self.table = HeadTable(width, columns, device)
@@ -144,7 +144,7 @@ class InlineRouting:
         self._numbers = self._all.clone().unsqueeze(1)
         self._numbers[0] = -1
         self._reader_of = zeros(max_tokens, dtype=torch.long)
-        self._slot_of = torch.full((readers,), state.nowhere, device=device)
+        self._slot_of = torch.full((readers,), state.table.nowhere, device=device)
         self._heads_of = zeros(readers, HEADS, dtype=torch.long)
 
         # What the pass writes: [readers, d] and [readers], of the tokens read so far; and, as
@@ -311,7 +311,7 @@ class InlineRouting:
         n = len(readers)
         self._reader_of[:n].copy_(torch.from_numpy(readers))
         self._reader_of[n:] = 0
-        slot_of = torch.full((len(self._slot_of),), self._state.nowhere)
+        slot_of = torch.full((len(self._slot_of),), self._state.table.nowhere)
         for due in self._due:
             if due.undecided:
                 slot_of[due.reader] = slots.slot(due.part.adapter.lora_int_id)
@@ -348,7 +348,7 @@ class InlineRouting:
         numbers = (choice.units * self.table.heads.grid[chosen].unsqueeze(1)).float()
         columns = self.table.columns[chosen]
         coefficients = torch.zeros_like(numbers).scatter_add_(1, columns, numbers)
-        self._state.decide(self._slot_of[readers], coefficients)
+        self._state.table.decide(self._slot_of[readers], coefficients)
 
     def _reports(
         self,

@@ -4,11 +4,11 @@ A "LoRA" of vLLM is a mix here: activating one writes a row of coefficients, and
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.lora.layers import LoRAMapping
@@ -54,7 +54,7 @@ class MixtureManager:
         Args:
             vllm_config: vLLM's configuration.
             device: Where the model will be.
-            embedding_modules: Not needed: experts leave embeddings alone.
+            embedding_modules: Not needed.
             options: Ours.
         """
         assert vllm_config.lora_config is not None
@@ -67,7 +67,14 @@ class MixtureManager:
 
     def create_lora_manager(self, model: nn.Module, vllm_config: VllmConfig) -> nn.Module:
         """Prepare a model for mixes, and load the experts. The model stays the same object."""
-        self.model = LoadedModel(model, vllm_config, self._device, self._options, self._slots)
+        self.model = LoadedModel(
+            model,
+            vllm_config,
+            self._device,
+            self._options,
+            self._slots,
+            self._residents.find_column,
+        )
         self.steps = StepPlanner(self.model, self._residents, self._slots)
         self.experts = ExpertLifecycle(self.model, self.steps, self._residents, self._options)
         logger.info(
@@ -94,6 +101,13 @@ class MixtureManager:
     def collect(self) -> Callable[[], Reports] | None:
         """Return how to get what a pass reports of requests, as `InlineRouting.collect` does."""
         return self.model.inline.collect() if self.model.inline is not None else None
+
+    @contextmanager
+    def making_prompt_logits(self, states: Tensor) -> Iterator[None]:
+        """Make logits of slices of all tokens' states, [tokens, hidden], meanwhile."""
+        rows = self.model.logits
+        with nullcontext() if rows is None else rows.of_prompts(states):
+            yield
 
     # What the server calls through the worker's extension, beside what `experts` offers.
 

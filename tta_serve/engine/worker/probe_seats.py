@@ -10,9 +10,9 @@ from vllm.lora.request import LoRARequest
 from tta_serve.engine import wire
 from tta_serve.engine.worker.inline_routing import InlineRouting
 from tta_serve.engine.worker.probes.activations import ActivationObserver
-from tta_serve.engine.worker.probes.comparison import ComparisonObserver
+from tta_serve.engine.worker.probes.comparison import ComparisonObserver, MakeLogits
 from tta_serve.engine.worker.probes.observer import InputObserver, ProbeObserver, RunningProbe
-from tta_serve.engine.worker.sites import LinearSite, find_first_sites, find_tapped_site
+from tta_serve.engine.worker.sites import MixtureSite, find_first_sites, find_tapped_site
 from tta_serve.engine.worker.slots import SlotTable
 from tta_serve.engine.worker.step_state import StepState
 
@@ -29,11 +29,12 @@ class ProbeSeats:
         inline: Routing inside the pass, None if the engine reads no features.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one part each
         self,
         model: Any,
-        sites: Mapping[str, LinearSite],
+        sites: Mapping[str, MixtureSite],
         state: StepState,
+        logits: MakeLogits,
         config: VllmConfig,
         tap_layer: int | None,
     ) -> None:
@@ -44,8 +45,9 @@ class ProbeSeats:
 
         Args:
             model: vLLM's model.
-            sites: The model's linear layers, by name.
+            sites: The model's sites, by name.
             state: What the tokens of a step use.
+            logits: Makes logits of states.
             config: vLLM's.
             tap_layer: The decoder layer at which features are read, None for nowhere.
         """
@@ -58,7 +60,7 @@ class ProbeSeats:
 
         if not state.captured:
             vocabulary = config.model_config.get_vocab_size()
-            comparison = ComparisonObserver(model.compute_logits, vocabulary)
+            comparison = ComparisonObserver(logits, vocabulary)
             self._observers = {"compare": comparison, "activations": self.activations}
             self._seats = dict.fromkeys(names.values(), (self.activations,))
             model.register_forward_hook(
@@ -69,7 +71,7 @@ class ProbeSeats:
             limits = config.scheduler_config
             self.inline = InlineRouting(
                 state,
-                width=sites[name].layer.input_size,
+                width=sites[name].inputs,
                 capacity=limits.max_num_seqs,
                 max_tokens=limits.max_num_batched_tokens,
             )
@@ -93,7 +95,9 @@ class ProbeSeats:
             order = wire.read_order(request)
             if order.probe in running:
                 probe = request.lora_int_id
-                running[order.probe][probe] = RunningProbe(slots.slot(probe), order.skip)
+                running[order.probe][probe] = RunningProbe(
+                    slots.slot(probe), order.skip, order.mix or {}
+                )
         for kind, observer in self._observers.items():
             observer.begin(running[kind])
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from adapters.errors import ExpertError
 from tta_serve.engine.options import Capacity
-from tta_serve.engine.worker.sites import PlacedExpert
+from tta_serve.engine.worker.placed_expert import PlacedExpert
 
 
 class Resident(NamedTuple):

@@ -12,6 +12,7 @@ from tta_serve.engine.worker.inline_routing import StepPart
 from tta_serve.engine.worker.loaded_model import LoadedModel
 from tta_serve.engine.worker.residents import Residents
 from tta_serve.engine.worker.slots import SlotTable
+from tta_serve.engine.worker.step_state import Numbers
 
 
 class StepPlanner:
@@ -36,7 +37,7 @@ class StepPlanner:
         self._parts: Callable[[], Sequence[StepPart]] = tuple
 
         # What the last step was, and used.
-        self._token_ids: tuple[int, ...] = ()  # the adapter id of each token
+        self._ids: tuple[tuple[int, ...], ...] = ()  # of each token, and each that is sampled from
         self._in_use: set[int] = set()  # columns of experts
         self._apart_in_use: set[int] = set()  # columns of experts of gated tokens
 
@@ -60,13 +61,13 @@ class StepPlanner:
 
         Args:
             requests: Those with an adapter in the step.
-            mapping: The adapter id of each of the step's tokens.
+            mapping: The adapter id of each of the step's tokens, and of each that it samples from.
         """
         inline = self._model.inline
         new = self.bind(requests)
         pending = inline is not None and inline.pending
-        if new or pending or mapping.index_mapping != self._token_ids:
-            self._begin(requests, mapping.index_mapping)
+        if new or pending or (mapping.index_mapping, mapping.prompt_mapping) != self._ids:
+            self._begin(requests, mapping)
         self._model.use(self._in_use, self._apart_in_use)
 
     def _write(self, slot: int, request: LoRARequest) -> None:
@@ -79,16 +80,16 @@ class StepPlanner:
             if decided is not None:
                 mix = decided.coefficients
         by_column = {self._residents.column(digest): c for digest, c in mix.items()}
-        self._model.state.write(slot, by_column, upper=order.upper, gating=order.gating)
+        self._model.table.write(slot, by_column, upper=order.upper, gating=order.gating)
 
-    def _begin(self, requests: Iterable[LoRARequest], token_ids: tuple[int, ...]) -> None:
+    def _begin(self, requests: Iterable[LoRARequest], mapping: LoRAMapping) -> None:
         """Start a step whose tokens, or whose slots, are not those of the step before."""
         # Which slot has each token?
         by_id = {request.lora_int_id: request for request in requests}
-        ids, inverse = np.unique(np.asarray(token_ids, dtype=np.int64), return_inverse=True)
-        slots = np.array([self.slots.slot(int(i)) for i in ids], dtype=np.int64)[inverse]
-        present = [by_id[int(i)] for i in ids if int(i) in by_id]
-        self._token_ids = token_ids
+        slots = self._find_slots(mapping.index_mapping)
+        ids = dict.fromkeys(mapping.index_mapping)
+        present = [by_id[i] for i in sorted(ids) if i in by_id]
+        self._ids = mapping.index_mapping, mapping.prompt_mapping
 
         # Tell those that read tokens; routing takes tokens away from slots that are decided later.
         self._model.probes.begin(present, self.slots)
@@ -110,6 +111,14 @@ class StepPlanner:
         # A warm-up of vLLM uses no expert, and is to cost what a step with experts does.
         warm_up = any(_is_warm_up(request) for request in present)
         self._model.state.begin(slots, active=bool(self._in_use) or warm_up)
+        if self._model.logits is not None:
+            sampled = self._find_slots(mapping.prompt_mapping)
+            self._model.logits.begin(sampled, warm_up=warm_up)
+
+    def _find_slots(self, adapters: Sequence[int]) -> Numbers:
+        """Return the slot of each adapter id of a long list with few different ones."""
+        ids, inverse = np.unique(np.asarray(adapters, dtype=np.int64), return_inverse=True)
+        return np.array([self.slots.slot(int(i)) for i in ids], dtype=np.int64)[inverse]
 
     def _find_columns(self, request: LoRARequest) -> frozenset[int]:
         columns = map(self._residents.find_column, self.find_experts(request))
@@ -123,7 +132,7 @@ class StepPlanner:
 
     def forget_expert(self, column: int) -> None:
         """Take the slots away from mixes that used an expert that is gone."""
-        self._token_ids = ()
+        self._ids = ()
         for adapter in self.slots.ids():
             if column in self._columns[self.slots.slot(adapter)]:
                 self.slots.remove(adapter)

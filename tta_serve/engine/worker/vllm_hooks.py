@@ -1,8 +1,10 @@
-"""The methods of vLLM that are wrapped for routing inside the pass.
+"""The methods of vLLM that are wrapped, for routing inside the pass and for experts on the head.
 
 model runner, before a step   set_active_loras     tells the manager which tokens of which
                                                    request are in the step
 model runner, after it        sample_tokens        puts what the step decided beside its output
+model runner, for             _get_prompt_         tells the manager that logits are of
+log-probabilities of prompts  logprobs_dict        slices of all tokens' states
 scheduler                     update_from_output   attaches it to every output of the request,
                                                    which goes to whoever asked
 """
@@ -30,6 +32,9 @@ def wrap_vllm() -> None:
         LoRAModelRunnerMixin.set_active_loras
     )
     GPUModelRunner.sample_tokens = _wrap_sample_tokens(GPUModelRunner.sample_tokens)
+    GPUModelRunner._get_prompt_logprobs_dict = _wrap_get_prompt_logprobs(
+        GPUModelRunner._get_prompt_logprobs_dict
+    )
     Scheduler.update_from_output = _wrap_update_from_output(Scheduler.update_from_output)
 
 
@@ -78,6 +83,20 @@ def _wrap_sample_tokens(stock: Callable[..., Any]) -> Callable[..., Any]:
         return output
 
     return sample_tokens
+
+
+def _wrap_get_prompt_logprobs(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Tell the manager that logits are of slices of all tokens' states meanwhile."""
+
+    @wraps(stock)
+    def get_prompt_logprobs(self: Any, hidden_states: Any, *args: Any, **named: Any) -> Any:
+        manager = getattr(self, "lora_manager", None)
+        if not isinstance(manager, MixtureManager):
+            return stock(self, hidden_states, *args, **named)
+        with manager.making_prompt_logits(hidden_states):
+            return stock(self, hidden_states, *args, **named)
+
+    return get_prompt_logprobs
 
 
 class _OutputWithDecision(AsyncModelRunnerOutput):  # type: ignore[misc]

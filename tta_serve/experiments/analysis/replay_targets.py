@@ -76,7 +76,7 @@ def target_by_request(definition: Definition, file: Path) -> Target:
     """
     found: dict[str, Mapping[str, float]] = {}
     try:
-        with file.open() as lines:
+        with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 read = _read_line(definition, line, f"{file}, line {number}")
                 if read.request_id in found or number > _MOST:
@@ -86,6 +86,8 @@ def target_by_request(definition: Definition, file: Path) -> Target:
                 found[read.request_id] = read.arms
     except OSError as error:
         raise ExperimentError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ExperimentError(f"{file} is not UTF-8: {error}") from None
 
     def target(request_id: str, arm: str) -> float:
         if request_id not in found:
@@ -105,7 +107,7 @@ def read_weights(file: Path) -> dict[str, float]:
         ExperimentError: The file cannot be read, or is something else.
     """
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ExperimentError(f"{file} cannot be read: {error.strerror}") from None
     except ValueError:

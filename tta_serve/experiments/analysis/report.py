@@ -71,9 +71,9 @@ def write_report(report: Report, folder: Path) -> None:
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(to_json(report), indent=1))
+    (folder / "report.json").write_text(json.dumps(to_json(report), indent=1), encoding="utf-8")
     titles = plots.draw_plots(report, folder)
-    (folder / "report.md").write_text(to_markdown(report, titles))
+    (folder / "report.md").write_text(to_markdown(report, titles), encoding="utf-8")
 
 
 def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> str:

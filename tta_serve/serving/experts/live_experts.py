@@ -102,7 +102,9 @@ class LiveExperts:
             try:
                 if not change.remove:
                     digests[change.name] = await self._load(change.name)
-                view = await self._views.make(self.current.generation + 1, digests, must)
+                view = await self._views.make(
+                    self.current.generation + 1, digests, must, self.current
+                )
             except (AdapterError, ConfigError, RouterError) as error:
                 self._sweep()
                 raise RequestError(str(error), param="name") from None

@@ -1,11 +1,17 @@
 """A config, checked against what is on disk."""
 
+import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from adapters.deltas import LowRankDeltas
+from adapters.errors import AdapterError, ExpertError, LibraryError
+from adapters.expert import Expert
 from adapters.files.checkpoint import Checkpoint
+from adapters.files.peft_names import BaseNames
+from adapters.files.servable import ServableWeights
 from adapters.library.library import Library
 from adapters.library.versions import VersionStore
 from router.probing import feature_layer
@@ -13,6 +19,8 @@ from tta_serve.config import ServeConfig
 from tta_serve.engine.options import BankOptions
 from tta_serve.exceptions import ConfigError
 from tta_serve.serving.reading.catalog import Catalog
+
+logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
@@ -26,13 +34,31 @@ class StartupPlan:
 
     @classmethod
     def of(cls, config: ServeConfig) -> "StartupPlan":
-        """Read all experts and the base's config. Raises AdapterError or ConfigError."""
+        """Read all experts and the base's config.
+
+        An expert that cannot be used is left out, which is logged, unless there is no other.
+
+        Raises AdapterError or ConfigError.
+        """
         library = Library.open(config.library.path)
         check_base(library, config.model.source)
+        experts, problems = library.read_experts()
+        problems |= _leave_out_misfits(experts, config.model.source)
+        for name, reason in problems.items():
+            logger.warning("expert %s is left out: %s", name, reason)
+        if problems and not experts:
+            raise LibraryError("no expert can be used: " + "; ".join(problems.values()))
         layers = _depth(config.model.source)
-        Catalog.of(config, library.names, layers)
+        try:
+            Catalog.of(config, tuple(experts), layers)
+        except ConfigError as error:
+            left_out = "".join(
+                f"\nexpert {name} is left out: {problems[name]}" for name in problems
+            )
+            raise ConfigError(f"{error}{left_out}") from None
         placed = config.library.model_copy(update={"path": library.root.resolve()})
-        return cls(config.model_copy(update={"library": placed}), library.digests, layers)
+        digests = {name: expert.digest for name, expert in experts.items()}
+        return cls(config.model_copy(update={"library": placed}), digests, layers)
 
     @property
     def tap_layer(self) -> int | None:
@@ -70,6 +96,32 @@ def check_base(library: Library, source: str) -> None:
         VersionStore(library.root).check_base(_opened(folder))
 
 
+def _leave_out_misfits(experts: dict[str, Expert], source: str) -> dict[str, str]:
+    """Take experts away that change what slots cannot serve of the base, where it is here.
+
+    Returns why, by name.
+    """
+    folder = source_of(source)
+    place = _cached(folder) if isinstance(folder, str) else folder
+    try:
+        base = _opened(place) if place is not None else None
+        names = BaseNames(base) if base is not None and base.real_shapes else None
+    except AdapterError:
+        return {}  # its weights are in a form that vLLM reads, and we do not
+    if base is None or names is None:
+        return {}
+    servable = ServableWeights.of(base)
+    found = {}
+    for name, expert in list(experts.items()):
+        shapes = LowRankDeltas(expert).shapes
+        try:
+            servable.check(name, {names.find(name, w, shape): shape for w, shape in shapes.items()})
+        except ExpertError as error:
+            found[name] = str(error)
+            del experts[name]
+    return found
+
+
 @cache
 def _opened(folder: Path) -> Checkpoint:
     """Kept, since its digest takes reading all of it."""
@@ -78,11 +130,11 @@ def _opened(folder: Path) -> Checkpoint:
 
 def _cached(model_id: str) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model_id, local_files_only=True))
-    except LocalEntryNotFoundError:
+    except (HFValidationError, LocalEntryNotFoundError):
         return None
 
 

@@ -3,11 +3,14 @@
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapters.library.entries import ENTRIES, read_entries
+from adapters.errors import LibraryError
+from adapters.files.facts import is_hidden
+from adapters.library.entries import ENTRIES, scan_entries
 from adapters.library.library import Library, read_examples
 from router.policy import EVERYDAY, Context
 from tta_serve.config import ServeConfig
@@ -15,6 +18,8 @@ from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.routing.conversations import Conversations
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.probe_cache import Engine, ProbeCache, ViewProbe
+
+logger = logging.getLogger("ray.serve")
 
 
 @dataclass
@@ -27,6 +32,8 @@ class View:
     router: PolicyDispatcher
     stale: tuple[str, ...] = ()
     """Entries whose experts have changed since."""
+    examples: Mapping[str, list[str]] = field(default_factory=dict)
+    """The example prompts of each expert."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """By policy, a short hash of what its decisions depend on: its settings, the experts, what was
     trained for them."""
@@ -45,17 +52,26 @@ class Views:
     probes: ProbeCache
     conversations: Conversations
 
-    async def make(self, generation: int, digests: dict[str, str], must: Collection[str]) -> View:
+    async def make(
+        self,
+        generation: int,
+        digests: dict[str, str],
+        must: Collection[str],
+        before: View | None = None,
+    ) -> View:
         """A view of the experts with these digests, which the engine holds.
 
         Args:
             must: The policies that have to work with them.
             generation: The first has all entries that the config names.
+            before: The view that it follows: an expert that it knows needs no folder any more.
 
         Raises AdapterError, ConfigError or RouterError.
         """
         library = await asyncio.to_thread(Library.open, self.config.library.path)
-        saved = await asyncio.to_thread(read_entries, library.root / ENTRIES)
+        saved, damaged = await asyncio.to_thread(scan_entries, library.root / ENTRIES)
+        for reason in damaged.values():
+            logger.warning("an entry is left out: %s", reason)
         valid = {
             name: entry.coefficients
             for name, entry in saved.items()
@@ -66,7 +82,7 @@ class Views:
         )
         stale = (saved.keys() | self.config.library.entries.keys()) - catalog.entries.keys()
         probe = ViewProbe(self.engine, digests, self.probes)
-        examples = {name: library.examples(name) for name in digests}
+        examples = {name: _read_prompts(library, name, before) for name in digests}
         everyday = read_examples(self.config.library.everyday or EVERYDAY)
         artifacts = (library.root / ENTRIES).parent
         context = Context(
@@ -81,7 +97,18 @@ class Views:
             name: hashlib.sha256(f"{said} {made}".encode()).hexdigest()[:12]
             for name, said in settings.items()
         }
-        return View(generation, digests, catalog, router, tuple(sorted(stale)), versions)
+        return View(generation, digests, catalog, router, tuple(sorted(stale)), examples, versions)
+
+
+def _read_prompts(library: Library, name: str, before: View | None) -> list[str]:
+    """Return an expert's prompts; those of the view before where its folder can be read no more."""
+    try:
+        return library.examples(name)
+    except LibraryError as error:
+        if before is None or name not in before.examples:
+            raise
+        logger.warning("the prompts of %s stay as they were: %s", name, error)
+        return before.examples[name]
 
 
 def _made(digests: dict[str, str], artifacts: Path) -> str:
@@ -91,5 +118,6 @@ def _made(digests: dict[str, str], artifacts: Path) -> str:
     """
     found = hashlib.sha256(json.dumps(digests, sort_keys=True).encode())
     for file in sorted(artifacts.rglob("*.json")):
-        found.update(file.read_bytes())
+        if not is_hidden(file) and file.is_file():
+            found.update(file.read_bytes())
     return found.hexdigest()

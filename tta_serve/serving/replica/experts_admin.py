@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from adapters.files.facts import resolve
 from tta_serve.exceptions import RequestError
 from tta_serve.protocol import Change, ExplainRequest
 from tta_serve.serving.replica.peers import Peers
@@ -109,8 +110,8 @@ def _check_place(ask: LoadAdapter, library: Path) -> None:
     """Raise RequestError for a folder that is not the library's of that name."""
     if ask.lora_path is None:
         return
-    place = (library / ask.lora_path).resolve()
-    if place != (library / ask.lora_name).resolve():
+    place = resolve(library / ask.lora_path)
+    if place != resolve(library / ask.lora_name):
         raise RequestError(
             f"experts come from the library's folder: put it there as {ask.lora_name!r} (tta"
             " experts add), and leave lora_path out, or let it name that folder",

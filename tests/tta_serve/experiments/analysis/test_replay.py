@@ -183,7 +183,8 @@ def test_each_request_may_have_its_own_probabilities(
 def _lines(folder: Path, probabilities: Sequence[tuple[str, dict[str, float]]]) -> Path:
     file = folder / "policy.jsonl"
     file.write_text(
-        "\n".join(json.dumps({"request_id": name, "arms": arms}) for name, arms in probabilities)
+        "\n".join(json.dumps({"request_id": name, "arms": arms}) for name, arms in probabilities),
+        encoding="utf-8",
     )
     return file
 
@@ -208,14 +209,14 @@ def _lines(folder: Path, probabilities: Sequence[tuple[str, dict[str, float]]]) 
     ],
 )
 def test_lines_that_mean_nothing_are_refused(tmp_path: Path, line: str, says: str) -> None:
-    (tmp_path / "policy.jsonl").write_text(line)
+    (tmp_path / "policy.jsonl").write_text(line, encoding="utf-8")
     with pytest.raises(ExperimentError, match=says):
         target_by_request(D, tmp_path / "policy.jsonl")
 
 
 @pytest.mark.parametrize("text", ["[1]", "{}", '{"base": "1"}', '{"base": true}', "x"])
 def test_weights_that_mean_nothing_are_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "weights.json").write_text(text)
+    (tmp_path / "weights.json").write_text(text, encoding="utf-8")
     with pytest.raises(ExperimentError, match="is not JSON such as"):
         read_weights(tmp_path / "weights.json")
 

@@ -60,7 +60,7 @@ def test_the_report_says_what_was_found(running: Database, tmp_path: Path) -> No
     assert found.verdict.winner == "gate"
     assert found.versions == (2, None)
     write_report(found, tmp_path / "new" / "folder")
-    text = (tmp_path / "new" / "folder" / "report.md").read_text()
+    text = (tmp_path / "new" / "folder" / "report.md").read_text(encoding="utf-8")
     gate = found.metrics[0].comparisons[0]
     assert "- The winner is gate.\n" in text
     mean = format_estimate(found.metrics[0].arms[1].mean)
@@ -93,7 +93,7 @@ def _pictures(text: str) -> str:
 @pytest.mark.parametrize("name", ["means.png", "difference.png"])
 def test_pictures_show_something(running: Database, tmp_path: Path, name: str) -> None:
     write_report(make_report(running, "routing"), tmp_path)
-    assert f"({name})" in (tmp_path / "report.md").read_text()
+    assert f"({name})" in (tmp_path / "report.md").read_text(encoding="utf-8")
     drawn = image.imread(tmp_path / name)
     assert min(drawn.shape[:2]) > 150
     assert len(np.unique(drawn.reshape(-1, drawn.shape[2]), axis=0)) > 20
@@ -102,7 +102,7 @@ def test_pictures_show_something(running: Database, tmp_path: Path, name: str) -
 def test_json_is_strict_and_whole(running: Database, tmp_path: Path) -> None:
     found = make_report(running, "routing")
     write_report(found, tmp_path)
-    read = json.loads((tmp_path / "report.json").read_text())
+    read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert read == json.loads(json.dumps(to_json(found), allow_nan=False))
     assert read["verdict"]["winner"] == "gate"
     difference = found.metrics[0].comparisons[0].difference
@@ -138,7 +138,7 @@ def test_a_bandits_weights_are_those_of_now(db: Database, tmp_path: Path) -> Non
     found = make_report(db, "routing")
     assert [arm.share for arm in found.arms] == [0.2, 0.8]
     write_report(found, tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "These brackets are confidence intervals, for one look only." in text
     assert not (tmp_path / "difference.png").exists()
     assert summarise(found)["primary"] == {}
@@ -148,7 +148,9 @@ def test_an_experiment_without_traffic_has_a_report_too(db: Database, tmp_path: 
     started(db, D)
     found = make_report(db, "routing")
     write_report(found, tmp_path)
-    assert "No verdict: score is not known of anybody yet." in (tmp_path / "report.md").read_text()
+    assert "No verdict: score is not known of anybody yet." in (tmp_path / "report.md").read_text(
+        encoding="utf-8"
+    )
     json.dumps(to_json(found), allow_nan=False)
     with pytest.raises(UnknownError, match="there is no experiment 'other'; there are: routing"):
         make_report(db, "other")

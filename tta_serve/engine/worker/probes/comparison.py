@@ -1,18 +1,23 @@
 """The base and mixes of experts on the same tokens: how their next-token distributions differ."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from adapters.coefficient import Place
+from adapters.coefficient import Coefficient, Place
 from router.scoring.divergence import entropy, js, nll
 from tta_serve.engine import wire
 from tta_serve.engine.worker.probes.observer import ProbeObserver, RunningProbe
 
 _UNREAD_STATES = 1 << 15
 _LOGITS_AT_ONCE = 1 << 22
+
+MakeLogits = Callable[[Tensor, Sequence[Mapping[str, Coefficient]]], Tensor | None]
+"""Makes [states, vocabulary] of [states, hidden], the first so many of which are of the first mix,
+by expert digest, as many of the next one, and so on. It is None on tensor-parallel ranks that have
+no part in it, and if an expert is gone."""
 
 
 class FinalStates(NamedTuple):
@@ -22,6 +27,8 @@ class FinalStates(NamedTuple):
     """How many of the probe's tokens passed by."""
     kept: Tensor
     """[kept tokens, hidden], the model's final states."""
+    mix: Mapping[str, Coefficient]
+    """What the probe runs as."""
 
 
 class ComparisonObserver(ProbeObserver[FinalStates]):
@@ -34,12 +41,11 @@ class ComparisonObserver(ProbeObserver[FinalStates]):
 
     capacity = _UNREAD_STATES
 
-    def __init__(self, logits: Callable[[Tensor], Tensor | None], vocabulary: int) -> None:
+    def __init__(self, logits: MakeLogits, vocabulary: int) -> None:
         """Store how logits are computed.
 
         Args:
-            logits: [states, hidden] -> [states, vocabulary], None on tensor-parallel ranks that
-                have no part in it.
+            logits: Makes logits of states.
             vocabulary: The size of the vocabulary.
         """
         super().__init__()
@@ -52,7 +58,8 @@ class ComparisonObserver(ProbeObserver[FinalStates]):
         seen = 0 if before is None else before.seen
         # A copy: a view would keep the skipped ones too.
         new = x[max(0, running.skip - seen) :].clone()
-        return FinalStates(seen + len(x), new if before is None else torch.cat([before.kept, new]))
+        kept = new if before is None else torch.cat([before.kept, new])
+        return FinalStates(seen + len(x), kept, running.mix)
 
     def _size(self, one: FinalStates) -> int:
         return len(one.kept)
@@ -63,16 +70,17 @@ class ComparisonObserver(ProbeObserver[FinalStates]):
     ) -> wire.ProbeComparison | None:
         """Compare the rows that were kept, of which the first is the base.
 
-        It is None on ranks without logits. Logits are computed for a few positions at a time, so
+        It is None without logits. Logits are computed for a few positions at a time, so
         that memory holds about _LOGITS_AT_ONCE of them and some copies.
         """
         states = torch.stack([one.kept for one in kept])
+        mixes = [one.mix for one in kept]
         rows, positions, _ = states.shape
         following = torch.tensor(tokens[len(tokens) - positions + 1 :], device=states.device)
         at_once = max(1, _LOGITS_AT_ONCE // (rows * self._vocabulary))
         blocks = []
         for some in (slice(start, start + at_once) for start in range(0, positions, at_once)):
-            logits = self._logits(states[:, some].flatten(0, 1))
+            logits = self._logits(states[:, some].flatten(0, 1), mixes)
             if logits is not None:
                 by_row = logits.float().view(rows, -1, logits.shape[-1])
                 blocks.append(_compare(by_row, following[some]))

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
-from adapters.coefficient import Place
+from adapters.coefficient import Coefficient, Place
 from tta_serve.engine import wire
 
 _UNREAD = 1024
@@ -38,6 +39,8 @@ class RunningProbe(NamedTuple):
     """The slot of its tokens."""
     skip: int = 0
     """How many of its first tokens to pass over."""
+    mix: Mapping[str, Coefficient] = MappingProxyType({})
+    """What it runs as, by expert digest."""
 
 
 class ProbeState(Protocol):
