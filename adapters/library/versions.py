@@ -16,6 +16,7 @@ are those from before or those that were made together, each of them whole.
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -210,7 +211,11 @@ class VersionStore:
             for file in folder.iterdir():
                 if is_stray(file.name) and (file.is_file() or file.name.startswith(".")):
                     continue
-                if file.is_symlink() or not file.is_file() or not is_version_file(file.name):
+                try:
+                    mode = file.lstat().st_mode
+                except FileNotFoundError:
+                    continue  # its writer has just said that the version is there
+                if not stat.S_ISREG(mode) or not is_version_file(file.name):
                     raise LibraryError(f"{file} is no plain file of an expert; remove it")
             if (folder / REMOVED_FILE).exists():
                 return None
