@@ -80,6 +80,14 @@ class Checkpoint:
         return digest_tensors(self.files)
 
 
+def are_same(one: Checkpoint, weight: str, other: Checkpoint, source: str) -> bool:
+    """Whether two weights are the same bytes of the same dtype and shape."""
+    a, b = one.files[weight], other.files[source]
+    if a.tensors[weight][:2] != b.tensors[source][:2]:
+        return False
+    return torch.equal(a.read_bytes(weight), b.read_bytes(source))
+
+
 def find_tensor_files(
     folder: Path, stem: str, *, max_bytes: int = 1 << 38
 ) -> dict[str, TensorFile]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters.errors import ExpertError
-from adapters.files.checkpoint import Checkpoint
+from adapters.files.checkpoint import Checkpoint, are_same
 from adapters.files.quantised import find_packed, name_within
 from adapters.files.safetensors_reader import FLOATS
 from adapters.files.servable import EMBEDDING, HEAD, is_in_tower
@@ -173,7 +173,7 @@ class TaskVector:
     def _is_equal(self, weight: str) -> bool:
         """Whether a weight has the same values in both, in whatever dtypes."""
         source = self._sources[weight]
-        if _are_same(self.base, weight, self.tuned, source):
+        if are_same(self.base, weight, self.tuned, source):
             return True
         kinds = self.base.dtypes[weight], self.tuned.dtypes[source]
         if not FLOATS.issuperset(kinds):
@@ -182,14 +182,6 @@ class TaskVector:
                 " both in bfloat16, float16 or float32"
             )
         return torch.equal(self.base.read(weight).float(), self.tuned.read(source).float())
-
-
-def _are_same(one: Checkpoint, weight: str, other: Checkpoint, source: str) -> bool:
-    """Whether two weights are the same bytes of the same dtype and shape."""
-    a, b = one.files[weight], other.files[source]
-    if a.tensors[weight][:2] != b.tensors[source][:2]:
-        return False
-    return torch.equal(a.read_bytes(weight), b.read_bytes(source))
 
 
 def _embedding(checkpoint: Checkpoint) -> str:
@@ -201,7 +193,7 @@ def _embedding(checkpoint: Checkpoint) -> str:
 def _is_tied(checkpoint: Checkpoint, weight: str) -> bool:
     """Whether a weight is a head that equals the embedding."""
     embedding = _embedding(checkpoint)
-    return bool(weight.endswith(HEAD) and embedding) and _are_same(
+    return bool(weight.endswith(HEAD) and embedding) and are_same(
         checkpoint, weight, checkpoint, embedding
     )
 

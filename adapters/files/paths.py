@@ -3,11 +3,9 @@
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from adapters.errors import LibraryError
 from adapters.files.facts import CONFIG_FILE, is_peft_folder
@@ -21,9 +19,6 @@ _ADAPTERS_OF_OTHERS = {
 """Files by which adapters of other tools are known."""
 _MOST_NAMED = 5
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 @contextmanager
 def name_unreadable(path: Path) -> Iterator[None]:
@@ -32,20 +27,6 @@ def name_unreadable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise LibraryError(explain_refusal(error, path)) from None
-
-
-def names_unreadable(function: Callable[P, R]) -> Callable[P, R]:
-    """Do the same for a function whose first argument is the path."""
-
-    @wraps(function)
-    def named(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except OSError as error:
-            path = next((arg for arg in args if isinstance(arg, Path | str)), "")
-            raise LibraryError(explain_refusal(error, path)) from None
-
-    return named
 
 
 def explain_refusal(error: OSError, path: Path | str = "") -> str:

@@ -12,14 +12,13 @@ from adapters.errors import ExpertError
 from adapters.expert import Expert
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.facts import CONFIG_FILE, WEIGHTS_FILE, is_peft_folder
-from adapters.files.paths import names_unreadable
+from adapters.files.paths import name_unreadable
 from adapters.files.peft_deltas import AdapterDeltas
 from adapters.files.peft_names import PREFIX
 from adapters.files.peft_reader import ADD, is_embedding, read_adapter
 from adapters.files.safetensors_writer import save
 
 
-@names_unreadable
 def load_peft(path: Path, name: str | None = None, base: Checkpoint | None = None) -> Expert:
     """Return the LoRA of a folder as an expert, the scale folded into B.
 
@@ -32,10 +31,13 @@ def load_peft(path: Path, name: str | None = None, base: Checkpoint | None = Non
     Raises ExpertError for anything that factors cannot represent exactly, and LibraryError for a
     file that leads out of the folder; nothing is ever partly loaded.
     """
-    parts = read_adapter(path, name or path.name, base)
-    if not parts.is_low_rank:
-        raise ExpertError(f"expert {parts.expert!r}: it is more than the factors of a LoRA; {ADD}")
-    return parts.to_expert()
+    with name_unreadable(path):
+        parts = read_adapter(path, name or path.name, base)
+        if not parts.is_low_rank:
+            raise ExpertError(
+                f"expert {parts.expert!r}: it is more than the factors of a LoRA; {ADD}"
+            )
+        return parts.to_expert()
 
 
 def open_adapter(path: Path, base: Checkpoint, name: str | None = None) -> Deltas:

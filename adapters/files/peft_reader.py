@@ -1,6 +1,5 @@
 """The tensors of a PEFT LoRA folder: each is known for what it is, or the folder is refused."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +11,15 @@ from torch import Tensor
 
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
-from adapters.files.checkpoint import Checkpoint, find_tensor_files
+from adapters.files.checkpoint import Checkpoint, are_same, find_tensor_files
 from adapters.files.facts import CONFIG_FILE, WEIGHTS_FILE
 from adapters.files.peft_config import MERGE, LoraSettings, read_settings
 from adapters.files.peft_names import COPIES, BaseNames, TensorKey
 from adapters.files.safetensors_reader import FLOATS, TensorFile
+from adapters.files.servable import EMBEDDING, HEAD, ServableWeights
 
 _STEM = WEIGHTS_FILE.removesuffix(".safetensors")
 _MAX_WEIGHTS = 1 << 34
-_EMBEDDING = "embed_tokens"
 ADD = "add it with its base: tta experts add FOLDER --name NAME --rank R (or --dense)"
 
 
@@ -251,34 +250,21 @@ def _sort(path: Path, name: str) -> dict[tuple[str, str], StoredTensor]:
 
 
 def _is_tied(base: Checkpoint) -> bool:
-    """Whether the head of a base is its embedding."""
-    heads = [weight for weight in base.files if weight.endswith("lm_head.weight")]
-    embeddings = [weight for weight in base.files if weight.endswith(f"{_EMBEDDING}.weight")]
-    if not heads or _says_tied(base.folder):
-        return True
-    return any(
-        base.files[head].tensors[head][:2] == base.files[one].tensors[one][:2]
-        and torch.equal(base.files[head].read_bytes(head), base.files[one].read_bytes(one))
-        for head in heads
-        for one in embeddings
+    """Whether the head of a base is its embedding, by its configuration or by its values."""
+    heads = [weight for weight in base.files if weight.endswith(HEAD)]
+    embeddings = [weight for weight in base.files if weight.endswith(EMBEDDING)]
+    return ServableWeights.of(base).tied or any(
+        are_same(base, head, base, one) for head in heads for one in embeddings
     )
-
-
-def _says_tied(folder: Path) -> bool:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and config.get("tie_word_embeddings") is True
 
 
 def is_embedding(weight: str) -> bool:
     """Whether a weight, or a module, is an embedding of tokens, by its name."""
-    return weight.removesuffix(".weight").rpartition(".")[2] == _EMBEDDING
+    return weight.removesuffix(".weight").rpartition(".")[2] == "embed_tokens"
 
 
 def _is_vocabulary(weight: str) -> bool:
-    return is_embedding(weight) or weight.endswith("lm_head.weight")
+    return is_embedding(weight) or weight.endswith(HEAD)
 
 
 def _not_a_factor(expert: str, key: str) -> ExpertError:

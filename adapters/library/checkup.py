@@ -72,8 +72,8 @@ def explain_stale(digests: Mapping[str, str], experts: Mapping[str, str]) -> str
     Returns None if all are what they were.
     """
     gone = sorted(digests.keys() - experts.keys())
-    other = sorted(name for name in digests if digests[name] != experts.get(name))
-    changed = [name for name in other if name in experts]
+    there = sorted(digests.keys() & experts.keys())
+    changed = [name for name in there if digests[name] != experts[name]]
     parts = [f"{', '.join(gone)}, gone since"] * bool(gone)
     parts += [f"{', '.join(changed)}, changed since"] * bool(changed)
     return f"it was made of {' and '.join(parts)}" if parts else None

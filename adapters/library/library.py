@@ -104,8 +104,7 @@ class Library:
                 f"the library {self.root} holds no expert {name!r}; it holds:"
                 f" {', '.join(self.all_names)}"
             )
-        with name_unreadable(self.root / name):
-            return load_peft(self.root / name, name)
+        return load_peft(self.root / name, name)
 
     def deltas(self, name: str) -> Deltas:
         """Return what an expert of any form changes, the current version or `NAME@N`.

@@ -124,15 +124,7 @@ class VersionStore:
         """
         from adapters.files.checkpoint import Checkpoint
 
-        known = self.base
-        if folder is None and known is None:
-            raise LibraryError(f"library {self.root} has no base yet: name its folder with --base")
-        if folder is None and known and not Path(known.source).is_dir():
-            raise LibraryError(
-                f"the library's base was at {known.source} and is not there: name it with --base,"
-                " or have its new place remembered by: tta experts base FOLDER"
-            )
-        place = (folder or Path(known.source if known else "")).expanduser()
+        place = (folder or self._recall_base()).expanduser()
         check_folder(place, "the base")
         if is_peft_folder(place) and not (place / "config.json").exists():
             raise LibraryError(
@@ -142,6 +134,18 @@ class VersionStore:
             checkpoint = Checkpoint.open(place)
             self.check_base(checkpoint)
         return checkpoint
+
+    def _recall_base(self) -> Path:
+        """Return where the base was; raise LibraryError if it is not there, or none is known."""
+        known = self.base
+        if known is None:
+            raise LibraryError(f"library {self.root} has no base yet: name its folder with --base")
+        if not Path(known.source).is_dir():
+            raise LibraryError(
+                f"the library's base was at {known.source} and is not there: name it with --base,"
+                " or have its new place remembered by: tta experts base FOLDER"
+            )
+        return Path(known.source)
 
     def move_base(self, folder: Path) -> Base:
         """Remember another place of the base, once its weights were compared.

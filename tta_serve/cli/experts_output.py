@@ -81,7 +81,6 @@ def print_expert(root: Path, name: str, *, as_json: bool) -> None:
 
 def print_verified(found: Mapping[str, str], *, as_json: bool) -> None:
     """Print what `tta experts verify` found, by name."""
-
     if as_json:
         print_json(found)
         return

@@ -89,11 +89,9 @@ def check_base(library: Library, source: str) -> None:
 
     Raises LibraryError if the library's experts change other weights than those of `source`.
     """
-    folder = source_of(source) if library.base_digest else None
-    if isinstance(folder, str):
-        folder = _cached(folder)
-    if folder is not None:
-        VersionStore(library.root).check_base(_opened(folder))
+    base = _find_base(source) if library.base_digest else None
+    if base is not None:
+        VersionStore(library.root).check_base(base)
 
 
 def _leave_out_misfits(experts: dict[str, Expert], source: str) -> dict[str, str]:
@@ -101,16 +99,13 @@ def _leave_out_misfits(experts: dict[str, Expert], source: str) -> dict[str, str
 
     Returns why, by name.
     """
-    folder = source_of(source)
-    place = _cached(folder) if isinstance(folder, str) else folder
     try:
-        base = _opened(place) if place is not None else None
-        names = BaseNames(base) if base is not None and base.real_shapes else None
+        base = _find_base(source)
+        if base is None or not base.real_shapes:
+            return {}
     except AdapterError:
         return {}  # its weights are in a form that vLLM reads, and we do not
-    if base is None or names is None:
-        return {}
-    servable = ServableWeights.of(base)
+    names, servable = BaseNames(base), ServableWeights.of(base)
     found = {}
     for name, expert in list(experts.items()):
         shapes = LowRankDeltas(expert).shapes
@@ -120,6 +115,13 @@ def _leave_out_misfits(experts: dict[str, Expert], source: str) -> dict[str, str
             found[name] = str(error)
             del experts[name]
     return found
+
+
+def _find_base(source: str) -> Checkpoint | None:
+    """Return the base's weights, None if they are a hub's and not in the cache."""
+    folder = source_of(source)
+    place = _cached(folder) if isinstance(folder, str) else folder
+    return None if place is None else _opened(place)
 
 
 @cache
