@@ -1,8 +1,8 @@
 """Coefficients, which say how much of one expert a mix holds.
 
-A coefficient is one number, one for attention and one for MLPs, or one for each decoder layer. The
-token embedding, before all layers, has the coefficient of the first layer's attention; the output
-head, after them, has that of the last layer's MLP.
+A coefficient is one number, or one for each decoder layer, or such for attention and such for MLPs.
+The token embedding, before all layers, has the coefficient of the first layer's attention; the
+output head, after them, has that of the last layer's MLP.
 """
 
 import re
@@ -32,17 +32,20 @@ HEAD = Place(sys.maxsize, "mlp")
 """Where the output head sits: after all layers."""
 
 
+Numbers = float | tuple[float, ...]
+"""A number, or one for each decoder layer."""
+
+
 @dataclass(frozen=True)
 class Pair:
-    """A coefficient for the attention weights of every layer and one for its MLP weights."""
+    """What the attention weights have, and what the MLP weights have."""
 
-    attention: float
-    mlp: float
+    attention: Numbers
+    mlp: Numbers
 
 
-Coefficient = float | Pair | tuple[float, ...]
-"""A tuple has one number for each decoder layer."""
-Json = float | dict[str, float] | list[float]
+Coefficient = Numbers | Pair
+Json = float | list[float] | dict[str, float | list[float]]
 
 
 def layer_of(module: str) -> int | None:
@@ -51,11 +54,36 @@ def layer_of(module: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def kind_of(module: str) -> Kind:
+    """Return which half of its decoder layer a linear module belongs to, from its name."""
+    parent = module.rpartition(".")[0].rpartition(".")[2]
+    return "attention" if "att" in parent else "mlp"
+
+
+def place_of(weight: str) -> Place:
+    """Return where a weight of the base sits, from its name.
+
+    Of a layer, what lies in its attention, and the norm before that, is attention's; all else is
+    the MLP's. Before the layers there is the token embedding; what comes after them is the head's.
+    """
+    layer = layer_of(weight)
+    if layer is None:
+        return EMBEDDING if "embed" in weight else HEAD
+    module = weight.split(f".layers.{layer}.", 1)[-1].split(".")
+    attends = module[0].startswith("input") or (len(module) > 2 and "att" in module[0])
+    return Place(layer, "attention" if attends else "mlp")
+
+
 def numbers_of(coefficient: Coefficient) -> tuple[float, ...]:
     """Return the numbers that a coefficient is made of."""
+    return tuple(number for part in halves_of(coefficient) for number in _as_tuple(part))
+
+
+def halves_of(coefficient: Coefficient) -> tuple[Numbers, ...]:
+    """Return the numbers of attention and MLP where those differ, else those of both."""
     if isinstance(coefficient, Pair):
         return coefficient.attention, coefficient.mlp
-    return coefficient if isinstance(coefficient, tuple) else (coefficient,)
+    return (coefficient,)
 
 
 def map_numbers(coefficient: Coefficient, function: Callable[[float], float]) -> Coefficient:
@@ -63,10 +91,9 @@ def map_numbers(coefficient: Coefficient, function: Callable[[float], float]) ->
 
     Numbers that are all equal become one, so that equal mixes are equal however they were written.
     """
-    values = tuple(function(v) for v in numbers_of(coefficient))
-    if len(set(values)) == 1:
-        return values[0]
-    return Pair(*values) if isinstance(coefficient, Pair) else values
+    mapped = [tuple(map(function, _as_tuple(part))) for part in halves_of(coefficient)]
+    halves: list[Numbers] = [part[0] if len(set(part)) == 1 else part for part in mapped]
+    return halves[0] if len(set(halves)) == 1 else Pair(*halves)
 
 
 def spread(coefficient: Coefficient, places: Sequence[Place]) -> list[float]:
@@ -76,10 +103,11 @@ def spread(coefficient: Coefficient, places: Sequence[Place]) -> list[float]:
     first layer has, `HEAD` what the last one has.
     """
     if isinstance(coefficient, Pair):
-        return [
-            coefficient.attention if place.kind == "attention" else coefficient.mlp
-            for place in places
-        ]
+        halves = {
+            "attention": spread(coefficient.attention, places),
+            "mlp": spread(coefficient.mlp, places),
+        }
+        return [halves[place.kind][i] for i, place in enumerate(places)]
     if isinstance(coefficient, tuple):
         ends = {EMBEDDING: 0, HEAD: len(coefficient) - 1}
         return [coefficient[ends.get(place, place.layer)] for place in places]
@@ -89,8 +117,9 @@ def spread(coefficient: Coefficient, places: Sequence[Place]) -> list[float]:
 def to_json(coefficient: Coefficient) -> Json:
     """Return a coefficient as JSON can hold it."""
     if isinstance(coefficient, Pair):
-        return {"attention": coefficient.attention, "mlp": coefficient.mlp}
-    return list(coefficient) if isinstance(coefficient, tuple) else coefficient
+        halves = {"attention": coefficient.attention, "mlp": coefficient.mlp}
+        return {kind: _write_numbers(part) for kind, part in halves.items()}
+    return _write_numbers(coefficient)
 
 
 def from_json(value: object) -> Coefficient:
@@ -98,20 +127,29 @@ def from_json(value: object) -> Coefficient:
 
     Raises ValueError for anything else, and says what would be a coefficient.
     """
-    if (
-        isinstance(value, dict)
-        and value.keys() == {"attention", "mlp"}
-        and all(map(_is_number, value.values()))
-    ):
-        return Pair(float(value["attention"]), float(value["mlp"]))
+    if isinstance(value, dict) and value.keys() == {"attention", "mlp"}:
+        attention, mlp = map(_read_numbers, (value["attention"], value["mlp"]))
+        if attention is not None and mlp is not None:
+            return Pair(attention, mlp)
+    elif (numbers := _read_numbers(value)) is not None:
+        return numbers
+    wanted = "a number, a list of one number for each layer, or {attention: such, mlp: such}"
+    raise ValueError(f"a coefficient is {wanted}; got {reprlib.repr(value)}")
+
+
+def _as_tuple(numbers: Numbers) -> tuple[float, ...]:
+    return numbers if isinstance(numbers, tuple) else (numbers,)
+
+
+def _write_numbers(numbers: Numbers) -> float | list[float]:
+    return list(numbers) if isinstance(numbers, tuple) else numbers
+
+
+def _read_numbers(value: object) -> Numbers | None:
+    """Return what JSON holds; None for what is neither a number nor a list of numbers."""
     if isinstance(value, list) and value and all(map(_is_number, value)):
         return tuple(map(float, value))
-    if _is_number(value):
-        return float(value)  # type: ignore[arg-type]
-    wanted = (
-        "a number, {attention: a number, mlp: a number}, or a list of one number for each layer"
-    )
-    raise ValueError(f"a coefficient is {wanted}; got {reprlib.repr(value)}")
+    return float(value) if _is_number(value) else None  # type: ignore[arg-type]
 
 
 def _is_number(value: object) -> bool:

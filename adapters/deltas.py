@@ -33,11 +33,25 @@ class Deltas(Protocol):
         ...
 
 
+class ExpertDeltas(Deltas, Protocol):
+    """The deltas of an expert of a library."""
+
+    @property
+    def digest(self) -> str:
+        """The expert's digest."""
+        ...
+
+
 @dataclass(frozen=True)
 class LowRankDeltas:
     """The deltas of an expert that is known by its factors."""
 
     expert: Expert
+
+    @property
+    def digest(self) -> str:
+        """The expert's digest."""
+        return self.expert.digest
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -3,10 +3,17 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
-from adapters.coefficient import Coefficient, Json, map_numbers, numbers_of, to_json
+from adapters.coefficient import (
+    Coefficient,
+    Json,
+    halves_of,
+    map_numbers,
+    numbers_of,
+    to_json,
+)
 from adapters.errors import MixError
 
 
@@ -65,11 +72,15 @@ class MixRules:
     grid: float = 0.05
     """What every number is a multiple of."""
     max_experts: int = 4
-    """How many experts one request may use."""
+    """How many experts one request may use, besides shared ones."""
     minimum: float = -2.0
     """The least that a number may be."""
     maximum: float = 2.0
     """The most that a number may be."""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """By exclusive part of Twin-Merging, the shared one, which is on in every mix that has it."""
+    aside: frozenset[str] = frozenset()
+    """The experts that policies do not choose: shared ones, and such that others stand for."""
     _digits: int = field(default=10, repr=False)
 
     def mix(self, coefficients: Mapping[str, Coefficient]) -> Mix:
@@ -78,10 +89,11 @@ class MixRules:
         Raises MixError as `entry` does, and for too many experts.
         """
         mix = self.entry(coefficients)
-        if len(mix.coefficients) > self.max_experts:
+        always_on = set(self.shared.values())
+        chosen = [name for name, _ in mix.coefficients if name not in always_on]
+        if len(chosen) > self.max_experts:
             raise MixError(
-                f"{len(mix.coefficients)} experts in one mix; at most {self.max_experts} may be"
-                " non-zero"
+                f"{len(chosen)} experts in one mix; at most {self.max_experts} may be non-zero"
             )
         return mix
 
@@ -93,7 +105,28 @@ class MixRules:
         """
         for name, value in coefficients.items():
             self._check(name, value)
-        return Mix.of({name: map_numbers(value, self.snap) for name, value in coefficients.items()})
+        return self.complete(
+            {name: map_numbers(value, self.snap) for name, value in coefficients.items()}
+        )
+
+    def complete(self, coefficients: Mapping[str, Coefficient]) -> Mix:
+        """Return the mix of these coefficients, and of the shared experts that go with them.
+
+        An exclusive part of Twin-Merging is what an expert knows beyond the shared one: wherever it
+        is, that has the coefficient 1, unless it is given one of its own, which may be 0.
+        """
+        used = [name for name, value in coefficients.items() if any(numbers_of(value))]
+        always_on = {self.shared[name]: 1.0 for name in used if name in self.shared}
+        return Mix.of({**always_on, **coefficients})
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """The experts that policies choose among."""
+        return self.names - self.aside
+
+    def narrow(self, classes: Collection[str]) -> "MixRules":
+        """Return the same rules, with these experts alone to choose among."""
+        return replace(self, aside=self.names.difference(classes))
 
     def snap(self, value: float) -> float:
         """Return the nearest multiple of the grid."""
@@ -104,11 +137,12 @@ class MixRules:
             raise MixError(
                 f"unknown expert {name!r}; the library holds: {', '.join(sorted(self.names))}"
             )
-        if isinstance(coefficient, tuple) and len(coefficient) != self.layers:
-            raise MixError(
-                f"{len(coefficient)} coefficients for {name!r}; the base has {self.layers} layers,"
-                " each takes one"
-            )
+        for part in halves_of(coefficient):
+            if isinstance(part, tuple) and len(part) != self.layers:
+                raise MixError(
+                    f"{len(part)} coefficients for {name!r}; the base has {self.layers} layers,"
+                    " each takes one"
+                )
         for value in numbers_of(coefficient):
             self._check_number(name, value)
 

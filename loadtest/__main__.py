@@ -2,16 +2,29 @@
 
 import typer
 
-from loadtest.commands import edge, engine, inline, kernel, library, lifecycle, profile, soak
+from loadtest.commands import (
+    dense,
+    edge,
+    engine,
+    inline,
+    kernel,
+    library,
+    lifecycle,
+    prefix,
+    profile,
+    soak,
+)
 
 app = typer.Typer(help="Benchmarks of tta-serve.", no_args_is_help=True)
 
+app.command("dense")(dense.command)
 app.command("edge")(edge.command)
 app.command("engine")(engine.command)
 app.command("inline")(inline.command)
 app.command("kernel")(kernel.command)
 app.command("library")(library.command)
 app.command("lifecycle")(lifecycle.command)
+app.command("prefix")(prefix.command)
 app.command("profile")(profile.command)
 app.command("soak")(soak.command)
 

@@ -1,6 +1,7 @@
 """What `tta router` made for a library, and whether it can still be used."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from adapters.bank.layer_gates import LAYER_GATES, read_gates
@@ -9,12 +10,13 @@ from adapters.files.facts import is_hidden
 from adapters.library.checkup import ROUTER, Fault, explain_stale
 from adapters.library.entries import ENTRIES
 from router.errors import RouterError
-from router.policies.pareto import FRONTS, read_front
+from router.policies.pareto import FRONTS, Front, read_front
+from router.policies.recombined import ENTRY_SETS, EntrySet, read_entry_set
 from router.scoring.trained_gate import Gate
 
 
 def check_artifacts(root: Path, experts: Mapping[str, str]) -> Iterator[Fault]:
-    """Yield what is wrong with gates and fronts, and what lies beside them.
+    """Yield what is wrong with gates, fronts and sets of entries, and what lies beside them.
 
     Args:
         root: The library's folder.
@@ -22,9 +24,11 @@ def check_artifacts(root: Path, experts: Mapping[str, str]) -> Iterator[Fault]:
     """
     folder = root / ROUTER
     yield from _check_gates(folder, experts)
-    yield from _check_fronts(folder, experts)
+    yield from _check_sets(folder / FRONTS, "pareto", partial(read_front, folder), experts)
+    read_set = partial(read_entry_set, folder)
+    yield from _check_sets(folder / ENTRY_SETS, "recombine", read_set, experts)
     yield from _check_layer_gates(root, experts)
-    known = {ENTRIES.name, FRONTS, LAYER_GATES.name}
+    known = {ENTRIES.name, FRONTS, ENTRY_SETS, LAYER_GATES.name}
     for file in sorted(folder.glob("*")):
         is_known = file.name in known or file.suffix in (".json", ".safetensors")
         if not is_known and not is_hidden(file):
@@ -46,19 +50,25 @@ def _check_gates(folder: Path, experts: Mapping[str, str]) -> Iterator[Fault]:
             yield Fault(place, stale, remedy)
 
 
-def _check_fronts(folder: Path, experts: Mapping[str, str]) -> Iterator[Fault]:
-    for file in sorted((folder / FRONTS).glob("*.json")):
+def _check_sets(
+    folder: Path,
+    command: str,
+    read: Callable[[str], Front | EntrySet],
+    experts: Mapping[str, str],
+) -> Iterator[Fault]:
+    """Yield what is wrong with the fronts, or the sets of entries, in a folder."""
+    for file in sorted(folder.glob("*.json")):
         if is_hidden(file):
             continue
         name = file.stem
-        place = str(ROUTER / FRONTS / file.name)
-        remedy = f"tta router pareto --name {name} --replace, or delete it"
+        place = str(ROUTER / folder.name / file.name)
+        remedy = f"tta router {command} --name {name} --replace, or delete it"
         try:
-            front = read_front(folder, name)
+            found = read(name)
         except RouterError as error:
             yield Fault(place, str(error), remedy)
             continue
-        if stale := explain_stale(front.digests, experts):
+        if stale := explain_stale(found.digests, experts):
             yield Fault(place, stale, remedy)
 
 

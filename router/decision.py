@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from adapters.bank.token_gating import Gating
 from adapters.mix import Mix
+
+ActsFrom = Literal["start", "user_turn", "last_user_turn", "answer"]
+"""Where a mix begins to act: at the first token, at the first user turn, at the last one, or where
+the answer begins."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,15 @@ class Decision:
     scores: Mapping[str, float] = field(default_factory=dict)
     """By expert, in the policy's own units; more is better."""
     abstained: bool = False
-    """Whether the base answers because no expert fits."""
+    """Whether no expert fits, so that the base answers, or what all experts share."""
     reason: str = ""
     """Why, in a few words for the reader of a response."""
     floor: float = float("-inf")
     """The score that an expert must reach; -inf where none can be too low."""
     gating: Gating | None = None
     """How the mix's experts share each token in each layer, instead of by their coefficients."""
+    batch: int = 1
+    """How many requests of one tenant were decided together, all with this mix."""
 
     def with_gating(self, gating: Gating | None) -> "Decision":
         """Return this decision with the experts of its mix as candidates for in-layer gating.

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, PlainValidator
 
 from adapters.coefficient import Coefficient, from_json
+from adapters.files.facts import FORM_NAMES
 from adapters.mix import Mix, MixRules
 from router.decision import Decision, Prompt
 from router.probing import Probe
@@ -40,6 +41,10 @@ class Context:
     """The folder of what `tta router` trained for this library."""
     inline: bool = False
     """Whether the policy is to decide inside the pass that answers."""
+    forms: Mapping[str, str] = field(default_factory=dict)
+    """The form of each expert that is no low-rank one, by expert."""
+    invocations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The tokens from which on some experts act, by expert."""
 
 
 class Options(BaseModel):
@@ -59,6 +64,8 @@ class Policy(ABC):
     """The class of its options."""
     reads_features: ClassVar[bool] = False
     """Whether it asks the probe for features, so that the engine must tap an early layer."""
+    forms: ClassVar[frozenset[str]] = frozenset(FORM_NAMES)
+    """The forms of the experts that it can choose."""
     keep: float = 0.0
     """By how much another choice must lead, in units of scores, to end a conversation's mix."""
 

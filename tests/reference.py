@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from adapters.bank.layer_gates import Gates, LayerGate
 from adapters.bank.token_gating import Gating, Score
 from adapters.coefficient import Coefficient, Pair
+from adapters.deltas import Deltas
 from adapters.expert import Expert
 
 Name = TypeVar("Name")
@@ -43,6 +44,24 @@ class Reference:
         finally:
             for module, original in changed.items():
                 self.model.get_submodule(module).weight.data.copy_(original)
+
+    @contextmanager
+    def changed(
+        self, experts: Mapping[str, Deltas], coefficients: Mapping[str, Coefficient]
+    ) -> Iterator[None]:
+        """Adds sum_k c_k D_k to the weights meanwhile, of experts of any form."""
+        saved = {name: w.detach().clone() for name, w in self.model.named_parameters()}
+        with torch.no_grad():
+            for name, c in coefficients.items():
+                for weight in experts[name].shapes:
+                    number = number_at(c, weight.rpartition(".")[0])
+                    self.model.get_parameter(weight).add_(number * experts[name].delta(weight))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    parameter.copy_(saved[name])
 
     @contextmanager
     def per_token(
@@ -204,16 +223,17 @@ def _score(h: torch.Tensor, score: Score, gate: LayerGate | None) -> float:
 def number_at(coefficient: Coefficient, module: str) -> float:
     """The coefficient of one module, `model.layers.<layer>.<self_attn or mlp>.<name>`.
 
-    The token embedding has that of the first attention, the output head that of the last MLP.
+    The token embedding has that of the first attention, the output head and the last norm that of
+    the last MLP; the norm before an attention has the attention's, other norms the MLP's.
     """
     parts = module.split(".")
     if "layers" in parts:
-        layer, attends = int(parts[2]), parts[3] == "self_attn"
+        layer, attends = int(parts[2]), parts[3] in ("self_attn", "input_layernorm")
     else:
         attends = parts[-1] == "embed_tokens"
         layer = 0 if attends else -1
     if isinstance(coefficient, Pair):
-        return coefficient.attention if attends else coefficient.mlp
+        coefficient = coefficient.attention if attends else coefficient.mlp
     return coefficient[layer] if isinstance(coefficient, tuple) else coefficient
 
 

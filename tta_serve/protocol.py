@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from adapters.bank.token_gating import Gating
 from adapters.coefficient import Json
+from router.decision import ActsFrom
 from router.policy import CoefficientField
 
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -28,6 +29,8 @@ class MergeRequest(BaseModel):
     read: Annotated[str, Field(min_length=1, max_length=1 << 20)] | None = None
     """A text that policies are to read in place of the prompt; alone, or with a policy or a
     preference."""
+    acts_from: ActsFrom | None = None
+    """Where the mix begins to act, beside any of the others or alone; before that the base runs."""
 
     @field_validator("preference")
     @classmethod
@@ -52,9 +55,16 @@ class MergeInfo(BaseModel):
     gating: Gating | None = None
     """How these experts share each token in each layer, instead of by their coefficients."""
     abstained: bool = False
-    """Whether the policy left the request to the base."""
+    """Whether the policy left the request to the base, or to what all experts share."""
     kept: bool = False
     """Whether the mix is that of an earlier turn of the conversation."""
+    acts_from: ActsFrom = "start"
+    """Where the mix begins to act; what stands before runs as the base, or as earlier turns did."""
+    invoked_from: dict[str, int | None] | None = None
+    """Of the experts that act only from their invocation on, the token of the prompt at which it
+    stands for the last time, null where it does not and the expert does not act."""
+    batch: int = 1
+    """How many requests of one tenant were decided together, all with this mix."""
     fallback: str | None = None
     """The policy that answered in place of `policy`, if one had to."""
     scores: dict[str, float] = {}

@@ -9,7 +9,7 @@ dense       `<weight>`, in the dtype that was asked for
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +19,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adapters.coefficient import kind_of, layer_of
 from adapters.deltas import Deltas
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
-from adapters.files.facts import DeltaReport
+from adapters.files.facts import DeltaReport, PartChoice, PartReport
 from adapters.files.safetensors_reader import TensorFile, confine, index_tensors
 from adapters.files.safetensors_writer import save
-from adapters.files.servable import NAMES_ALONE, ServableWeights
+from adapters.files.servable import EMBEDDING, HEAD, NAMES_ALONE, ServableWeights
 from adapters.low_rank import compress, energy_of
 
 _FLUSH = 64 << 20
 _BLOCK = 1 << 20
+
+
+class PackedSigns(NamedTuple):
+    """A matrix s sign(delta), eight signs to a byte."""
+
+    bits: Tensor
+    """[.., out, in / 8], uint8; of the first input the highest bit, 1 for +."""
+    scale: float
+    """s."""
+    inputs: int
+    """in."""
+
+    def unpack(self) -> Tensor:
+        """Return which signs are +, [.., out, in], bool."""
+        bits = np.unpackbits(self.bits.numpy(), axis=-1, count=self.inputs)
+        return torch.from_numpy(bits).bool()
 
 
 class EncodedWeight(NamedTuple):
@@ -54,6 +71,12 @@ class LowRankForm:
     """That of `adapters.low_rank.compress`."""
     energy: float | None = None
     """That of `adapters.low_rank.compress`."""
+
+    def explain_drop(
+        self, weight: str, shape: tuple[int, ...], servable: ServableWeights
+    ) -> str | None:
+        """Return why the form drops a weight; None if it holds it."""
+        return servable.explain_refusal(weight, shape)
 
     def encode(self, weight: str, change: LowRank | Tensor, _: float) -> EncodedWeight:
         """Return the delta of one weight as factors.
@@ -80,9 +103,23 @@ class OneBitForm:
 
     Of n entries this s has the least error ||delta - s sign(delta)||^2 = ||delta||^2
     - 2 s ||delta||_1 + n s^2. Vectors are small and stay whole.
+
+    1bit-Merging (arXiv 2502.10743) finds what chat models learn mostly in attention, what models
+    of mathematics and code do in MLPs, and compresses by that choice. Here the matrices of one of
+    the two can be kept alone, and all vectors; that the paper drops the other, as this does, could
+    not be verified: its code is not public.
     """
 
     name: ClassVar[str] = "one_bit"
+    parts: PartChoice = "all"
+    """The matrices that are kept: all, or those of the decoder's attentions or MLPs alone."""
+
+    def explain_drop(self, weight: str, shape: tuple[int, ...], _: ServableWeights) -> str | None:
+        """Return why the form drops a weight; None if it holds it."""
+        part = part_of(weight, shape)
+        if self.parts == "all" or part in ("vectors", self.parts):
+            return None
+        return f"matrices of {self.parts} alone are kept"
 
     def encode(self, weight: str, change: LowRank | Tensor, energy: float) -> EncodedWeight:
         """Return the delta of one weight as signs and a scale.
@@ -111,6 +148,9 @@ class DenseForm:
 
     name: ClassVar[str] = "dense"
     dtype: torch.dtype = torch.float32
+
+    def explain_drop(self, *_: object) -> None:
+        """Return None: the form holds every weight."""
 
     def encode(self, weight: str, change: LowRank | Tensor, energy: float) -> EncodedWeight:
         """Return the delta of one weight; raise ExpertError for a value too large for the dtype."""
@@ -151,35 +191,39 @@ def write(
     dropped: dict[str, float] = {}
     reasons: list[str] = []
     ranks: dict[str, int] = {}
-    is_low_rank = isinstance(form, LowRankForm)
-    total, kept = defaultdict[str, float](float), defaultdict[str, float](float)
-    for weight in sorted(deltas.shapes):
-        refused = is_low_rank and servable.explain_refusal(weight, deltas.shapes[weight])
+    unserved: dict[str, str] = {}
+    by_type, by_part = _Shares(), _Shares()
+    for weight, shape in sorted(deltas.shapes.items()):
+        refused = form.explain_drop(weight, shape, servable)
         energy, size, encoded = _encode(deltas, weight, None if refused else form)
         before += size
         if not energy:
             continue
 
-        total[type_of(weight)] += energy
-        kept[type_of(weight)] += energy * encoded.kept
+        by_type.add(type_of(weight), energy, encoded.kept)
+        by_part.add(part_of(weight, shape), energy, encoded.kept)
         for name, tensor in encoded.tensors.items():
             writer.add(name, tensor)
         if refused:
             dropped[weight] = energy
             reasons.append(f"{weight}: {refused}")
-        elif is_low_rank:
+        elif isinstance(form, LowRankForm):
             module = weight.removesuffix(".weight")
             ranks[module] = len(encoded.tensors[f"{module}.a"])
+        elif isinstance(form, OneBitForm) and (
+            reason := servable.explain_unserved_delta(weight, shape)
+        ):
+            unserved[weight] = reason
         del encoded  # Not held while the next weight is read.
 
     writer.flush()
     if not writer.bytes:
-        none = f"slots can serve none of the weights that change ({'; '.join(reasons[:3])})"
-        raise ExpertError(f"nothing to write: {none if dropped else 'no weight changes'}")
+        what = f"the form holds none of the weights that change ({'; '.join(reasons[:3])})"
+        raise ExpertError(f"nothing to write: {what if dropped else 'no weight changes'}")
 
-    shares = {kind: kept[kind] / energy for kind, energy in sorted(total.items())}
     before = getattr(deltas, "nbytes", before)
-    return DeltaReport(form.name, shares, dropped, ranks, before, writer.bytes)
+    kept, parts = by_type.kept(), by_part.report()
+    return DeltaReport(form.name, kept, dropped, ranks, before, writer.bytes, parts, unserved)
 
 
 def type_of(weight: str) -> str:
@@ -190,6 +234,40 @@ def type_of(weight: str) -> str:
     module, _, leaf = weight.rpartition(".")
     kind = module.rpartition(".")[2] if leaf == "weight" else leaf
     return "norm" if "norm" in kind else kind
+
+
+def part_of(weight: str, shape: Sequence[int]) -> str:
+    """Return the part of a model that a weight is of.
+
+    These are the matrices of the decoder's `attention` and `mlp`, those of its `ends`, which are
+    the token embedding and the output head, all `vectors`, which are norms and biases, and
+    `others`.
+    """
+    if len(shape) < 2:
+        return "vectors"
+    if layer_of(weight) is not None:
+        return kind_of(weight.removesuffix(".weight"))
+    return "ends" if weight.endswith((EMBEDDING, HEAD)) else "others"
+
+
+class _Shares:
+    """Sums up energies, and what is kept of them, by kind."""
+
+    def __init__(self) -> None:
+        self._total, self._kept = defaultdict[str, float](float), defaultdict[str, float](float)
+
+    def add(self, kind: str, energy: float, kept: float) -> None:
+        self._total[kind] += energy
+        self._kept[kind] += energy * kept
+
+    def kept(self) -> dict[str, float]:
+        return {kind: self._kept[kind] / energy for kind, energy in sorted(self._total.items())}
+
+    def report(self) -> dict[str, PartReport]:
+        whole = sum(self._total.values())
+        return {
+            kind: PartReport(self._total[kind] / whole, kept) for kind, kept in self.kept().items()
+        }
 
 
 @dataclass(frozen=True)
@@ -250,9 +328,19 @@ class StoredDeltas:
         """Return the change of one weight, dense, float32."""
         if weight in self.files:
             return self._read(weight).float()
-        shape = self.shapes[weight]
-        bits = np.unpackbits(self._read(f"{weight}.sign").numpy(), axis=-1, count=shape[-1])
-        return torch.from_numpy(bits).float().mul_(2).sub_(1).mul_(self._read(f"{weight}.scale"))
+        signs = self.signs(weight)
+        return signs.unpack().float().mul_(2).sub_(1).mul_(signs.scale)
+
+    def signs(self, weight: str) -> PackedSigns:
+        """Return the change of a matrix in the one_bit form as it was written."""
+        scale = self._read(f"{weight}.scale").item()
+        return PackedSigns(self._read(f"{weight}.sign"), scale, self.shapes[weight][-1])
+
+    def dtype_of(self, weight: str) -> torch.dtype:
+        """Return the dtype that holds the change of a weight as it is in the files."""
+        found = self.files[weight].tensors[weight].dtype if weight in self.files else torch.float32
+        assert isinstance(found, torch.dtype), "`write` wrote it"
+        return found
 
     def factors(self, weight: str) -> None:
         """Return None: such a change is not known by factors."""

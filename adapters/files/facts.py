@@ -6,8 +6,9 @@ Nothing here imports torch, so that a library is listed in a fraction of the tim
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """A name from outside that is safe as a file's."""
@@ -15,6 +16,11 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FORM_NAMES = ("low_rank", "one_bit", "dense")
 """The names of the classes of `adapters.files.delta_forms.Form`."""
+
+PartChoice = Literal["all", "attention", "mlp"]
+"""The matrices that the one_bit form keeps."""
+LATER = {"later": True}
+"""Marks the fields that manifests of earlier releases lack."""
 
 
 def is_peft_folder(path: Path) -> bool:
@@ -33,6 +39,16 @@ def is_hidden(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
+class PartReport:
+    """What a form kept of the change of one part of a model."""
+
+    energy: float
+    """The share of the whole change's energy that is in the part."""
+    kept: float
+    """The share of the part's own energy that the files hold."""
+
+
+@dataclass(frozen=True)
 class DeltaReport:
     """What a form kept of the deltas written in it."""
 
@@ -42,7 +58,7 @@ class DeltaReport:
     """The share of the energy, which is the squared Frobenius norm, by type of module, such as
     q_proj or norm."""
     dropped: Mapping[str, float]
-    """The energy of each weight that the form cannot hold."""
+    """The energy of each weight that the form does not hold."""
     ranks: Mapping[str, int]
     """The rank of each module, of the low_rank form."""
     bytes_before: int
@@ -50,3 +66,7 @@ class DeltaReport:
     or those of float32."""
     bytes_after: int
     """The bytes of the files."""
+    parts: Mapping[str, PartReport] = field(default_factory=dict, metadata=LATER)
+    """By part of the model, as `adapters.files.delta_forms.part_of` names them."""
+    unserved: Mapping[str, str] = field(default_factory=dict, metadata=LATER)
+    """Why slots leave out weights that the files hold, by weight, of the one_bit form."""

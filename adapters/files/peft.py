@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -55,7 +56,9 @@ def open_adapter(path: Path, base: Checkpoint, name: str | None = None) -> Delta
     return AdapterDeltas(base, parts)
 
 
-def write_peft(expert: Expert, folder: Path, base_name: str) -> None:
+def write_peft(
+    expert: Expert, folder: Path, base_name: str, invocation: Sequence[int] = ()
+) -> None:
     """Write an expert as a folder that PEFT loads.
 
     The scale is 1: alpha = rank for every module, by patterns where ranks differ.
@@ -64,6 +67,7 @@ def write_peft(expert: Expert, folder: Path, base_name: str) -> None:
         expert: What to write.
         folder: Where to, made if it is not there.
         base_name: The name or path of the base, for PEFT to find it.
+        invocation: The tokens from which on alone it acts, if there are any.
 
     Raises ExpertError if the folder holds an adapter.
     """
@@ -94,5 +98,7 @@ def write_peft(expert: Expert, folder: Path, base_name: str) -> None:
         "bias": "none",
         "inference_mode": True,
     }
+    if invocation:
+        config["alora_invocation_tokens"] = list(invocation)
     save(tensors, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -47,6 +47,7 @@ HARMLESS = frozenset(
 """Options that do not change what a trained adapter computes, or only with one of the others."""
 HONOURED = frozenset(
     {
+        "alora_invocation_tokens",
         "alpha_pattern",
         "bias",
         "exclude_modules",
@@ -80,7 +81,6 @@ REFUSED = {
         " v_proj; 'all-linear' takes routed experts and routers too",
     ),
     "layer_replication": ("it repeats layers of the base", _RETRAIN),
-    "alora_invocation_tokens": ("it is active only after an invocation string", _RETRAIN),
     "use_bdlora": ("its factors are block-diagonal", _RETRAIN),
     "use_qalora": ("its A reads averages of the input", _RETRAIN),
     "monteclora_config": ("it samples its factors", _RETRAIN),
@@ -97,6 +97,7 @@ _ALL_LINEAR = "all-linear"
 _NOT_ALL_LINEAR = re.compile(r"(.*\.)?(lm_head|embed_tokens)")
 _MAX_CONFIG = 1 << 24
 _MAX_PATTERN = 1 << 14
+_MAX_INVOCATION = 1024
 
 
 @dataclass
@@ -129,6 +130,14 @@ class LoraSettings:
     def trains_by_velora(self) -> bool:
         """Whether what its training kept for passes backward (VeLoRA) may be in the folder."""
         return self.options.get("velora_config") is not None
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The tokens from whose last place in a prompt on it acts (aLoRA); none if from the start.
+
+        Activated LoRA: Greenewald et al. 2025, arXiv 2504.12397.
+        """
+        return tuple(self.options.get("alora_invocation_tokens") or ())
 
     @property
     def needs_base(self) -> bool:
@@ -242,7 +251,14 @@ def read_settings(path: Path, name: str) -> LoraSettings:
             f"expert {name!r}: peft_type is {kind!r}, only LORA is supported; {MERGE}"
         )
     settings = LoraSettings(name, config)
-    for check in (_check_refused, _check_unknown, _check_choices, _check_numbers, _check_names):
+    for check in (
+        _check_refused,
+        _check_unknown,
+        _check_choices,
+        _check_numbers,
+        _check_names,
+        _check_invocation,
+    ):
         check(settings)
     return settings
 
@@ -345,6 +361,14 @@ def _check_names(settings: LoraSettings) -> None:
             f"expert {settings.expert!r}: layers_to_transform and layers_pattern in {CONFIG_FILE}"
             " need target_modules as a list, as PEFT does"
         )
+
+
+def _check_invocation(settings: LoraSettings) -> None:
+    option = "alora_invocation_tokens"
+    tokens = settings.options.get(option) or []
+    listed = isinstance(tokens, list) and all(type(t) is int and 0 <= t < 1 << 31 for t in tokens)
+    if not listed or len(tokens) > _MAX_INVOCATION:
+        raise _not(settings, option, f"a list of at most {_MAX_INVOCATION} tokens' numbers")
 
 
 def _not(settings: LoraSettings, option: str, wanted: str) -> ExpertError:

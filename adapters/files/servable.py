@@ -10,6 +10,7 @@ from adapters.files.model_config import TextModelConfig
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 _LAYER = re.compile(r"(?:.+\.)?layers\.(?P<index>\d+)\..+\.weight")
+_FINAL_NORM = re.compile(r"(?:.+\.)?(?:final_?layer_?)?norm")
 _OTHER_LAYER = re.compile(r"(?P<place>(?:.+\.)?(?:h|block|blocks|layer))\.\d+\..+")
 # Parts of names: of what reads images and sounds, of routers, and of what guesses further tokens.
 _TOWER = re.compile(r"vis(ion|ual)|image|audio|speech|multi_modal|mm_projector|^encoder$")
@@ -50,9 +51,32 @@ class ServableWeights:
             "it is of routed experts": "experts" in parts,
             "it chooses among routed experts": leaf in _ROUTERS,
             "it guesses further tokens": beyond or not _FURTHER_TOKENS.isdisjoint(parts),
-            "it is no linear layer": len(shape) != 2 or "norm" in leaf,
+            "it is no linear layer": len(shape) != 2 or is_norm(leaf),
             "the base's head and embedding are one weight": at_end and self.tied,
             _explain_name(weight): layer is None and not at_end,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    def explain_unserved_delta(self, weight: str, shape: Sequence[int]) -> str | None:
+        """Return why slots cannot apply a change of any weight that is not low-rank, as above.
+
+        Of vectors they can those of the decoder's norms, of the norm after it, and the biases of
+        linear weights that they serve.
+        """
+        if len(shape) != 1:
+            return self.explain_refusal(weight, shape)
+        module, _, leaf = weight.rpartition(".")
+        if leaf == "bias" and not is_norm(module):
+            return self.explain_refusal(f"{module}.weight", (1, 1))
+        layer = _LAYER.fullmatch(f"{module}.weight")
+        beyond = bool(layer and self.layers is not None and int(layer["index"]) >= self.layers)
+        reasons = {
+            "text does not go through it": is_in_tower(weight),
+            "it guesses further tokens": beyond
+            or not _FURTHER_TOKENS.isdisjoint(module.split(".")),
+            "it is neither a norm nor a bias": not is_norm(module)
+            or leaf not in ("weight", "bias"),
+            _explain_name(weight): layer is None and not _FINAL_NORM.fullmatch(module),
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -81,8 +105,13 @@ def is_in_tower(weight: str) -> bool:
     return any(map(_TOWER.search, weight.split(".")))
 
 
+def is_norm(module: str) -> bool:
+    """Return whether a module is a norm, by its name."""
+    return "norm" in module.rpartition(".")[2]
+
+
 def _explain_name(weight: str) -> str:
-    """Return why a matrix outside of `layers.N` is not served."""
+    """Return why a weight outside of `layers.N` is not served."""
     other = _OTHER_LAYER.fullmatch(weight)
     if other:
         return f"the base calls its layers {other['place']}.N; slots serve layers.N alone"

@@ -6,6 +6,7 @@ names      the names of experts, versions and what lies beside them
 staging    how versions get their places, all that belong together or none
 integrity  weights that are, byte for byte, those that were added
 manifest   what is known of a version, in expert.json
+twins      which parts of Twin-Merging belong together
 entries    mixes with a name, in files
 origin     what a folder says of its base, tokenizer and chat template
 ingest     from folders and other experts to new experts

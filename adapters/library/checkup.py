@@ -138,9 +138,9 @@ class _Examination:
         is_plain = place.is_dir() and is_peft_folder(place)
         if not is_plain and self._store.has_versions(name):
             self._examine_versions(name)
-        elif name not in library.all_names and name not in library.problems:
+        elif name not in library.names and name not in library.problems:
             self._examine_unknown(place)
-        if name not in library.all_names:
+        if name not in library.names:
             return
 
         library.examples(name)
@@ -148,12 +148,7 @@ class _Examination:
             deltas = library.deltas(name)
             if self._base is not None:
                 check_fit(deltas, self._base)
-        manifest = library.manifest(name)
-        self.experts[name] = manifest.digest
-        if manifest.form != "low_rank":
-            what = f"its form is {manifest.form}, which slots cannot serve"
-            remedy = f"to have it served: tta experts compress {name} --rank R"
-            self._add(name, what, remedy, "note")
+        self.experts[name] = library.manifest(name).digest
 
     def _examine_versions(self, name: str) -> None:
         """Look at all versions of an expert, and at what lies beside them."""

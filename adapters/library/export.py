@@ -49,7 +49,8 @@ def to_peft(library: Library, name: str, folder: Path) -> None:
     expert = library.expert(name)
     base = VersionStore(library.root).base
     with new_folder(folder) as staged:
-        write_peft(expert, staged, base.source if base else "")
+        source = base.source if base else ""
+        write_peft(expert, staged, source, library.invocation(name))
 
 
 def to_checkpoint(

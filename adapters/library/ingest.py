@@ -7,7 +7,7 @@ Writing it is what takes time, and the same for all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,17 @@ from typing import Any
 from torch import Tensor
 
 from adapters.deltas import Deltas, LowRankDeltas
+from adapters.errors import ExpertError, LibraryError
 from adapters.expert import LowRank
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.delta_forms import Form, LowRankForm
+from adapters.files.facts import is_peft_folder
+from adapters.files.peft_config import read_settings
 from adapters.files.servable import ServableWeights
 from adapters.library.library import EXAMPLES_FILE, Library, open_expert_folder, read_examples
-from adapters.library.manifest import About, Manifest, Source
-from adapters.library.names import check_name
+from adapters.library.manifest import About, Manifest, Source, TwinPart
+from adapters.library.names import check_name, name_exclusive, name_shared
+from adapters.library.twins import name_family
 from adapters.library.versions import NewVersion, VersionStore
 
 Score = Callable[[Deltas], Mapping[str, float]]
@@ -108,12 +112,19 @@ def draft_folder(path: Path, name: str, base: Checkpoint, form: Form, notes: Own
         LibraryError: The prompts cannot be used.
     """
     source, deltas = open_expert_folder(path, base, partial=isinstance(form, LowRankForm))
+    invocation = read_settings(path, name).invocation if is_peft_folder(path) else ()
+    if invocation and not isinstance(form, LowRankForm):
+        raise ExpertError(
+            f"expert {name!r} acts only from its invocation on, which low-rank factors alone can:"
+            " give --rank or --energy"
+        )
     if isinstance(deltas, LowRankDeltas):
         ServableWeights.of(base).check(name, deltas.shapes)
     own = path / EXAMPLES_FILE
     if notes.examples is None and own.is_file():
         notes = OwnerNotes(notes.licence, notes.description, own)
-    return Draft(name, deltas, form, notes.describe(source), base)
+    about = replace(notes.describe(source), invocation=invocation)
+    return Draft(name, deltas, form, about, base)
 
 
 def draft_compression(library: Library, name: str, form: LowRankForm, new_name: str) -> Draft:
@@ -127,8 +138,14 @@ def draft_compression(library: Library, name: str, form: LowRankForm, new_name: 
 
     Raises:
         ExpertError: There is no such expert.
+        LibraryError: It is a part of Twin-Merging, which keeps its name.
     """
     deltas, known = library.deltas(name), library.manifest(name)
+    if known.twin and new_name != known.name:
+        raise LibraryError(
+            f"{known.name} is a part of Twin-Merging, by its name: it can be compressed in place,"
+            f" not as {new_name!r}"
+        )
     given = {"rank": form.rank, "energy": form.energy}
     options = {key: value for key, value in given.items() if value is not None}
     source = Source("compress", options=options, parents={name: known.digest})
@@ -161,8 +178,9 @@ def draft_merge(  # noqa: PLR0913 - all that a merge is made of
         base: What the merge was checked against, if anything.
 
     Raises:
-        LibraryError: The prompts cannot be used.
+        LibraryError: The prompts cannot be used, or a parent acts from its invocation on alone.
     """
+    check_acts_always(library, parents)
     digests = {parent: library.manifest(parent).digest for parent in parents}
     source = Source("merge", method=method, options=options, parents=digests)
     return Draft(name, merged, form, notes.describe(source), base)
@@ -184,25 +202,68 @@ def draft_twins(
             `adapters.merge.twin.build_twins` returns them.
         form: The rank of each part.
         shared_weight: How much of the sum of all experts is shared.
+
+    Raises LibraryError if an expert acts only from its invocation on.
     """
     shared, exclusive = twins
+    check_acts_always(library, [*exclusive])
     known = {name: library.manifest(name) for name in exclusive}
-    options = {"shared_weight": shared_weight, "rank": form.rank or 0}
+    options: dict[str, float] = {"shared_weight": shared_weight}
+    if form.rank is not None:
+        options["rank"] = form.rank
     parents = {name: manifest.digest for name, manifest in known.items()}
     source = Source("twin", method="task_arithmetic", options=options, parents=parents)
-    return [
-        Draft(f"{prefix}-shared", shared, form, About(source=source)),
-        *(
-            Draft(_name_part(prefix, name), deltas, form, _inherit(known[name], source))
-            for name, deltas in exclusive.items()
-        ),
+    family = name_family(source)
+    drafts = [
+        Draft(
+            name_shared(prefix),
+            shared,
+            form,
+            About(source=source, twin=TwinPart("shared", prefix, family)),
+        )
     ]
+    for name, deltas in exclusive.items():
+        own = known[name]
+        part = TwinPart("exclusive", prefix, family, own.name, own.digest)
+        about = replace(_inherit(own, source), twin=part)
+        drafts.append(Draft(name_exclusive(prefix, name), deltas, form, about))
+    return drafts
 
 
-def check_twin_names(root: Path, prefix: str, names: Sequence[str]) -> None:
-    """Raise LibraryError if a part of these experts could not be called `PREFIX-...`."""
-    for part in ("shared", *names):
-        check_name(root, _name_part(prefix, part))
+def check_acts_always(library: Library, names: Sequence[str]) -> None:
+    """Check that experts can be merged into weights, which act on all tokens.
+
+    Raises LibraryError if one acts only from its invocation on.
+    """
+    invoked = [name for name in names if library.invocation(name)]
+    if invoked:
+        raise LibraryError(
+            f"{', '.join(invoked)}: made to act only from an invocation on (aLoRA), so it cannot be"
+            " merged into weights; name others, or mix it per request, which heeds the invocation"
+        )
+
+
+def check_twin_names(library: Library, prefix: str, names: Sequence[str]) -> None:
+    """Check that the parts of these experts can be called `PREFIX-...`.
+
+    Raises LibraryError for a name that cannot be used or that two parts would have, and for an
+    exclusive part that would be left behind by another shared one.
+    """
+    new = [name_shared(prefix), *(name_exclusive(prefix, name) for name in names)]
+    for name in new:
+        check_name(library.root, name)
+        if new.count(name) > 1:
+            raise LibraryError(f"two parts would be called {name!r}: take another prefix")
+    left = [
+        name
+        for name, part in library.parts.items()
+        if part.role == "exclusive" and part.prefix == prefix and name not in new
+    ]
+    if left:
+        raise LibraryError(
+            f"{', '.join(left)}: made with the {name_shared(prefix)} that this would replace; name"
+            " the expert too, remove that part first, or take another prefix"
+        )
 
 
 def write_drafts(
@@ -236,11 +297,6 @@ def write_drafts(
     )
 
 
-def _name_part(prefix: str, name: str) -> str:
-    """Return the name of an expert's exclusive part; that of sql@2 is PREFIX-sql-v2."""
-    return f"{prefix}-{name.replace('@', '-v')}"
-
-
 def _inherit(known: Manifest, source: Source) -> About:
     """Return what a manifest says of an expert made of that one."""
     return About(
@@ -248,4 +304,6 @@ def _inherit(known: Manifest, source: Source) -> About:
         licence=known.licence,
         description=known.description,
         examples=known.examples,
+        twin=known.twin,
+        invocation=known.invocation,
     )

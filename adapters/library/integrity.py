@@ -11,10 +11,12 @@ from adapters.errors import ExpertError
 
 # What reads tensors is imported where that is done: to list a library takes no torch.
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from adapters.deltas import Deltas
     from adapters.expert import LowRank
+    from adapters.files.delta_forms import PackedSigns
     from adapters.library.manifest import Manifest
 
 
@@ -38,6 +40,8 @@ class SealedDeltas:
     """
 
     folder: Path
+    digest: str
+    """The expert's, as the manifest has it."""
     deltas: Deltas
     stamps: tuple[FileStamp, ...]
     """Those of the files when they were checked."""
@@ -56,6 +60,24 @@ class SealedDeltas:
     def factors(self, weight: str) -> LowRank | None:
         """Return the same change as factors; raise ExpertError if the files have changed."""
         found = self.deltas.factors(weight)
+        self._check()
+        return found
+
+    def dtype_of(self, weight: str) -> torch.dtype:
+        """Return the dtype that holds the change of a weight as it is in the files."""
+        import torch
+
+        from adapters.files.delta_forms import StoredDeltas
+
+        stored = self.deltas
+        return stored.dtype_of(weight) if isinstance(stored, StoredDeltas) else torch.float32
+
+    def signs(self, weight: str) -> PackedSigns:
+        """Return the signs of a matrix, of a one-bit version; as `delta` otherwise."""
+        from adapters.files.delta_forms import StoredDeltas
+
+        assert isinstance(self.deltas, StoredDeltas)
+        found = self.deltas.signs(weight)
         self._check()
         return found
 
@@ -78,7 +100,8 @@ def open_sealed(folder: Path, manifest: Manifest) -> SealedDeltas:
 
     stamps = read_stamps(folder)
     _check_once(folder, manifest.form, manifest.digest, manifest.report.bytes_after, stamps)
-    sealed = SealedDeltas(folder, delta_forms.read(folder, manifest.form), stamps)
+    deltas = delta_forms.read(folder, manifest.form)
+    sealed = SealedDeltas(folder, manifest.digest, deltas, stamps)
     sealed._check()
     return sealed
 

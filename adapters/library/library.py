@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 from adapters.errors import AdapterError, ExpertError, LibraryError
 from adapters.files.facts import CONFIG_FILE, WEIGHTS_FILE, DeltaReport, is_hidden, is_peft_folder
 from adapters.files.paths import check_expert_folder, check_folder, name_unreadable
-from adapters.library.manifest import Manifest, Source
+from adapters.library.manifest import Manifest, Source, TwinPart
 from adapters.library.names import check_inside, check_name, is_stray, list_places, split_reference
+from adapters.library.twins import explain_orphans, find_parts, list_classes
 from adapters.library.versions import VersionStore
 
 # What reads tensors is imported where that is done: to list a library takes no torch.
 if TYPE_CHECKING:
-    from adapters.deltas import Deltas
+    from adapters.deltas import Deltas, ExpertDeltas
     from adapters.expert import Expert
     from adapters.files.checkpoint import Checkpoint
 
@@ -38,9 +39,9 @@ class Library:
 
     root: Path
     names: tuple[str, ...]
-    """The names of the experts that slots can serve."""
+    """The names of the experts, of whatever form."""
     managed: Mapping[str, Manifest] = field(default_factory=dict)
-    """The current version of each expert that has versions, in whatever form, by name."""
+    """The current version of each expert that has versions, by name."""
 
     problems: Mapping[str, str] = field(default_factory=dict)
     """Why folders that should be experts cannot be used, by name."""
@@ -56,7 +57,7 @@ class Library:
         root = Path(root).expanduser()
         check_folder(root, "the library")
         library = cls.scan(root)
-        if not library.all_names:
+        if not library.names:
             reasons = "".join(f"; {reason}" for reason in library.problems.values())
             raise LibraryError(
                 f"library {root} holds no PEFT adapter folder (one with an adapter_config.json) and"
@@ -80,33 +81,44 @@ class Library:
                     managed[name] = found
                 elif found:
                     plain.append(name)
-        served = [name for name, manifest in managed.items() if manifest.form == "low_rank"]
-        return cls(root, tuple(sorted([*plain, *served])), managed, problems)
+        for name, reason in explain_orphans(find_parts(managed)).items():
+            problems[name] = reason
+            del managed[name]
+        return cls(root, tuple(sorted([*plain, *managed])), managed, problems)
+
+    def form(self, name: str) -> str:
+        """Return the form of an expert: low_rank, one_bit or dense."""
+        return self.managed[name].form if name in self.managed else "low_rank"
+
+    @property
+    def low_rank_names(self) -> tuple[str, ...]:
+        """The names of the experts that are low-rank factors."""
+        return tuple(name for name in self.names if self.form(name) == "low_rank")
 
     def expert(self, name: str) -> Expert:
-        """Read and check an expert, the current version or `NAME@N`.
+        """Read and check a low-rank expert, the current version or `NAME@N`.
 
-        Raises ExpertError if it is not there or cannot be represented exactly, LibraryError if it
-        is among the problems.
+        Raises ExpertError if it is not there, is of another form or cannot be represented exactly,
+        LibraryError if it is among the problems.
         """
         from adapters.files.peft import load_peft
 
         manifest = self._version(name)
         if manifest and manifest.form != "low_rank":
             raise ExpertError(
-                f"expert {name!r} has the form {manifest.form}, which slots cannot serve; "
-                f"make factors of it: tta experts compress {name} --rank R"
+                f"expert {name!r} has the form {manifest.form}, and low-rank factors are wanted; "
+                f"make some of it: tta experts compress {name} --rank R --as NEW"
             )
         if manifest:
             return VersionStore(self.root).expert(manifest)
         if name not in self.names:
             raise ExpertError(
                 f"the library {self.root} holds no expert {name!r}; it holds:"
-                f" {', '.join(self.all_names)}"
+                f" {', '.join(self.names)}"
             )
         return load_peft(self.root / name, name)
 
-    def deltas(self, name: str) -> Deltas:
+    def deltas(self, name: str) -> ExpertDeltas:
         """Return what an expert of any form changes, the current version or `NAME@N`.
 
         Raises ExpertError as `expert` does, but for the form.
@@ -140,22 +152,27 @@ class Library:
         else:
             VersionStore(self.root).verify(name)
 
-    def read_experts(self) -> tuple[dict[str, Expert], dict[str, str]]:
-        """Read all experts that slots can serve, and their prompts.
+    def read_experts(self) -> tuple[dict[str, ExpertDeltas], dict[str, str]]:
+        """Read and check all experts, and their prompts.
 
-        Returns those that can be used, and why others cannot, both by name.
+        Returns what each that can be used changes, and why others cannot be, both by name.
         """
 
-        def read(name: str) -> Expert:
+        def read(name: str) -> ExpertDeltas:
             self.examples(name)
-            return self.expert(name)
+            return self.deltas(name)
 
-        return self._read_all(self.names, read)
+        found, problems = self._read_all(self.names, read)
+        parts = {name: part for name, part in self.parts.items() if name in found}
+        for name, reason in explain_orphans(parts).items():
+            problems[name] = reason
+            del found[name]
+        return found, problems
 
     def usable(self) -> Library:
         """Return the library without the experts that cannot be read, which are problems in it.
 
-        Raises LibraryError if slots can serve none of the others, and there are problems.
+        Raises LibraryError if none of the others is left, and there are problems.
         """
         experts, problems = self.read_experts()
         if problems and not experts:
@@ -164,34 +181,64 @@ class Library:
         return replace(self, names=tuple(experts), managed=managed, problems=problems)
 
     def read_manifests(self) -> tuple[dict[str, Manifest], dict[str, str]]:
-        """Return what is known of all experts in whatever form, as `read_experts` does."""
-        return self._read_all(self.all_names, self.manifest)
+        """Return what is known of all experts, as `read_experts` does."""
+        return self._read_all(self.names, self.manifest)
 
     @cached_property
     def experts(self) -> dict[str, Expert]:
-        """All experts that slots can serve, by name.
+        """All low-rank experts, by name.
 
         Raises ExpertError for the first that cannot be represented exactly.
         """
-        return {name: self.expert(name) for name in self.names}
+        return {name: self.expert(name) for name in self.low_rank_names}
 
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
-        """The manifests of all experts, in whatever form, by name.
+        """The manifests of all experts by name.
 
         Raises ExpertError as `manifest` does.
         """
-        return {name: self.manifest(name) for name in self.all_names}
+        return {name: self.manifest(name) for name in self.names}
 
-    @property
-    def all_names(self) -> list[str]:
-        """The names of all experts, also of those in forms that slots cannot serve."""
-        return sorted({*self.names, *self.managed})
-
-    @property
+    @cached_property
     def digests(self) -> dict[str, str]:
-        """The digest of each expert that slots can serve, by name."""
-        return {name: expert.digest for name, expert in self.experts.items()}
+        """The digest of each expert, by name.
+
+        Raises ExpertError as `digest` does.
+        """
+        return {name: self.digest(name) for name in self.names}
+
+    def digest(self, name: str) -> str:
+        """Return the digest of an expert; raise ExpertError if a PEFT folder cannot be read."""
+        manifest = self.managed.get(name)
+        return manifest.digest if manifest else self.expert(name).digest
+
+    @property
+    def parts(self) -> dict[str, TwinPart]:
+        """Which experts are parts of Twin-Merging, by name."""
+        return find_parts(self.managed)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the experts that policies choose among.
+
+        A shared part of Twin-Merging is none of them, nor is an exclusive one whose expert is there
+        itself.
+        """
+        return (
+            tuple(list_classes(self.names, self.parts, self.digests)) if self.parts else self.names
+        )
+
+    def invocation(self, name: str) -> tuple[int, ...]:
+        """Return the tokens from whose last place in a prompt on an expert acts.
+
+        There are none if it acts wherever its mix does. Raises ExpertError if the configuration of
+        a PEFT folder cannot be read.
+        """
+        from adapters.files.peft_config import read_settings
+
+        manifest = self._version(name)
+        return manifest.invocation if manifest else read_settings(self.root / name, name).invocation
 
     @property
     def base_digest(self) -> str | None:
@@ -246,6 +293,7 @@ class Library:
         )
         return Manifest(
             source=Source("peft", str(folder.resolve())),
+            invocation=self.invocation(name),
             examples=tuple(self.examples(name)),
             name=name,
             version=0,

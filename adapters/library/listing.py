@@ -38,7 +38,7 @@ class Listing:
     """What a library holds."""
 
     experts: list[ListedExpert]
-    """By name, also those in forms that slots cannot serve."""
+    """By name."""
     problems: dict[str, str]
     """Why others cannot be used, by name."""
 
@@ -50,7 +50,7 @@ def list_experts(root: Path) -> Listing:
     """
     library = Library.open(root)
     experts, problems = [], dict(library.problems)
-    for name in library.all_names:
+    for name in library.names:
         manifest = library.managed.get(name)
         try:
             if manifest:

@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.errors import LibraryError
-from adapters.files.facts import FORM_NAMES, DeltaReport
+from adapters.files.facts import FORM_NAMES, LATER, DeltaReport
+from adapters.library.names import name_shared
 
 MAX_FILE_BYTES = 64 * 1024**2
 MAX_EXAMPLES = 1024
@@ -27,9 +28,6 @@ _TYPES = {
 }
 _WRONG_KEYS = {"missing": "missing", "unexpected_keyword_argument": "unknown"}
 
-# Marks the fields that manifests of earlier releases lack.
-_LATER = {"later": True}
-
 T = TypeVar("T")
 
 
@@ -41,9 +39,9 @@ class Base:
     """That of `adapters.files.checkpoint.Checkpoint`."""
     source: str
     """The folder that it was read from."""
-    layers: int | None = field(default=None, metadata=_LATER)
+    layers: int | None = field(default=None, metadata=LATER)
     """How many decoder layers answer a request, where known."""
-    tied: bool = field(default=True, metadata=_LATER)
+    tied: bool = field(default=True, metadata=LATER)
     """Whether its head is its embedding, or may be."""
 
 
@@ -67,8 +65,29 @@ class Source:
     """Of that merge, by name."""
     parents: Mapping[str, str] = field(default_factory=dict)
     """The digest of each expert that it was made of, by name."""
-    notes: tuple[str, ...] = field(default=(), metadata=_LATER)
+    notes: tuple[str, ...] = field(default=(), metadata=LATER)
     """What was left out of it, and by which it seems made for another base; a sentence each."""
+
+
+@dataclass(frozen=True)
+class TwinPart:
+    """What an expert is to the others that Twin-Merging made together with it."""
+
+    role: Literal["shared", "exclusive"]
+    """What all of them share, or what one expert knows beyond that."""
+    prefix: str
+    """With which the names of all parts begin; the shared one is called PREFIX-shared."""
+    family: str
+    """SHA-256 of what the parts were made of; those of another family do not belong together."""
+    original: str | None = None
+    """The name of the expert that an exclusive part comes from."""
+    original_digest: str | None = None
+    """The digest of that expert."""
+
+    @property
+    def shared(self) -> str:
+        """The name of the shared part."""
+        return name_shared(self.prefix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +104,11 @@ class About:
     """Prompts that the expert is for, by which requests are routed."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Results of evaluations, by their names."""
+    twin: TwinPart | None = field(default=None, metadata=LATER)
+    """Which part of Twin-Merging it is, if any."""
+    invocation: tuple[int, ...] = field(default=(), metadata=LATER)
+    """The tokens from whose last place in a prompt on it acts; none if it acts wherever its mix
+    does."""
 
     def __post_init__(self) -> None:
         if len(self.examples) > MAX_EXAMPLES:

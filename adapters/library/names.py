@@ -44,6 +44,16 @@ def split_reference(reference: str) -> tuple[str, int | None]:
     return match[1], int(match[2])
 
 
+def name_shared(prefix: str) -> str:
+    """Return the name of the part that is shared."""
+    return f"{prefix}-shared"
+
+
+def name_exclusive(prefix: str, expert: str) -> str:
+    """Return the name of an expert's exclusive part; that of sql@2 is PREFIX-sql-v2."""
+    return f"{prefix}-{expert.replace('@', '-v')}"
+
+
 def check_name(root: Path, name: str) -> Path:
     """Return the place of an expert in a library.
 

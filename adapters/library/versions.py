@@ -24,12 +24,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapters.errors import ExpertError, LibraryError
+from adapters.errors import AdapterError, ExpertError, LibraryError
 from adapters.files.atomic import move_into_place, sync
 from adapters.files.facts import DeltaReport, is_peft_folder
 from adapters.files.paths import check_folder, name_unreadable
 from adapters.library import integrity
-from adapters.library.manifest import About, Base, LibraryRecord, Manifest, read_json, to_json
+from adapters.library.manifest import (
+    About,
+    Base,
+    LibraryRecord,
+    Manifest,
+    TwinPart,
+    read_json,
+    to_json,
+)
 from adapters.library.names import (
     BASE_FILE,
     MANIFEST_FILE,
@@ -41,6 +49,7 @@ from adapters.library.names import (
     read_number,
 )
 from adapters.library.staging import StagingArea, is_pending
+from adapters.library.twins import check_remaining
 
 # What reads and writes tensors is imported where that is done: to list a library takes no torch.
 if TYPE_CHECKING:
@@ -230,7 +239,7 @@ class VersionStore:
             )
         return manifest
 
-    def deltas(self, manifest: Manifest) -> Deltas:
+    def deltas(self, manifest: Manifest) -> integrity.SealedDeltas:
         """Return what a version changes.
 
         Its weights are read once for that, and compared with what was added.
@@ -274,7 +283,8 @@ class VersionStore:
         """Write the next versions of experts, all or none, on the disk when this returns.
 
         Returns the versions' manifests. Raises ExpertError if deltas do not fit the base or the
-        form, LibraryError for a name or base that cannot be used.
+        form, LibraryError for a name or base that cannot be used, and if an exclusive part of
+        Twin-Merging would be left without its shared one.
         """
         for one in new:
             self._managed(one.name)
@@ -329,13 +339,14 @@ class VersionStore:
             name: The expert's.
             purge: Whether to delete the files of the versions before it too.
 
-        Raises LibraryError if there is no such expert, or if it is gone already and nothing is to
-        be purged.
+        Raises LibraryError if there is no such expert, if it is gone already and nothing is to be
+        purged, or if it is the shared part of Twin-Merging and exclusive ones are there.
         """
         self._existing(name)
         with self._staging.stage() as home, self._staging.locked():
             numbers = self._existing(name)
             if not (self._folder(name, numbers[-1]) / REMOVED_FILE).is_file():
+                self._check_parts({name: None})
                 numbers.append(self._next_number(name))
                 gone = home / "removed"
                 gone.mkdir()
@@ -375,6 +386,25 @@ class VersionStore:
                 f" {base.folder} has the digest {base.digest}. Experts of another base need a"
                 " library of their own"
             )
+
+    def _check_parts(self, new: Mapping[str, TwinPart | None]) -> None:
+        """Check that a change leaves no exclusive part of Twin-Merging without its shared one.
+
+        Args:
+            new: What experts are to be, by name; None for what is no part.
+
+        Raises LibraryError if it does.
+        """
+        before = {}
+        for name in self.names:
+            try:
+                known = self.current(name)
+            except AdapterError:
+                continue  # what cannot be read is no part of anything
+            if known and known.twin:
+                before[name] = known.twin
+        after = {name: part for name, part in {**before, **new}.items() if part}
+        check_remaining(before, after)
 
     def _servable(self, base: Checkpoint | None) -> ServableWeights:
         """Return which weights slots serve of a base, or of the one that is known."""
@@ -458,6 +488,7 @@ class VersionStore:
 
     def _place(self, home: Path, staged: Mapping[str, _Staged]) -> list[Manifest]:
         """Give staged versions, by name, their numbers and places. Called with the lock held."""
+        self._check_parts({name: one.about.twin for name, one in staged.items()})
         base = self.base
         manifests = [
             Manifest(

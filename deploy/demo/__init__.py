@@ -1,1 +1,17 @@
-"""The demo: a small base model, six LoRA experts, their tasks, an evaluation, an experiment."""
+"""The demo: a small base model, six LoRA experts, their tasks, an evaluation, an experiment.
+
+__main__    the command line
+base        the base model, made of a wheel once a machine
+model       the base in transformers, and how prompts become tokens
+train       trains a LoRA expert
+finetune    trains a full fine-tune, and keeps it small
+evaluate    exact match of the base or an expert
+results     what trainings took, and how they score
+forms       the full fine-tunes, served in each form that an expert can have
+twins       Twin-Merging of the experts beside the experts themselves
+jobs        questions with right answers, asked of a server
+experiment  an A/B test from the first user to the verdict
+
+tasks/ and suite/ draw prompts, everyday/ has those that no expert should answer; experts/ and
+finetunes/ are what was trained.
+"""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -46,7 +47,7 @@ def base() -> None:
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0913 - one option each
     names: Names = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps; by default what each task needs.")
@@ -55,9 +56,23 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Train again experts that are there.")
     ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train whole weights of the base, not a LoRA.")
+    ] = False,
+    acts_from: Annotated[
+        Literal["start", "user_turn", "answer"],
+        typer.Option(help="Where in a prompt the LoRA acts; before that the base runs."),
+    ] = "start",
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the experts.", show_default="the demo's own")
+    ] = None,
 ) -> None:
     """Train experts, one after the other; an interrupted training goes on where it stopped."""
-    chosen = _chosen(names)
+    if acts_from != "start" and (full or out is None):
+        raise typer.BadParameter(
+            "--acts-from wants an --out of its own, and a LoRA: the demo's experts act everywhere"
+        )
+    chosen = _chosen(names) if names or not full else _list_finetunes()
     _ready()
     # Threads that spin for long are four times as slow on a shared machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -65,11 +80,58 @@ def train(
     from deploy.demo.train import STEPS, TrainingSettings
     from deploy.demo.train import train as train_expert
 
+    if full:
+        _train_full(chosen, steps, seed, force=force)
+        return
+    library = out or EXPERTS
     for name in chosen:
-        if (EXPERTS / name / "adapter_model.safetensors").exists() and not force:
+        if (library / name / "adapter_model.safetensors").exists() and not force:
             console.print(f"{name}: there already, --force trains it again")
             continue
-        train_expert(TrainingSettings(name, steps or STEPS[name], seed), console)
+        settings = TrainingSettings(name, steps or STEPS[name], seed, acts_from=acts_from)
+        train_expert(settings, console, library)
+
+
+def _list_finetunes() -> list[str]:
+    from deploy.demo.finetune import TRAINED
+
+    return list(TRAINED)
+
+
+def _train_full(names: list[str], steps: int | None, seed: int, *, force: bool) -> None:
+    """Train full fine-tunes of these tasks, one after the other."""
+    from deploy.demo.finetune import FINETUNES, PEAK, STEPS, train_finetune
+    from deploy.demo.train import TrainingSettings
+
+    _check_finetunes(names)
+    for name in names:
+        if (FINETUNES / f"{name}.xz").exists() and not force:
+            console.print(f"{name}: there already, --force trains it again")
+            continue
+        train_finetune(TrainingSettings(name, steps or STEPS[name], seed, peak=PEAK), console)
+
+
+def _check_finetunes(names: list[str]) -> None:
+    known = _list_finetunes()
+    if unknown := set(names) - set(known):
+        raise typer.BadParameter(
+            f"there is no full fine-tune of {', '.join(sorted(unknown))}; there are"
+            f" {', '.join(known)}"
+        )
+
+
+@app.command()
+def finetune(
+    name: Annotated[str, typer.Argument(help="The task of the fine-tune.")],
+    folder: Annotated[Path, typer.Argument(help="Where the checkpoint is written.")],
+) -> None:
+    """Write a full fine-tune of the base as a checkpoint, for `tta experts add`."""
+    _check_finetunes([name])
+    _ready()
+    from deploy.demo.finetune import write_finetune
+
+    write_finetune(name, folder)
+    console.print(f"tta experts add {folder} --name {name}-full --dense", soft_wrap=True)
 
 
 @app.command()
@@ -91,6 +153,50 @@ def score(
             scores = evaluate_test(name, n)
         table.add_row(name, *(f"{value:.2f}" for value in scores))
     console.print(table)
+
+
+@app.command()
+def forms(
+    n: Annotated[int, typer.Option("--n", min=1, help="Test examples of each fine-tune.")] = 50,
+) -> None:
+    """Serve the full fine-tunes in every form, and score each. The last line is JSON."""
+    _ready()
+    from rich.progress import Progress
+
+    from deploy.demo.finetune import TRAINED
+    from deploy.demo.forms import FORMS, score_forms
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("answers", total=n * len(TRAINED) * (len(FORMS) + 1))
+        scores = score_forms(n, lambda: progress.advance(task))
+    table = Table("fine-tune", "form", "MB", "right", title=f"Exact match on {n} held-out prompts")
+    for row in scores:
+        table.add_row(row.task, row.form, f"{row.size / 1e6:.1f}", f"{row.right:.2f}")
+    console.print(table)
+    typer.echo(json.dumps([row._asdict() for row in scores]))
+
+
+@app.command()
+def twins(
+    n: Annotated[int, typer.Option("--n", min=1, help="Test examples of each task.")] = 20,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Keep the parts exact, not at equal bytes.")
+    ] = False,
+) -> None:
+    """Serve the experts and their Twin-Merging, and score both. The last line is JSON."""
+    _ready()
+    from rich.progress import Progress
+
+    from deploy.demo.twins import POLICIES, RANK, score_twins
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("answers", total=n * len(TASKS) * (len(POLICIES) + 3))
+        scores = score_twins(n, None if exact else RANK, lambda: progress.advance(task))
+    table = Table("answered by", "MB", "right", title=f"Exact match on {n} prompts of each task")
+    for row in scores:
+        table.add_row(row.arm, f"{row.size / 1e6:.1f}", f"{row.right:.2f}")
+    console.print(table)
+    typer.echo(json.dumps([row._asdict() for row in scores]))
 
 
 @app.command()
@@ -130,6 +236,30 @@ def prompts(
     )
 
 
+@app.command()
+def suite(
+    file: Annotated[Path, typer.Argument(help="Where the questions go, as JSON, one a line.")],
+    slices: Annotated[
+        str | None, typer.Option(help="Slices, with commas between.", show_default="all")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Prompts for each task.")] = 20,
+    seed: cli.Seed = cli.SEED,
+) -> None:
+    """Write the questions of `eval`, or some slices of them, for `tta eval --suite`."""
+    from deploy.demo.suite import draw_suite
+
+    drawn = draw_suite(n, seed)
+    known = list(dict.fromkeys(question.slice for question in drawn))
+    wanted = known if slices is None else slices.split(",")
+    if unknown := set(wanted) - set(known):
+        raise typer.BadParameter(
+            f"--slices: {', '.join(sorted(unknown))}; there are: {', '.join(known)}"
+        )
+    chosen = [asdict(question) for question in drawn if question.slice in wanted]
+    file.write_text("".join(f"{json.dumps(one)}\n" for one in chosen), encoding="utf-8")
+    console.print(f"{len(chosen)} questions: {file}", soft_wrap=True)
+
+
 @app.command("eval")
 def evaluate(  # noqa: PLR0913 - one option each
     quick: cli.Quick = False,
@@ -146,7 +276,7 @@ def evaluate(  # noqa: PLR0913 - one option each
 ) -> None:
     """Judge the demo's policies on its held-out questions, as `tta eval` does with any."""
     from deploy.demo.suite import draw_suite
-    from tta_serve.config import load
+    from tta_serve.config.loading import load
     from tta_serve.evaluation.questions import Suite
 
     config = load(Path(__file__).parent / "serve.yaml", {"model.source": _ready()})

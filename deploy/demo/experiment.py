@@ -20,7 +20,8 @@ from openai import AsyncOpenAI
 from deploy.demo.base import ensure_base
 from deploy.demo.tasks import TASKS
 from router.probing import gather_all
-from tta_serve.config import ServeConfig, load
+from tta_serve.config.loading import load
+from tta_serve.config.sections import ServeConfig
 
 CONFIG = Path(__file__).parent / "serve.yaml"
 EXPERIMENT = Path(__file__).parent / "experiment.yaml"

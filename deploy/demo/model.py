@@ -12,6 +12,8 @@ from transformers.utils import logging as transformers_logging
 from deploy.demo.base import ensure_base
 
 END = "<|im_end|>"
+_TURNS = {"user_turn": "<|im_start|>user\n", "answer": "<|im_start|>assistant\n"}
+"""How the chat template opens the turns from which on an expert may act."""
 EXPERTS = Path(__file__).parent / "experts"
 
 
@@ -31,6 +33,13 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     turn = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def encode_invocation(tokenizer: Any, acts_from: str) -> list[int] | None:
+    """Return the tokens from whose last place on an expert acts (aLoRA); None for all tokens."""
+    if acts_from == "start":
+        return None
+    return list(tokenizer(_TURNS[acts_from], add_special_tokens=False).input_ids)
 
 
 def encode_answer(tokenizer: Any, answer: str) -> list[int]:

@@ -7,12 +7,12 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -22,7 +22,13 @@ from safetensors.torch import save_file
 
 from deploy.demo.base import BASE_ID, cache_root
 from deploy.demo.evaluate import score
-from deploy.demo.model import EXPERTS, encode_answer, encode_prompt, load_base
+from deploy.demo.model import (
+    EXPERTS,
+    encode_answer,
+    encode_invocation,
+    encode_prompt,
+    load_base,
+)
 from deploy.demo.results import update_result
 from deploy.demo.tasks import TASKS
 
@@ -50,6 +56,8 @@ class TrainingSettings:
     """Examples of a step."""
     peak: float = 2e-3
     """The highest learning rate."""
+    acts_from: Literal["start", "user_turn", "answer"] = "start"
+    """Where in a prompt the adapter begins to act; tokens before that run as the base."""
 
     def rate(self, step: int) -> float:
         """Return the learning rate: linear warm-up, then a cosine down to a twentieth."""
@@ -73,9 +81,17 @@ class Run:
     """How long it has trained, over all its starts."""
 
     @property
+    def causal(self) -> Any:
+        """The model that computes logits."""
+        return self.model.get_base_model()
+
+    @property
     def checkpoint(self) -> Path:
         """Where the run is kept while it is not over."""
-        return cache_root() / "training" / f"{self.settings.task}.pt"
+        name = self.settings.task
+        if self.settings.acts_from != "start":
+            name = f"{name}-{self.settings.acts_from}"
+        return cache_root() / "training" / f"{name}.pt"
 
     def save(self) -> None:
         """Keep the run on disk, in one step.
@@ -86,7 +102,7 @@ class Run:
         part = self.checkpoint.with_suffix(".part")
         state = {
             "settings": asdict(self.settings),
-            "adapter": get_peft_model_state_dict(self.model),
+            "trained": self.get_state(),
             "optimiser": self.optimiser.state_dict(),
             "rng": torch.get_rng_state(),
             "step": self.step,
@@ -102,12 +118,20 @@ class Run:
         state = torch.load(self.checkpoint, weights_only=True)
         if state["settings"] != asdict(self.settings):
             return False
-        set_peft_model_state_dict(self.model, state["adapter"])
+        self.set_state(state["trained"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["rng"])
         self.step = state["step"]
         self.seconds = state["seconds"]
         return True
+
+    def get_state(self) -> dict[str, torch.Tensor]:
+        """Return what is trained, by name."""
+        return dict(get_peft_model_state_dict(self.model))
+
+    def set_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take back what `get_state` returned."""
+        set_peft_model_state_dict(self.model, dict(state))
 
 
 def start_run(settings: TrainingSettings) -> Run:
@@ -120,6 +144,7 @@ def start_run(settings: TrainingSettings) -> Run:
         target_modules=TARGETS,
         layers_to_transform=list(range(FIRST_LAYER, LAYERS)),
         task_type="CAUSAL_LM",
+        alora_invocation_tokens=encode_invocation(tokenizer, settings.acts_from),
     )
     model = get_peft_model(base, config)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -158,11 +183,32 @@ def compute_loss(run: Run, rows: list[tuple[list[int], list[int]]]) -> torch.Ten
     What is the same work for all rows is done once (the system prompt that all begin with), and
     logits are computed for the answers alone: that saves a third of the time.
     """
+    if run.settings.acts_from != "start":
+        return _compute_activated_loss(run, rows)
     shared = find_common_start([prompt for prompt, _ in rows])
-    start = len(shared)
-    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids, mask, wanted = _lay_out(run, rows, len(shared))
 
-    # What of each row comes after the shared start, and the answers' tokens one place earlier.
+    # The shared start runs once, as a cache that every row then has.
+    causal = run.causal
+    cache = causal.model(input_ids=torch.tensor([shared]), use_cache=True).past_key_values
+    cache.batch_repeat_interleave(len(rows))
+    hidden = causal.model(
+        input_ids=ids, attention_mask=mask, past_key_values=cache
+    ).last_hidden_state
+    chosen = wanted >= 0
+    return torch.nn.functional.cross_entropy(causal.lm_head(hidden[chosen]), wanted[chosen])
+
+
+def _lay_out(
+    run: Run, rows: list[tuple[list[int], list[int]]], start: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a batch of rows from a token on, padded at their ends.
+
+    Returns:
+        Its tokens, [rows, tokens from `start` on]; which tokens of whole rows are none of padding;
+        and, shaped like the first, the answers' tokens one place earlier, -100 elsewhere.
+    """
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), width - start), run.tokenizer.pad_token_id)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     wanted = torch.full_like(ids, -100)
@@ -171,16 +217,18 @@ def compute_loss(run: Run, rows: list[tuple[list[int], list[int]]]) -> torch.Ten
         ids[row, : end - start] = torch.tensor((prompt + answer)[start:])
         mask[row, :end] = 1
         wanted[row, len(prompt) - 1 - start : end - 1 - start] = torch.tensor(answer)
+    return ids, mask, wanted
 
-    # The shared start runs once, as a cache that every row then has.
-    causal = run.model.get_base_model()
-    cache = causal.model(input_ids=torch.tensor([shared]), use_cache=True).past_key_values
-    cache.batch_repeat_interleave(len(rows))
-    hidden = causal.model(
-        input_ids=ids, attention_mask=mask, past_key_values=cache
-    ).last_hidden_state
+
+def _compute_activated_loss(run: Run, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """Return the same of an adapter that acts from a token of its own in each row.
+
+    PEFT finds that token, and runs those before it as the base.
+    """
+    ids, mask, wanted = _lay_out(run, rows, 0)
+    logits = run.model(input_ids=ids, attention_mask=mask).logits
     chosen = wanted >= 0
-    return torch.nn.functional.cross_entropy(causal.lm_head(hidden[chosen]), wanted[chosen])
+    return torch.nn.functional.cross_entropy(logits[chosen], wanted[chosen])
 
 
 def train_step(run: Run, rows: list[tuple[list[int], list[int]]]) -> float:
@@ -228,13 +276,12 @@ def optimise(run: Run, console: Console) -> None:
                 )
 
 
-def export(run: Run) -> None:
-    """Round the adapter to float16, and write it for PEFT and vLLM.
+def export(run: Run, folder: Path) -> None:
+    """Round the adapter to float16, and write it to a folder for PEFT and vLLM.
 
     Prompts that show the router its task go with it.
     """
     task = run.settings.task
-    folder = EXPERTS / task
     folder.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         for parameter in run.optimiser.param_groups[0]["params"]:
@@ -250,28 +297,65 @@ def export(run: Run) -> None:
     # A set, whose order would differ from run to run.
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
-    prompts = [
-        example.prompt
-        for example in TASKS[task].examples("train", ROUTER_EXAMPLES, run.settings.seed)
-    ]
+    write_examples(task, folder, run.settings.seed)
+
+
+def write_examples(task: str, folder: Path, seed: int) -> None:
+    """Write the prompts that show a router what an expert of the task is for."""
+    prompts = [example.prompt for example in TASKS[task].examples("train", ROUTER_EXAMPLES, seed)]
     (folder / "examples.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
 
-def train(settings: TrainingSettings, console: Console) -> float:
-    """Train, write and validate an expert.
+def train_to_end(run: Run, console: Console) -> None:
+    """Train a run to its last step, from where an interrupted one of the same settings stopped.
 
     Sets torch's threads, and how this process computes with the smallest numbers.
+    """
+    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+    torch.set_flush_denormal(True)
+    if run.resume():
+        console.print(f"{run.settings.task}: going on at step {run.step}")
+    optimise(run, console)
+
+
+def end_run(run: Run, name: str, validation: float, options: str = "") -> None:
+    """Put what a run took, and how it did, into the results, and drop its checkpoint.
+
+    Args:
+        run: A run that is over.
+        name: The name of its entry in the results.
+        validation: Its exact match on the validation split.
+        options: Further ones of the command that trains it, each followed by a blank.
+    """
+    settings = run.settings
+    options += f"--steps {settings.steps} --seed {settings.seed}"
+    update_result(
+        name,
+        afresh=True,
+        validation=validation,
+        validation_n=VALIDATION_N,
+        steps=settings.steps,
+        batch=settings.batch,
+        seconds=round(run.seconds),
+        command=f"python -m deploy.demo train {settings.task} {options}",
+    )
+    run.checkpoint.unlink(missing_ok=True)
+
+
+def train(settings: TrainingSettings, console: Console, out: Path = EXPERTS) -> float:
+    """Train, write and validate an expert.
+
+    Args:
+        settings: What decides the result.
+        console: Where to say how it goes.
+        out: The library's folder; results are kept of the demo's own library.
 
     Returns:
         Its exact match on the validation split.
     """
-    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
-    torch.set_flush_denormal(True)
     run = start_run(settings)
-    if run.resume():
-        console.print(f"{settings.task}: going on at step {run.step}")
-    optimise(run, console)
-    export(run)
+    train_to_end(run, console)
+    export(run, out / settings.task)
     validation, wrong = score(
         run.model.eval(), run.tokenizer, settings.task, "validation", VALIDATION_N
     )
@@ -284,15 +368,6 @@ def train(settings: TrainingSettings, console: Console) -> float:
         f"{settings.task}: validation exact match {validation:.2f} ({VALIDATION_N}),"
         f" {run.seconds:.0f} s"
     )
-    options = f"--steps {settings.steps} --seed {settings.seed}"
-    trained = {
-        "steps": settings.steps,
-        "batch": settings.batch,
-        "seconds": round(run.seconds),
-        "command": f"python -m deploy.demo train {settings.task} {options}",
-    }
-    update_result(
-        settings.task, afresh=True, validation=validation, validation_n=VALIDATION_N, **trained
-    )
-    run.checkpoint.unlink(missing_ok=True)
+    if out == EXPERTS:
+        end_run(run, settings.task, validation)
     return validation

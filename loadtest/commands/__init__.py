@@ -3,7 +3,12 @@
 engine            `python -m loadtest engine`: which parts to run
 engine_parts      its parts: cells, scaling, first token
 inline            `python -m loadtest inline`: routing inside the pass
+prefix            `python -m loadtest prefix`: one prefix cache for all mixes, and topics
 edge              `python -m loadtest edge`: the way from client to engine over HTTP
+dense             `python -m loadtest dense`: task vectors in the weights, part by part
+dense_switch      what a switch takes, over what the memory allows
+dense_arrivals    slots beside dense mixes, by the order in which mixes arrive
+dense_fold        when folding a low-rank mix pays
 library           `python -m loadtest library`: adding and merging, beside mergekit
 library_job       one measured job of it, in a process of its own
 checkpoints       the checkpoints that it works on, of any size
@@ -13,5 +18,8 @@ profile           `python -m loadtest profile`: where a decoding step's time goe
 operator_times    the self time of every operator in a step
 kernel            `python -m loadtest kernel`: one layer's delta on a GPU
 scale_expand      a Triton kernel, a candidate for that delta
+sign_expand       a Triton kernel, a candidate for one-bit experts on a GPU
+one_bit           one-bit experts beside their base, and their bytes beside dense ones
+batch_decisions   what t3_batch adds to requests that come together, over t3
 soak              `python -m loadtest soak`: experts come and go, every answer is checked
 """

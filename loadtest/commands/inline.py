@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -14,11 +10,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from loadtest.common import machine
 from loadtest.common.console import progress
 from loadtest.common.measure import Repeats, interleave, median_ratio
+from loadtest.common.seeded_run import run_seeded
 from loadtest.common.workload import ROOT, SHAPES, Shape, make_batch
 from loadtest.sides.session import setup_in
 
@@ -28,7 +24,6 @@ if TYPE_CHECKING:
 
 PHRASINGS = ROOT / "deploy" / "demo" / "phrasings.jsonl"
 TURN = Shape("turn", prompt=64, answer=1, counts_prompt=True)
-SHARED = 512  # tokens of a system prompt that conversations have in common
 
 
 def command(
@@ -39,19 +34,7 @@ def command(
 
     First token and decoding against pinned mixes, and decisions against transformers.
     """
-    machine.set_environment()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
-        result = {
-            **machine.describe_machine(),
-            "quick": quick,
-            "seed": seed,
-            **measure(Path(folder), quick=quick, seed=seed),
-        }
-    machine.show_values(
-        Console(), {key: value for key, value in result.items() if key not in ("seed", "cores")}
-    )
-    print(json.dumps(machine.round_floats(result)), flush=True)
+    run_seeded(measure, quick=quick, seed=seed)
 
 
 def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
@@ -61,7 +44,6 @@ def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
     side = Inlined(setup_in(folder))
     try:
         result = measure_costs(side, quick=quick, seed=seed)
-        result |= measure_shared_prefix(side, 5 if quick else 20, seed)
         progress.log(machine.round_floats(result))
         return result | compare_decisions(side, PHRASINGS, every=4 if quick else 1)
     finally:
@@ -124,26 +106,6 @@ def measure_decoding(side: Inlined, repeats: Repeats, seed: int) -> dict[str, An
         for name in ("inline", "gated")
     }
     return {"decode_over_fixed": ratios.pop("decode_inline_over_fixed"), **ratios, **rates}
-
-
-def measure_shared_prefix(side: Inlined, pairs: int, seed: int) -> dict[str, Any]:
-    """Measure first tokens of new conversations behind one long system prompt.
-
-    The ratio is: each computes it anew / finds it in the cache.
-    """
-    system = make_batch(Shape("system", SHARED, 1, True), [_nothing()], seed).prompts[0]
-    took: dict[str, list[float]] = {"inline": [], "pinned": []}
-    mixes = side.decide([system])
-    for i in range(-2, pairs):
-        turn = make_batch(TURN, [_nothing()], seed, "shared", i).prompts[0]
-        for name in ("inline", "pinned") if i % 2 else ("pinned", "inline"):
-            ms = _ms(side, name, [[*system, *turn]], mixes)
-            if i >= 0:
-                took[name].append(ms)
-    return {
-        "shared_prefix_ttft_over_pinned": median(took["inline"]) / median(took["pinned"]),
-        "shared_prefix": SHARED,
-    }
 
 
 def _ms(

@@ -332,7 +332,7 @@ def command(
 def _serve_and_soak(minutes: float, concurrency: int, seed: int) -> SoakReport:
     from deploy.demo.base import ensure_base
     from loadtest.common.workload import EXPERTS
-    from tta_serve.config import load
+    from tta_serve.config.loading import load
     from tta_serve.serving.launch import managed
 
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, ExitStack() as stack:

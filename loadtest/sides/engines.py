@@ -22,7 +22,6 @@ from tta_serve.engine.options import BankOptions
 from tta_serve.engine.wire import make_mix_request
 
 SLOTS = 16
-_MAX_MODEL_LEN = 1024
 # What vLLM's server takes on a CPU; the offline class would take twice as many.
 _MAX_BATCHED_TOKENS = 2048
 
@@ -58,12 +57,13 @@ class EngineSide:
     """
 
     name = "base"
+    max_model_len = 1024
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.llm = LLM(
             str(setup.base),
-            max_model_len=_MAX_MODEL_LEN,
+            max_model_len=self.max_model_len,
             max_num_batched_tokens=_MAX_BATCHED_TOKENS,
             dtype="float32",
             enforce_eager=setup.eager,

@@ -94,7 +94,11 @@ class Inlined(Mixture):
 
     def new_conversations(self, count: int) -> list[LoRARequest]:
         """Return adapters of conversations whose mix is not decided yet."""
-        return [wire.make_undecided_request(self._installed) for _ in range(count)]
+        return [self.new_turn() for _ in range(count)]
+
+    def new_turn(self, before: wire.TurnBefore | None = None) -> LoRARequest:
+        """Return the adapter of a turn whose mix is not decided yet."""
+        return wire.make_undecided_request(self._installed, before=before)
 
     def gated_request(self) -> LoRARequest | None:
         """Return all experts, of which every token takes the two best in each layer (SpectR)."""
@@ -109,16 +113,21 @@ class Inlined(Mixture):
         adapters: Sequence[LoRARequest | None],
         tokens: int,
         turns: Sequence[tuple[int, int]] | None = None,
+        *,
+        ignore_eos: bool = True,
     ) -> list[Any]:
-        """Return vLLM's outputs: greedy answers of exactly `tokens` tokens.
+        """Return vLLM's outputs: greedy answers of `tokens` tokens.
 
         Args:
             prompts: Token ids.
             adapters: One for each prompt.
             tokens: Of each answer.
             turns: The tokens [start, end) of each user's turn, all of a prompt if left out.
+            ignore_eos: Whether answers go on where the model would end them.
         """
-        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+        params = SamplingParams(
+            temperature=0, max_tokens=tokens, ignore_eos=ignore_eos, detokenize=False
+        )
         read = turns or [(0, len(prompt)) for prompt in prompts]
         told = [
             adapter and wire.with_turn(adapter, turn)
@@ -138,9 +147,10 @@ class Inlined(Mixture):
     ) -> list[Mix]:
         """Return the mixes that the pass decides."""
         outputs = self.generate_routed(prompts, self.new_conversations(len(prompts)), 1, turns)
-        return [self._mix(wire.take_decision(output)) for output in outputs]
+        return [self.read_mix(wire.take_decision(output)) for output in outputs]
 
-    def _mix(self, decision: wire.InlineDecision | None) -> Mix:
+    def read_mix(self, decision: wire.InlineDecision | None) -> Mix:
+        """Return the mix of a decision, which must have come."""
         assert decision is not None, "the turn was not read"
         names = self.heads[decision.head].names
         return self.rules.mix(

@@ -82,13 +82,15 @@ class ActivationSelector(Selector):
     example of what an expert is for.
     """
 
+    forms = frozenset({"low_rank"})  # whose factors say what an expert reads
+
     def __init__(self, options: Any, rules: MixRules) -> None:
         super().__init__(rules)
         self.options = options
 
     @classmethod
     async def create(cls, options: Any, context: Context) -> Self:
-        if not context.rules.names or len(context.everyday) < 2:
+        if not context.rules.classes or len(context.everyday) < 2:
             raise RouterError(
                 "scoring activations needs an expert to choose, and at least 2 everyday prompts to"
                 " compare with"
@@ -116,7 +118,7 @@ class ActivationSelector(Selector):
         Raises:
             RouterError: An expert reads none of the sites.
         """
-        experts = sorted(self.rules.names)
+        experts = sorted(self.rules.classes)
         sites = self.choose_sites(everyday[0])
         measured = torch.stack([self._measure_at(a, experts, sites) for a in everyday])
         _check_all_read(experts, measured[0], everyday[0].sites)
@@ -192,7 +194,7 @@ class ActivationNormPolicy(ActivationSelector):
         if self.options.sites:
             return super().choose_sites(activations)
         shared = ~self._measure_at(
-            activations, sorted(self.rules.names), activations.sites
+            activations, sorted(self.rules.classes), activations.sites
         ).isnan().any(0)
         read = [
             site for site, by_all in zip(activations.sites, shared.tolist(), strict=True) if by_all

@@ -11,7 +11,7 @@ from adapters.mix import MixRules
 from router.decision import Decision, Prompt
 from router.errors import RouterError
 from router.policies.selector import Selection, Selector
-from router.policies.selectors import SELECTORS, create_selector, find_policy, read_options
+from router.policies.selectors import check_selector, create_selector
 from router.policy import Context, Options, Policy
 from router.probing import Outputs, Probe, Window, gather_all
 from router.scoring.shares import keep_best
@@ -57,9 +57,7 @@ class ComparedOptions(Options):
 
     @model_validator(mode="after")
     def _selector_exists(self) -> Self:
-        read_options(
-            find_policy(SELECTORS, self.selector, "selector"), self.selector, self.selector_options
-        )
+        check_selector(self.selector, self.selector_options)
         return self
 
 
@@ -69,6 +67,18 @@ class Unselected(Decision):
 
     The scores and the floor are the selector's.
     """
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a selector and, if it found experts, a comparison say of a prompt."""
+
+    selection: Selection
+    """The selector's whole answer."""
+    shares: Mapping[str, float]
+    """The selector's shares of the experts compared, of sum 1; none if it abstains."""
+    outputs: Outputs | None
+    """The base's row, then one for each of `shares` in their order; None without any."""
 
 
 class ComparedPolicy(Policy):
@@ -99,29 +109,31 @@ class ComparedPolicy(Policy):
         """
 
     @abstractmethod
-    async def weigh(
-        self, prompt: Prompt, shares: Mapping[str, float], selection: Selection, outputs: Outputs
+    def weigh(
+        self, shares: Mapping[str, float], selection: Selection, outputs: Outputs
     ) -> Decision:
-        """Decide by what the base and the experts predict.
-
-        Args:
-            prompt: The prompt.
-            shares: The selector's shares of the experts compared, of sum 1.
-            selection: The selector's whole answer.
-            outputs: The base's row, then one for each of `shares` in their order.
-        """
+        """Decide by what the base and the experts predict; the arguments are those of `Asked`."""
 
     async def route(self, prompt: Prompt, probe: Probe) -> Decision:
         if not prompt.user_turn.strip():
             return await self.selector.route(prompt, probe)
+        return self.decide_by(await self.ask(prompt, probe))
+
+    async def ask(self, prompt: Prompt, probe: Probe) -> Asked:
+        """Ask the selector for experts, and compare those."""
         selection = await self.selector.select(prompt, probe)
         if not selection.weights:
-            return Unselected(**vars(self.selector.decide(selection)))
-
+            return Asked(selection, {}, None)
         shares = self.shortlist(selection.weights)
         candidates = [self.rules.mix({name: 1.0}) for name in shares]
-        outputs = await probe.compare(prompt, candidates, self.options.window.to_window())
-        return await self.weigh(prompt, shares, selection, outputs)
+        window = self.options.window.to_window()
+        return Asked(selection, shares, await probe.compare(prompt, candidates, window))
+
+    def decide_by(self, asked: Asked) -> Decision:
+        """Decide by what was asked of one prompt."""
+        if asked.outputs is None:
+            return Unselected(**vars(self.selector.decide(asked.selection)))
+        return self.weigh(asked.shares, asked.selection, asked.outputs)
 
     def shortlist(self, weights: Mapping[str, float]) -> dict[str, float]:
         """Return the experts to compare and their shares, of sum 1.
@@ -153,7 +165,7 @@ async def compare_at_home(
     Raises:
         RouterError: An expert has too few example prompts.
     """
-    names = sorted(context.rules.names)
+    names = sorted(context.rules.classes)
     if few := [name for name in names if len(context.examples.get(name, ())) < prompts]:
         raise RouterError(
             f"calibrate_on: {prompts} example prompts an expert are needed, one a line in its"

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from router.decision import Decision, Prompt
+from router.decision import Decision
 from router.errors import RouterError
 from router.policies.comparison import (
     BASE,
@@ -101,14 +101,14 @@ class DawinPolicy(ComparedPolicy):
                 f"kappa is {options.kappa}, but a coefficient may be {context.rules.maximum} at"
                 " most"
             )
-        self.habits = dict.fromkeys([BASE, *context.rules.names], Habit())
+        self.habits = dict.fromkeys([BASE, *context.rules.classes], Habit())
         if options.calibrate_on:
             home = await compare_at_home(context, options.window.to_window(), options.calibrate_on)
             self.habits = {name: _measure_habit(found, 1) for name, found in home.items()}
             self.habits[BASE] = _measure_habit([o for found in home.values() for o in found], 0)
 
-    async def weigh(
-        self, prompt: Prompt, shares: Mapping[str, float], selection: Selection, outputs: Outputs
+    def weigh(
+        self, shares: Mapping[str, float], selection: Selection, outputs: Outputs
     ) -> Decision:
         names = [BASE, *shares]
         found = self.share([self.habits[name] for name in names], outputs.entropy)

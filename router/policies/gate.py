@@ -87,9 +87,9 @@ class GatePolicy(InlineSelector):
         await _check_features(gate, context)
         trained = gate.about.digests.items()
         same = (name for name, digest in trained if context.digests.get(name) == digest)
-        known = context.rules.names.intersection(same)
+        known = context.rules.classes.intersection(same)
         retrieval = None
-        if context.rules.names - known:
+        if context.rules.classes - known:
             retrieval = await RetrievalPolicy.create(options.retrieval, context)
         return cls(options, context.rules, gate, known, retrieval, inline=context.inline)
 
@@ -115,11 +115,21 @@ class GatePolicy(InlineSelector):
             bias=bias + self._offset.float(),
             odds=True,
             top=self._top,
+            keep=self.keep,
+            in_shares=True,
         )
         if not self._retrieval:
             return (own,)
-        unknown = self.rules.names.difference(self._known)
-        return *(replace(head, only=unknown) for head in self._retrieval.make_heads()), own
+        others = [
+            replace(
+                head,
+                only=self.rules.classes.difference(self._known),
+                keep=self.keep,
+                in_shares=True,
+            )
+            for head in self._retrieval.make_heads()
+        ]
+        return *others, own
 
     def judge(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
         if self._retrieval and head == 0:

@@ -9,17 +9,16 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from adapters.errors import LibraryError
-from adapters.files.safetensors_reader import confine
-from adapters.library.manifest import read_json
 from adapters.mix import Mix
 from router.decision import Decision, Prompt
 from router.errors import RouterError
+from router.policies.made_entries import MadeKind
 from router.policy import Context, Options, Policy
 from router.probing import Probe
 
 FRONTS = "fronts"
 """The folder of fronts among a library's artifacts."""
+_KIND = MadeKind("pareto", FRONTS, "tta router pareto", "front", "fronts", "front", "front")
 RHO = 1e-3
 """The weight of the sum in the Tchebycheff loss."""
 
@@ -99,24 +98,7 @@ def read_front(artifacts: Path | None, name: str) -> Front:
     Raises:
         RouterError: There is none, or a damaged one.
     """
-    if artifacts is None:
-        raise RouterError(
-            "pareto needs a library that keeps fronts; make one: tta router pareto --name NAME"
-        )
-    folder = artifacts / FRONTS
-    try:
-        file = confine(folder, f"{name}.json")
-        if not file.exists():
-            there = ", ".join(sorted(f.stem for f in folder.glob("*.json"))) or "none"
-            raise RouterError(
-                f"there is no front {name!r}, there are: {there}; make it: tta router pareto --name"
-                f" {name}"
-            )
-        return read_json(Front, file)
-    except LibraryError as error:
-        raise RouterError(
-            f"{error}; make the front again: tta router pareto --name {name} --replace"
-        ) from None
+    return _KIND.read(Front, artifacts, name)
 
 
 class ParetoOptions(Options):
@@ -148,16 +130,8 @@ class ParetoPolicy(Policy):
     @classmethod
     async def create(cls, options: ParetoOptions, context: Context) -> Self:
         front = read_front(context.artifacts, options.front)
-        stale = [task for task in front.tasks if context.digests.get(task) != front.digests[task]]
-        missing = [point.entry for point in front.points if point.entry not in context.entries]
-        if stale or missing:
-            gone = f"entries that are gone: {', '.join(missing)}"
-            wrong = f"other weights of {', '.join(stale)}" if stale else gone
-            raise RouterError(
-                f"front {options.front!r} is of {wrong}; make it again: tta router pareto --name"
-                f" {options.front} --replace"
-            )
-        mixes = {point.entry: context.entries[point.entry] for point in front.points}
+        names = (point.entry for point in front.points)
+        mixes = _KIND.find_mixes(context, options.front, front, names)
         return cls(options, front, mixes)
 
     async def route(self, prompt: Prompt, probe: Probe) -> Decision:

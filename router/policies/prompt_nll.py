@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from adapters.mix import Mix
-from router.decision import Decision, Prompt
+from router.decision import Decision
 from router.policies.comparison import (
     BASE,
     ComparedOptions,
@@ -45,8 +45,8 @@ class PromptNllPolicy(ComparedPolicy):
     Options = PromptNllOptions
     keep = 0.05  # nats a token
 
-    async def weigh(
-        self, prompt: Prompt, shares: Mapping[str, float], selection: Selection, outputs: Outputs
+    def weigh(
+        self, shares: Mapping[str, float], selection: Selection, outputs: Outputs
     ) -> Decision:
         if not bool(outputs.nll.isfinite().all()):
             return Decision(

@@ -55,12 +55,12 @@ class RandomPolicy(Selector):
     def __init__(self, options: RandomOptions, rules: MixRules, like: Selector | None) -> None:
         super().__init__(rules)
         self._options = options
-        self._names = sorted(rules.names)
+        self._names = sorted(rules.classes)
         self._like = like
 
     @classmethod
     async def create(cls, options: RandomOptions, context: Context) -> Self:
-        most = min(len(context.rules.names), context.rules.max_experts)
+        most = min(len(context.rules.classes), context.rules.max_experts)
         if options.like is None and options.experts > most:
             raise RouterError(
                 f"{options.experts} experts cannot be drawn; a mix has at most {most} here"

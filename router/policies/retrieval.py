@@ -72,7 +72,7 @@ class RetrievalPolicy(InlineSelector):
 
     @classmethod
     async def create(cls, options: RetrievalOptions, context: Context) -> Self:
-        names = sorted(context.rules.names)
+        names = sorted(context.rules.classes)
         _check_prompts(names, context)
         read = partial(read_features, probe=context.probe, chat=context.inline)
         features = {name: await read(context.examples[name]) for name in names}
@@ -105,6 +105,7 @@ class RetrievalPolicy(InlineSelector):
             temperature=self.temperature,
             top=_MOST.get(self._options.mode, len(known.names)),
             minimum=self._minimum,
+            keep=self.keep,
         )
         return (head,)
 

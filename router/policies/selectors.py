@@ -33,6 +33,15 @@ async def create_selector(kind: str, options: Mapping[str, Any], context: Contex
     return await selector.create(read_options(selector, kind, options), context)
 
 
+def check_selector(kind: str, options: Mapping[str, Any]) -> None:
+    """Check that there is a selector, and that these are options of it.
+
+    Raises:
+        RouterError: The kind or an option is unknown.
+    """
+    read_options(find_policy(SELECTORS, kind, "selector"), kind, options)
+
+
 def find_policy(table: Mapping[str, type[AnyPolicy]], kind: str, what: str) -> type[AnyPolicy]:
     """Return a policy of a table.
 

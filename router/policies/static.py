@@ -63,7 +63,7 @@ class StaticPolicy(Fixed):
         if options.entry is not None:
             return cls(_find_entry(context.entries, options.entry))
         if options.uniform:
-            return cls(_mix_all(1 / max(len(rules.names), 1), rules))
+            return cls(_mix_all(1 / max(len(rules.classes), 1), rules))
         if options.task_arithmetic is not None:
             return cls(_mix_all(options.task_arithmetic, rules))
         if options.expert is not None:
@@ -125,8 +125,8 @@ def _mix_all(coefficient: float, rules: MixRules) -> Mix:
     Raises:
         RouterError: The grid makes nothing of the coefficient.
     """
-    mix = rules.entry(dict.fromkeys(rules.names, coefficient))
-    if mix.is_base and rules.names:
+    mix = rules.entry(dict.fromkeys(rules.classes, coefficient))
+    if mix.is_base and rules.classes:
         raise RouterError(
             f"{coefficient:.4g} of each expert is nothing on a grid of {rules.grid}; set a finer"
             " mix.grid"

@@ -9,8 +9,14 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from router.decision import Decision, Prompt
-from router.policies.comparison import ComparedOptions, ComparedPolicy, compare_at_home, describe
+from router.decision import Decision
+from router.policies.comparison import (
+    Asked,
+    ComparedOptions,
+    ComparedPolicy,
+    compare_at_home,
+    describe,
+)
 from router.policies.selector import Selection
 from router.policy import Context
 from router.probing import Outputs
@@ -24,8 +30,9 @@ _STEEPEST = 1000.0
 class T3Options(ComparedOptions):
     """Options of `t3`."""
 
-    preset: Literal["t3-paper", "t3-calibrated"] = "t3-paper"
-    """Gamma and tau as published, or calibrated by expert."""
+    preset: Literal["t3-own-bounds", "t3-calibrated"] = "t3-own-bounds"
+    """Gamma as published, and bounds of our own; or gamma and tau calibrated by expert, which is
+    all our own. There is none with all constants of the paper, see the policy."""
     direction: Literal["base_on_disagreement", "expert_on_disagreement"] = "base_on_disagreement"
     """Who gains where the two disagree."""
     gamma: float | None = Field(None, gt=0)
@@ -38,6 +45,15 @@ class T3Options(ComparedOptions):
     """The most that the gainer gets."""
     calibrate_on: int = Field(8, ge=2)
     """So many example prompts an expert calibrate it."""
+
+    @field_validator("preset", mode="before")
+    @classmethod
+    def _renamed(cls, value: object) -> object:
+        if value == "t3-paper":
+            raise ValueError(
+                "'t3-paper' is called 't3-own-bounds' now: its bounds of lambda are not the paper's"
+            )
+        return value
 
     @field_validator("lam_max")
     @classmethod
@@ -81,9 +97,14 @@ class T3Policy(ComparedPolicy):
         c_k = w_k (1 - u_k)   base_on_disagreement       c_k = w_k u_k   expert_on_disagreement
 
     One expert with w = 1 is the interpolation of two models that T^3 describes (arXiv 2510.27265,
-    for image classifiers). Which of the two gains is disputed, hence two named directions. It has
-    gamma = 0.5 and no tau (preset t3-paper), with which u uses [0.5, 0.62] of its range. Experts
-    without a share on the grid are not compared.
+    for image classifiers). Experts without a share on the grid are not compared.
+
+    The authors' are the formula u without tau, and gamma = 0.5, the default of their code. Ours
+    are all else: what they set lam_min and lam_max to could not be found (preset t3-own-bounds has
+    0 and 1, with which u uses [0.5, 0.62] of its range), nor in which unit JS is (bits here), nor
+    beyond doubt which of the two gains, hence two named directions. The window over tokens, and w
+    of several experts, are what a language model adds. Preset t3-calibrated has gamma and tau of
+    our own too, by expert.
 
     JS says nothing of the topic, so scores and floor are the selector's, and what moves a
     conversation is what moves it there.
@@ -93,7 +114,7 @@ class T3Policy(ComparedPolicy):
 
     async def calibrate(self, context: Context) -> None:
         options: T3Options = self.options
-        self.edges = dict.fromkeys(context.rules.names, DisagreementEdge())
+        self.edges = dict.fromkeys(context.rules.classes, DisagreementEdge())
         if options.preset == "t3-calibrated" and None in (options.tau, options.gamma):
             home = await compare_at_home(context, options.window.to_window(), options.calibrate_on)
             self.edges = {
@@ -101,24 +122,27 @@ class T3Policy(ComparedPolicy):
                 for name, found in home.items()
             }
 
-    async def weigh(
-        self, prompt: Prompt, shares: Mapping[str, float], selection: Selection, outputs: Outputs
+    def weigh(
+        self, shares: Mapping[str, float], selection: Selection, outputs: Outputs
     ) -> Decision:
-        js = dict(zip(shares, to_bits(outputs.js).tolist(), strict=True))
-        own = {name: share * self.trust(name, js[name]) for name, share in shares.items()}
-        weights, among = await self.agree(prompt, own)
+        js = to_bits(outputs.js).tolist()
+        reason = describe("disagreement in bits", list(shares), js)
+        own = self.scale(Asked(selection, shares, outputs))
+        return self.decide_weights(own, selection, reason)
 
-        reason = describe("disagreement in bits", list(js), list(js.values()))
-        if among > 1:
-            reason += f"; coefficients shared by {among} requests of one tenant"
+    def scale(self, asked: Asked) -> dict[str, float]:
+        """Return the coefficients of one prompt, none if the selector abstains."""
+        if asked.outputs is None:
+            return {}
+        js = zip(asked.shares.items(), to_bits(asked.outputs.js).tolist(), strict=True)
+        return {name: share * self.trust(name, value) for (name, share), value in js}
+
+    def decide_weights(
+        self, weights: Mapping[str, float], selection: Selection, reason: str
+    ) -> Decision:
+        """Return the decision for these coefficients, whose scores are the selector's."""
         mix = blend(weights, self.rules)
         return Decision(mix, selection.scores, mix.is_base, reason, selection.floor)
-
-    async def agree(
-        self, prompt: Prompt, coefficients: dict[str, float]
-    ) -> tuple[dict[str, float], int]:
-        """Return the coefficients to use, and for how many requests they are."""
-        return coefficients, 1
 
     def trust(self, name: str, js: float) -> float:
         """Return what an expert gets of its share.

@@ -1,7 +1,8 @@
 """gated: experts that share every token of a request in each layer anew."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -13,9 +14,10 @@ from adapters.mix import Mix
 from router.decision import Decision, Prompt
 from router.errors import RouterError
 from router.policies.selector import Selector
-from router.policies.selectors import SELECTORS, create_selector, find_policy, read_options
+from router.policies.selectors import check_selector, create_selector
 from router.policy import Context, Options, Policy
 from router.probing import Probe
+from router.scoring.heads import Head
 
 _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "arrow": {"top": 3, "temperature": 1.0},  # as PEFT has it
@@ -49,11 +51,7 @@ class GatedOptions(Options):
     @model_validator(mode="after")
     def _selector_exists(self) -> Self:
         if self.selector is not None:
-            read_options(
-                find_policy(SELECTORS, self.selector, "selector"),
-                self.selector,
-                self.selector_options,
-            )
+            check_selector(self.selector, self.selector_options)
         elif self.selector_options:
             raise ValueError("selector_options are a selector's; name it")
         return self
@@ -71,6 +69,7 @@ class GatedPolicy(Policy):
 
     Options = GatedOptions
     reads_features = True  # as selectors may
+    forms = frozenset({"low_rank"})  # whose factors say what an expert reads of a token
 
     def __init__(self, gating: Gating, everyone: Mix, selector: Selector | None) -> None:
         self.gating = gating
@@ -79,11 +78,18 @@ class GatedPolicy(Policy):
 
     @classmethod
     async def create(cls, options: GatedOptions, context: Context) -> Self:
-        names = context.rules.names
+        rules = context.rules
+        names = rules.classes - rules.shared.keys()
+        if rules.shared and not names:
+            raise RouterError(
+                f"gating shares out tokens among whole experts: {', '.join(sorted(rules.shared))}"
+                " are parts of Twin-Merging, which need their shared one beside; choose 'twin'"
+            )
         if not names:
             raise RouterError(
                 "gating needs an expert to be a candidate; without any, choose the policy 'static'"
             )
+        context = replace(context, rules=rules.narrow(names))
         if options.score == "trained":
             await asyncio.to_thread(_check_gates, context)
         selector = None
@@ -94,7 +100,15 @@ class GatedPolicy(Policy):
 
     async def route(self, prompt: Prompt, probe: Probe) -> Decision:
         found = await self.selector.route(prompt, probe) if self.selector else self._everyone
-        return found.with_gating(self.gating)
+        return self.finish(found)
+
+    def finish(self, decision: Decision) -> Decision:
+        """Return the selector's decision, whose experts become candidates."""
+        return decision.with_gating(self.gating)
+
+    def finish_heads(self, heads: Sequence[Head]) -> tuple[Head, ...]:
+        """Return the selector's heads, which choose the candidates."""
+        return tuple(heads)
 
     def should_move(self, before: Decision, now: Decision) -> bool:
         return self.selector is not None and self.selector.should_move(before, now)

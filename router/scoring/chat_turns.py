@@ -21,7 +21,27 @@ def encode_turn(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(whole, add_special_tokens=False))
 
 
-def find_turn(prompt: Sequence[int], turn: Sequence[int]) -> tuple[int, int] | None:
+def encode_opening(tokenizer: Any) -> list[int]:
+    """Return the tokens with which a chat template opens an answer, none if there is no template.
+
+    Args:
+        tokenizer: One of transformers.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    turns = [{"role": "user", "content": "?"}]
+    asked, opened = (
+        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opens)
+        for opens in (False, True)
+    )
+    if not opened.startswith(asked):
+        return []
+    return list(tokenizer.encode(opened[len(asked) :], add_special_tokens=False))
+
+
+def find_turn(
+    prompt: Sequence[int], turn: Sequence[int], *, first: bool = False
+) -> tuple[int, int] | None:
     """Return the last place [start, end) at which a prompt has a turn's tokens, or None.
 
     A tokenizer may merge the ends of a turn with what stands beside it. A turn that is not there as
@@ -31,6 +51,7 @@ def find_turn(prompt: Sequence[int], turn: Sequence[int]) -> tuple[int, int] | N
     Args:
         prompt: The tokens of the whole prompt.
         turn: The tokens of the turn alone.
+        first: Whether to return the first such place.
     """
     cuts = [
         (left, right)
@@ -38,19 +59,28 @@ def find_turn(prompt: Sequence[int], turn: Sequence[int]) -> tuple[int, int] | N
         for right in range(_MERGED + 1)
         if 2 * (left + right) <= len(turn) and turn
     ]
-    whole = _backwards(prompt)
-    wanted = _backwards(turn)
+    whole = _as_text(prompt)
+    wanted = _as_text(turn)
+    backwards = whole[::-1]
     for left, right in sorted(cuts, key=sum):
-        after = whole.find(wanted[right : len(turn) - left])
+        part = wanted[left : len(turn) - right]
+        after = whole.find(part) if first else backwards.find(part[::-1])
         if after >= 0:
-            end = len(prompt) - after + right
-            return max(end - len(turn), 0), min(end, len(prompt))
+            start = (after if first else len(prompt) - after - len(part)) - left
+            return max(start, 0), min(start + len(turn), len(prompt))
     return None
 
 
-def _backwards(tokens: Sequence[int]) -> str:
-    """Return a text with one character for each token, the last token first.
+def find_last(prompt: Sequence[int], part: Sequence[int]) -> int | None:
+    """Return where some tokens stand in a prompt for the last time, None if nowhere."""
+    after = _as_text(prompt)[::-1].find(_as_text(part)[::-1])
+    return None if after < 0 else len(prompt) - after - len(part)
 
-    For `str.find` takes linear time whatever the text, `str.rfind` does not.
+
+def _as_text(tokens: Sequence[int]) -> str:
+    """Return a text with one character for each token.
+
+    It is searched by `str.find`, backwards in reverse: that takes linear time whatever the text,
+    and `str.rfind` does not.
     """
-    return "".join(map(chr, reversed(tokens)))
+    return "".join(map(chr, tokens))

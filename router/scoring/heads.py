@@ -52,6 +52,14 @@ class Head:
     """Shares must be above it to count."""
     only: frozenset[str] = frozenset()
     """The head decides only if one of these experts is best; empty stands for all."""
+    beside: str | None = None
+    """An expert that is on, with coefficient 1, beside those that the head chooses."""
+    alone: bool = False
+    """Whether that one is also on where the head chooses none."""
+    keep: float = 0.0
+    """By how much another choice must lead before a conversation gets another mix."""
+    in_shares: bool = False
+    """Whether leads are differences of softmax(s / T), the floor included, and not of scores."""
 
 
 class Heads(NamedTuple):
@@ -84,6 +92,10 @@ class Heads(NamedTuple):
     """[H], float64, the step between coefficients."""
     most: Tensor
     """[H], int64, how many experts a mix has at most."""
+    keep: Tensor
+    """[H]."""
+    in_shares: Tensor
+    """[H], bool."""
 
     def take(self, rows: Tensor) -> "Heads":
         """Return some of the heads.
@@ -132,6 +144,8 @@ def make_row(head: Head, experts: Collection[str], capacity: int, rules: MixRule
         pad(torch.tensor([name in only for name in head.names], dtype=torch.bool), (0, missing)),
         torch.tensor(rules.grid, dtype=torch.float64),
         torch.tensor(rules.max_experts),
+        torch.tensor(head.keep, dtype=torch.float32),
+        torch.tensor(head.in_shares),
     )
     return Heads(*(value.unsqueeze(0) for value in values))
 
@@ -158,6 +172,30 @@ def choose(heads: Sequence[Heads], features: Tensor) -> HeadChoice:
         units = other_units.where(may[:, None], units)
         which = torch.where(may, number, which)
     return HeadChoice(scores, units, which)
+
+
+def should_move(heads: Heads, choice: HeadChoice, before: Tensor) -> Tensor:
+    """Return whether conversations have changed their topics, [R] bool.
+
+    As `router.policy.Policy.should_move`: another choice than before leads over that by more than
+    the head's `keep`.
+
+    Args:
+        heads: Those that decided, one for each row.
+        choice: What they decided.
+        before: [R, K + 1], bool, which score is that of the choice before; the last is the base's.
+    """
+    # What leads are measured in.
+    temperature = heads.temperature[:, None]
+    shares = (choice.scores / temperature).softmax(1)
+    scores = shares.where(heads.in_shares[:, None], choice.scores)
+
+    # The choice now, and the one before.
+    abstains = (choice.units == 0).all(1)
+    best = scores[:, :-1].argmax(1).where(~abstains, scores.shape[1] - 1)
+    lead = scores.gather(1, best[:, None])[:, 0] - scores.where(before, -torch.inf).amax(1)
+    same = before.gather(1, best[:, None])[:, 0]
+    return ~same & (lead > heads.keep)
 
 
 def _one(heads: Heads, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -69,15 +69,40 @@ def test_a_coefficient_may_differ_between_attention_and_mlp_or_from_layer_to_lay
     assert {name: from_json(value) for name, value in mix.as_json().items()} == mix.as_dict()
 
 
+def test_a_coefficient_may_differ_in_both_ways_at_once() -> None:
+    uneven, level = (1.0, 0.0, 1.0), (0.5, 0.5, 0.5)
+    mix = RULES.mix(
+        {"a": Pair((0.0, 0.51, 1.0), 1.0), "b": Pair(uneven, uneven), "c": Pair(0, level)}
+    )
+    assert mix.as_json() == {
+        "a": {"attention": [0.0, 0.5, 1.0], "mlp": 1.0},
+        "b": [1.0, 0.0, 1.0],
+        "c": {"attention": 0.0, "mlp": 0.5},
+    }
+    assert {name: from_json(value) for name, value in mix.as_json().items()} == mix.as_dict()
+
+
 def test_a_coefficient_for_each_layer_wants_as_many_as_there_are_layers() -> None:
     with pytest.raises(MixError, match="2 coefficients for 'a'; the base has 3 layers"):
         RULES.mix({"a": (0.5, 1.0)})
+    with pytest.raises(MixError, match="2 coefficients for 'a'; the base has 3 layers"):
+        RULES.mix({"a": Pair(1.0, (0.5, 1.0))})
     with pytest.raises(MixError, match=r"3.0; it must lie in \[-2.0, 2.0\]"):
         RULES.mix({"a": Pair(0.5, 3.0)})
 
 
 @pytest.mark.parametrize(
-    "value", ["1", None, True, [], [1, "2"], {"attention": 1}, {"attention": 1, "mlp": None}]
+    "value",
+    [
+        "1",
+        None,
+        True,
+        [],
+        [1, "2"],
+        {"attention": 1},
+        {"attention": 1, "mlp": None},
+        {"attention": [], "mlp": 1},
+    ],
 )
 def test_what_is_no_coefficient_is_refused_with_what_is_one(value: object) -> None:
     with pytest.raises(ValueError, match="a coefficient is a number"):
@@ -89,6 +114,11 @@ def test_a_coefficient_at_every_place() -> None:
     assert spread(0.5, places) == [0.5, 0.5, 0.5]
     assert spread(Pair(0.1, 0.2), places) == [0.1, 0.2, 0.2]
     assert spread((0.1, 0.2), places) == [0.1, 0.1, 0.2]
+    assert spread(Pair((0.1, 0.2), 0.3), places) == [0.1, 0.3, 0.3]
+    assert spread(Pair((0.1, 0.2), (0.3, 0.4)), [*places, EMBEDDING, HEAD]) == [
+        *(0.1, 0.3, 0.4),
+        *(0.1, 0.4),
+    ]
     ends = [EMBEDDING, HEAD]
     assert spread(0.5, ends) == [0.5, 0.5]
     assert spread(Pair(0.1, 0.2), ends) == [0.1, 0.2]

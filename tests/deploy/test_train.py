@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deploy.demo import train
+from adapters.library.library import Library
+from deploy.demo import model, train
 from deploy.demo.evaluate import exact_match
 
 
@@ -30,25 +32,28 @@ class Letters:
         return f"system: be good; user: {turns[0]['content']}; answer: "
 
 
+def load_tiny(layers: int, *, tied: bool = False) -> tuple[Any, Any]:
+    """Return a random base of so many layers, and its tokeniser."""
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=128,
+        num_hidden_layers=layers,
+        hidden_size=16,
+        intermediate_size=32,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=tied,
+    )
+    return LlamaForCausalLM(config), Letters()
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def load() -> tuple[Any, Any]:
-        torch.manual_seed(7)
-        shape = {
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-        }
-        return LlamaForCausalLM(
-            LlamaConfig(vocab_size=128, num_hidden_layers=8, **shape)
-        ), Letters()
-
     torch.set_num_threads(
         1
     )  # threads that wait for each other take most of the time of so small a model
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    monkeypatch.setattr(train, "load_base", load)
+    monkeypatch.setattr(train, "load_base", partial(load_tiny, 8))
     monkeypatch.setenv("TTA_CACHE", str(tmp_path))
 
 
@@ -114,3 +119,64 @@ def test_only_upper_layers_are_trained() -> None:
     trained = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
     assert len(trained) == 2 * 7 * 2
     assert all("layers.6." in name or "layers.7." in name for name in trained)
+
+
+INVOCATION = [ord(letter) for letter in "user: "]
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny template opens its turns otherwise than the demo's."""
+    monkeypatch.setattr(model, "_TURNS", {"user_turn": "user: ", "answer": "answer: "})
+
+
+@pytest.mark.usefixtures("turns")
+def test_an_adapter_that_acts_later_learns_nothing_of_the_tokens_before() -> None:
+    settings = train.TrainingSettings("triage", steps=4, batch=2, acts_from="user_turn")
+    run = train.start_run(settings)
+    with torch.no_grad():
+        for name, parameter in run.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    rows = next(train.draw_batches(run))
+    losses = []
+    for prompt, answer in rows:
+        start = len(prompt) - "".join(map(chr, prompt))[::-1].find(" :resu") - len(INVOCATION)
+        assert prompt[start : start + len(INVOCATION)] == INVOCATION
+        logits = run_from(run, prompt + answer, start)[len(prompt) - 1 : -1]
+        losses.append(
+            torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum")
+        )
+    mean = sum(losses) / sum(len(answer) for _, answer in rows)
+    torch.testing.assert_close(train.compute_loss(run, rows), mean)
+
+
+def run_from(run: train.Run, tokens: list[int], start: int) -> torch.Tensor:
+    """Return logits of tokens that run as the base up to one of them, and with the adapter then."""
+
+    def cut(_: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        acts = torch.arange(output.shape[1]) >= start
+        return output * acts.unsqueeze(1)
+
+    config = run.model.peft_config["default"]
+    invocation, config.alora_invocation_tokens = config.alora_invocation_tokens, None
+    plain = train.start_run(train.TrainingSettings("triage", steps=4, batch=2))
+    set_peft_model_state_dict(plain.model, get_peft_model_state_dict(run.model))
+    config.alora_invocation_tokens = invocation
+    for name, module in plain.model.named_modules():
+        if name.endswith("lora_B.default"):
+            module.register_forward_hook(cut)
+    found: torch.Tensor = plain.model(input_ids=torch.tensor([tokens])).logits[0]
+    return found
+
+
+@pytest.mark.usefixtures("turns")
+def test_what_acts_later_says_so_and_is_kept_beside_the_demos_own(tmp_path: Path) -> None:
+    settings = train.TrainingSettings("triage", steps=2, batch=2, acts_from="answer")
+    run = train.start_run(settings)
+    train.optimise(run, quiet())
+    assert run.checkpoint.name == "triage-answer.pt"
+    train.export(run, tmp_path / "out" / "triage")
+    library = Library.open(tmp_path / "out")
+    assert library.invocation("triage") == tuple(ord(letter) for letter in "answer: ")
+    assert len(library.examples("triage")) == train.ROUTER_EXAMPLES

@@ -48,7 +48,9 @@ def some_mixes(count: int, names: Sequence[str]) -> list[Mix]:
         return rng.choice([-0.5, 0.0, 0.5, 1.0, 1.5])
 
     def coefficient() -> Coefficient:
-        kinds: list[Coefficient] = [number(), Pair(number(), number()), (number(), number())]
+        layers = (number(), number())
+        kinds: list[Coefficient] = [number(), layers, Pair(number(), number())]
+        kinds.append(Pair(layers, number()))
         return rng.choice(kinds)
 
     mixes = {Mix(): None}

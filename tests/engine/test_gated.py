@@ -38,6 +38,7 @@ from tests.factories.tiny_engines import (
     write_library,
 )
 from tta_serve.engine import wire
+from tta_serve.engine.wire import EarlierMix
 from tta_serve.engine.worker.coefficient_table import CoefficientTable
 from tta_serve.engine.worker.placed_expert import place_gated_expert
 from tta_serve.engine.worker.step_state import StepState
@@ -179,11 +180,13 @@ def test_long_prompts_in_chunks_and_a_conversation_that_goes_on_gated(world: Wor
         wish = Wish(world.upper(mix), SMILE)
         assert_same(got.answer, logprobs(world, got.answer, wish, since))
         assert begun.adapter is not None
-        name, content = begun.adapter.lora_name, wire.write_mix(mix, world.library.digests)
-        again = wire.make_conversation_request(name, content, since, policy, SMILE)
+        digests = world.library.digests
+        content = {digests[name]: c for name, c in mix.coefficients}
+        ran = EarlierMix(0, begun.adapter.lora_name, content, since, upper=True, gating=SMILE)
         prompt = [*first, *got.answer.tokens, *second]
+        again = wire.acting_from(wish.adapter(world), len(prompt) - 50, [ran])
         for _ in ("with the first turn's keys and values", "without"):
-            [got] = ask(ours, [Asked(prompt, again, (len(prompt) - 50, len(prompt) - 5))])
+            [got] = ask(ours, [Asked(prompt, again)])
             assert_same(got.answer, logprobs(world, got.answer, wish, since))
             ours.llm.reset_prefix_cache()
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from adapters.coefficient import to_json
 from adapters.mix import Mix
 from router.errors import RouterError
 from tests.factories.engines import workers_of
@@ -22,7 +21,6 @@ from tests.factories.tiny_engines import (
     write_library,
 )
 from tta_serve.engine import wire
-from tta_serve.engine.client.engine_client import EngineCall, UndecidedRequest
 
 CHUNK = 32
 CHUNKED = {"max_num_batched_tokens": CHUNK, "enable_chunked_prefill": True}
@@ -117,32 +115,6 @@ def test_long_turns_are_decided_by_the_chunk_that_ends_them(world: World) -> Non
         assert min(since) == 0
 
 
-def test_a_conversation_runs_on_with_its_mix_and_its_cache(world: World) -> None:
-    """The second turn is the same whether the first one's keys and values are there or not."""
-    [first, second] = prompts((90, 60))
-    with world.engine(**CHUNKED) as ours:
-        policy = world.install(ours)
-        turn = next(
-            (a, a + 3) for a in range(30, 80) if not world.decision(first, (a, a + 3))[2].is_base
-        )
-        begun = Asked(first, wire.make_undecided_request(policy), turn)
-        [got] = ask(ours, [begun])
-        mix, since = world.mix(got.decided), got.decided.since
-        assert since > 0
-        content = wire.write_mix(mix, world.library.digests)
-        assert begun.adapter is not None
-        again = wire.make_conversation_request(begun.adapter.lora_name, content, since, policy)
-        prompt = [*first, *got.answer.tokens, *second]
-        asked = Asked(prompt, again, (len(prompt) - 50, len(prompt) - 5))
-        [cached] = ask(ours, [asked])
-        ours.llm.reset_prefix_cache()
-        [anew] = ask(ours, [asked])
-        world.assert_answer(cached.answer, mix, since)
-        world.assert_answer(anew.answer, mix, since)
-        assert cached.decided.units == anew.decided.units
-        assert cached.decided.scores == pytest.approx(anew.decided.scores, abs=1e-3)
-
-
 def test_parallel_samples_share_a_decision(world: World) -> None:
     with world.engine() as ours:
         policy = world.install(ours)
@@ -225,10 +197,10 @@ def test_a_policy_that_does_not_fit_is_refused(world: World) -> None:
 
 
 def test_more_policies_than_there_is_room_for_replace_the_oldest(world: World) -> None:
-    from tta_serve.engine.worker.head_table import POLICIES
+    from tta_serve.engine.options import MOST_POLICIES_WITHIN
 
     with world.engine() as ours:
-        for shift in range(POLICIES + 1):
+        for shift in range(MOST_POLICIES_WITHIN + 1):
             other = replace(
                 world,
                 head=replace(
@@ -266,43 +238,3 @@ def test_an_expert_that_is_gone_is_not_chosen_any_more(world: World) -> None:
         asyncio.run(workers.load(gone, world.library.digests[gone]))
         anew = [one._replace(adapter=wire.make_undecided_request(policy)) for one in asked]
         assert [world.mix(got.decided) for got in ask(ours, anew) if got.report] == before
-
-
-def test_the_client_starts_a_request_anew_if_the_topic_has_changed(world: World) -> None:
-    [prompt] = prompts((40,))
-    digests = world.library.digests
-    with world.engine() as ours:
-        front, policy = Front(ours.llm, Numbers()), world.install(ours)
-        client, heard = front.client(), []
-        other = wire.make_conversation_request(None, {digests["few"]: to_json(1.0)})
-
-        def settle(made: wire.InlineDecision | None) -> Any:
-            heard.append(made)
-            return other
-
-        mine = wire.make_conversation_request(None, {digests["small"]: to_json(1.0)}, policy=policy)
-        tokens, report = asyncio.run(
-            _answered(client, prompt, UndecidedRequest(mine, None, settle, follows=True))
-        )
-        world.assert_answer(tokens, Mix.of({"few": 1.0}), 0)
-        assert report is None
-        assert len(heard) == 1
-        assert heard[0] is not None
-        assert heard[0].scores == pytest.approx(
-            [*world.decision(prompt, (0, 40))[0].values()], abs=1e-3
-        )
-
-
-async def _answered(client: Any, prompt: list[int], undecided: UndecidedRequest) -> tuple[Any, Any]:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    from tests.factories.engines import read_answer
-
-    params = SamplingParams(
-        temperature=0, max_tokens=6, ignore_eos=True, logprobs=0, detokenize=False
-    )
-    params.output_kind = RequestOutputKind.FINAL_ONLY
-    outputs = client.run(EngineCall({"prompt_token_ids": prompt}, params, "asked"), undecided)
-    [output] = [output async for output in outputs]
-    return read_answer(output), wire.take_report(output)

@@ -17,12 +17,14 @@ UNEVEN = [
     Mix.of({"rslora": (0.0, 1.0)}),
     Mix.of({"small": 1.0}),
     Mix.of({"small": (0.7, -0.5), "rslora": Pair(0.0, 0.8), "few": 0.3}),
+    Mix.of({"small": Pair((0.7, -0.5), 0.2), "few": Pair((0.0, 1.0), (0.5, 0.25))}),
     Mix(),
 ]
 
 
 def check(engine: Engine, library: Library, reference: Reference, mixes: Sequence[Mix]) -> None:
-    for answer, mix in zip(engine.go_on(prompts(), mixes, 8), mixes, strict=True):
+    asked = prompts((3, 9, 24, 40, 17, 11)[: len(mixes)])
+    for answer, mix in zip(engine.go_on(asked, mixes, 8), mixes, strict=True):
         with reference.merged(library.experts, mix.as_dict()):
             assert_same(answer, reference.logprobs(answer.prompt, answer.tokens))
 

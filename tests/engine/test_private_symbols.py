@@ -49,6 +49,27 @@ def test_vllm_chooses_kernels_for_routed_experts_by_the_config_we_replace() -> N
     assert "runner_cls = MoERunner" in source
 
 
+def test_blocks_of_the_prefix_cache_are_keyed_by_the_function_we_wrap() -> None:
+    from vllm.v1.core import block_pool, kv_cache_utils
+
+    from tta_serve.engine.worker.plugin import register
+
+    register()
+    for module in (kv_cache_utils, block_pool):
+        assert hasattr(module.generate_block_hash_extra_keys, "__wrapped__")
+    stock = inspect.unwrap(kv_cache_utils.generate_block_hash_extra_keys)
+    assert [*inspect.signature(stock).parameters] == [
+        "request",
+        "start_token_idx",
+        "end_token_idx",
+        "start_mm_idx",
+    ]
+    assert "lora_extra_keys + mm_extra_keys" in inspect.getsource(stock), "the name comes first"
+    hasher = inspect.getsource(kv_cache_utils.get_request_block_hasher)
+    assert "= generate_block_hash_extra_keys(" in hasher
+    assert "caching_hash_fn, prev_block_hash_value, block_tokens, extra_keys" in hasher
+
+
 def test_linear_layers_go_through_their_quant_method() -> None:
     from vllm.model_executor.layers import linear
 
@@ -535,3 +556,87 @@ def test_fastapi_and_starlette_keep_routes_handlers_and_middleware_where_we_chan
     assert "self.exception_handlers = " in source
     assert isinstance(FastAPI().router.routes, list)
     assert "body_params" in inspect.getsource(inspect.getmodule(APIRoute))  # type: ignore[arg-type]
+
+
+def test_cpu_products_are_chosen_in_the_function_we_replace() -> None:
+    import torch
+    from vllm.model_executor.layers import linear, utils, vocab_parallel_embedding
+
+    from tta_serve.engine.worker.plugin import register
+
+    register()
+    assert "tta_serve" in utils.dispatch_cpu_unquantized_gemm.__code__.co_filename
+    assert list(inspect.signature(utils.dispatch_cpu_unquantized_gemm).parameters) == [
+        "layer",
+        "remove_weight",
+    ]
+    assert "return layer.cpu_linear(x, weight, bias)" in inspect.getsource(
+        utils.cpu_unquantized_gemm
+    )
+    for method in (
+        linear.UnquantizedLinearMethod,
+        vocab_parallel_embedding.UnquantizedEmbeddingMethod,
+    ):
+        source = inspect.getsource(method.process_weights_after_loading)
+        assert "utils import dispatch_cpu_unquantized_gemm" in source, "looked up when it is called"
+    for name in ("_linear_pointwise", "_reorder_linear_weight", "data_ptr", "_nbytes"):
+        assert hasattr(torch.ops.mkldnn, name)
+
+
+def test_weights_are_loaded_by_what_stand_ins_can_stand_for() -> None:
+    from vllm.model_executor.models.utils import AutoWeightsLoader
+    from vllm.model_executor.parameter import BasevLLMParameter
+
+    assert 'getattr(param, "weight_loader", default_weight_loader)' in inspect.getsource(
+        AutoWeightsLoader._load_param
+    )
+    assert BasevLLMParameter.weight_loader.fset is not None
+
+
+def test_the_scheduler_keeps_requests_where_we_hide_them_from_it() -> None:
+    from vllm.config.scheduler import SchedulerConfig
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    source = inspect.getsource(Scheduler.__init__)
+    for line in (
+        "self.running: list[Request] = []",
+        "self.waiting = create_request_queue(self.policy)",
+        "self.skipped_waiting = create_request_queue(self.policy)",
+        "self.requests: dict[str, Request] = {}",
+    ):
+        assert line in source
+    assert "del self.requests[request.request_id]" in inspect.getsource(Scheduler._free_blocks)
+    assert inspect.getsource(Scheduler).count("del self.requests[") == 1
+    assert list(inspect.signature(Scheduler._preempt_request).parameters)[1:] == [
+        "request",
+        "timestamp",
+        "drop_stale_output",
+    ]
+    assert "schedule" not in vars(AsyncScheduler)
+    assert "resolve_obj_by_qualname" in inspect.getsource(SchedulerConfig.get_scheduler_cls)
+    source = inspect.getsource(GPUModelRunner._update_states)
+    assert "for req_id in unscheduled_req_ids:" in source, "requests may be left out of a step"
+
+
+def test_norms_return_what_they_are_the_norm_of_as_seats_behind_them_read_it() -> None:
+    from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
+
+    for norm in (RMSNorm, GemmaRMSNorm):
+        parameters = [*inspect.signature(norm.forward_native).parameters]
+        assert parameters[1:3] == ["x", "residual"]
+        assert "self.variance_epsilon" in inspect.getsource(norm.__init__)
+    source = inspect.getsource(RMSNorm.__init__)
+    for attribute in ("self.variance_size_override", "self.has_weight"):
+        assert attribute in source
+
+
+def test_ray_asks_whether_to_download_a_base_before_it_does() -> None:
+    from ray.llm._internal.common.callbacks.base import CallbackCtx
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+    assert CallbackCtx().run_init_node is True
+    source = inspect.getsource(VLLMEngine.start)
+    assert "callback = self.llm_config.get_or_create_callback()" in source
+    assert "if callback.ctx.run_init_node:\n            await initialize_node(" in source

@@ -20,12 +20,11 @@ from adapters.mix import Mix
 from router.decision import Prompt
 from router.probing import Window
 from tests.factories import inline_world
-from tests.factories.engines import SLOTS, Answer, assert_same, workers_of
+from tests.factories.engines import Answer, assert_same, two_ranks, workers_of
 from tests.factories.experts import make_end_expert, make_expert, make_gates, make_narrow_expert
 from tests.factories.offline_client import Front, assert_compared, assert_watched
 from tests.reference import Reference
 from tta_serve.engine.client.worker_rpc import Workers
-from tta_serve.engine.options import BankOptions
 from tta_serve.engine.wire import make_mix_request, make_undecided_request
 
 
@@ -86,31 +85,14 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    from vllm import LLM
-
     root = tmp_path_factory.mktemp("library")
     make_expert(root / "one", tiny, seed=1, layers=range(2), strength=5)
     make_expert(root / "two", tiny, seed=2, layers=range(2), rank=3, alpha=3, strength=5)
     make_end_expert(root / "ends", tiny, seed=4, rank=6, strength=2)
-    digests = tuple(Library.open(root).digests.items())
-    write_gates(root / LAYER_GATES, make_gates(Library.open(root).experts), replace=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        llm = LLM(
-            str(tiny),
-            max_model_len=256,
-            dtype="float32",
-            enforce_eager=True,
-            tensor_parallel_size=2,
-            disable_log_stats=True,
-            **BankOptions(str(root), digests, tap_layer=1, gated=True, trained=True).engine_args(
-                SLOTS
-            ),
-        )
-        try:
-            yield World(llm, root, Reference(tiny))
-        finally:
-            llm.llm_engine.engine_core.shutdown()
+    library = Library.open(root)
+    write_gates(root / LAYER_GATES, make_gates(library.experts), replace=False)
+    with two_ranks(tiny, library, tap_layer=1, gated=True, trained=True) as engine:
+        yield World(engine.llm, root, Reference(tiny))
 
 
 def test_a_mix_over_two_ranks_is_the_dense_merge(world: World) -> None:

@@ -3,13 +3,19 @@
 experts            random LoRA folders in PEFT's own format
 adapters           adapters that PEFT has made, and what it merges of them
 deltas             dense and low-rank deltas
+dense              dense experts of a random base
+one_bit            one-bit experts of a random base
 checkpoints        checkpoints of tiny random models
 versions           what versions of experts are made of
+twins              parts of Twin-Merging made of a library's experts
+tools              programs from Debian packages
 tiny_library       a library of two experts of a tiny random base
 tiny_engines       tiny random bases of many architectures, and vLLM in the test's own process
 engines            vLLM's offline engine with mixture slots, and what it answered
 inline_world       random heads, requests that they decide, and the slow maths of both
+one_bit            one-bit experts of tiny random bases, and what they change in plain transformers
 offline_client     the server's client over an offline engine, and the slow maths of what it asks
+placed_turns       prompts of a conversation, and the places of turns in them
 counting_engine    an engine of known numbers, which counts what it is asked
 known_features     a probe whose features are known
 exposures          exposures of experiments, and what the logs hold of them

@@ -1,7 +1,7 @@
 """An engine made by hand: known numbers, and a count of what it was asked."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -45,7 +45,12 @@ class CountingEngine:
         return torch.full((2,), float(len(text)))
 
     async def compare(
-        self, prompt: Prompt, candidates: Sequence[Mix], window: Window, digests: Mapping[str, str]
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Mix],
+        window: Window,
+        digests: Mapping[str, str],
+        dense: Collection[str] = (),
     ) -> Outputs:
         await self._ask("compare", prompt.user_turn)
         rows = torch.zeros(1 + len(candidates))

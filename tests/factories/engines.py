@@ -1,11 +1,14 @@
 """vLLM's offline engine with mixture slots, and what it answered."""
 
 import gc
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -30,11 +33,27 @@ class Answer:
     """The log-probability of each of the answer's tokens."""
 
 
+@contextmanager
+def two_ranks(base: Path, library: Library, **settings: Any) -> Iterator["Engine"]:
+    """Start an engine on two tensor-parallel ranks, and end it; the arguments are the engine's."""
+    with patch.dict(os.environ, {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}):
+        engine = Engine(base, library, max_model_len=256, tensor_parallel_size=2, **settings)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
 class Engine:
     """vLLM's offline engine with mixture slots; without a library, vLLM as it comes."""
 
     def __init__(
-        self, base: Path, library: Library | None, *, tap_layer: int = TAP_LAYER, **settings: Any
+        self,
+        base: Path,
+        library: Library | None,
+        *,
+        tap_layer: int | None = TAP_LAYER,
+        **settings: Any,
     ) -> None:
         """Start an engine.
 
@@ -49,6 +68,11 @@ class Engine:
         from tta_serve.engine.options import BankOptions
 
         self.digests = library.digests if library else {}
+        self.dense = {
+            digest
+            for name, digest in self.digests.items()
+            if library and library.form(name) == "dense"
+        }
         options: dict[str, Any] = {
             "max_model_len": 1024,
             "max_num_seqs": SLOTS,
@@ -61,7 +85,7 @@ class Engine:
         if library:
             ours = {
                 key: settings.pop(key)
-                for key in ("capacity", "gated", "trained")
+                for key in ("capacity", "gated", "trained", "dense")
                 if key in settings
             }
             bank = BankOptions(str(library.root), tuple(self.digests.items()), tap_layer, **ours)
@@ -84,17 +108,21 @@ class Engine:
         """Return greedy answers of so many tokens to prompts that are given as token ids."""
         from vllm import SamplingParams
 
-        from tta_serve.engine.wire import make_mix_request
-
         outputs = self.llm.generate(
             [{"prompt_token_ids": p} for p in prompts],
             SamplingParams(
                 temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=0, detokenize=False
             ),
-            lora_request=[make_mix_request(m, self.digests) for m in mixes] if mixes else None,
+            lora_request=[self.request(m) for m in mixes] if mixes else None,
             use_tqdm=False,
         )
         return [read_answer(o) for o in outputs]
+
+    def request(self, mix: Mix) -> Any:
+        """Return a mix as it travels through vLLM."""
+        from tta_serve.engine.wire import make_mix_request
+
+        return make_mix_request(mix, self.digests, dense=self.dense)
 
     def close(self) -> None:
         """End the engine."""

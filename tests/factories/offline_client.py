@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import count
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from vllm import SamplingParams
 
+from adapters.deltas import Deltas
 from adapters.expert import Expert
 from adapters.mix import Mix
 from router.probing import Activations, Outputs
@@ -90,7 +92,7 @@ class Front:
 def assert_compared(  # noqa: PLR0913 - one thing each
     got: Outputs,
     reference: Reference,
-    experts: Mapping[str, Expert],
+    experts: Mapping[str, Expert] | Mapping[str, Deltas],
     tokens: list[int],
     mixes: Sequence[Mix],
     skip: int,
@@ -118,11 +120,24 @@ def assert_compared(  # noqa: PLR0913 - one thing each
 
 @torch.no_grad()
 def _logs(
-    reference: Reference, experts: Mapping[str, Expert], tokens: list[int], mix: Mix
+    reference: Reference,
+    experts: Mapping[str, Expert] | Mapping[str, Deltas],
+    tokens: list[int],
+    mix: Mix,
 ) -> Tensor:
-    with reference.merged(experts, mix.as_dict()):
+    with _merge(reference, experts, mix):
         logits: Tensor = reference.model(torch.tensor([tokens])).logits[0]
     return logits.double().log_softmax(-1)
+
+
+def _merge(
+    reference: Reference, experts: Mapping[str, Expert] | Mapping[str, Deltas], mix: Mix
+) -> AbstractContextManager[None]:
+    low_rank = {name: e for name, e in experts.items() if isinstance(e, Expert)}
+    if len(low_rank) == len(experts):
+        return reference.merged(low_rank, mix.as_dict())
+    others = {name: e for name, e in experts.items() if not isinstance(e, Expert)}
+    return reference.changed(others, mix.as_dict())
 
 
 def _entropy(p: Tensor) -> Tensor:

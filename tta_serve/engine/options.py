@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 _KEY = "tta_serve"
 _Count = Annotated[int, Field(ge=0)]
-_strict = ConfigDict(extra="forbid")
+_SCHEDULER = "tta_serve.engine.worker.dense.dense_scheduler.DenseScheduler"
+_strict = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+MOST_POLICIES_WITHIN = 32
+"""How many policies that decide inside the pass a worker keeps."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -22,6 +26,25 @@ class Capacity:
     """The sum of the experts' ranks, each expert's being its highest."""
     bytes: _Count = 4 * 2**30
     """The bytes of their factors, on each tensor-parallel rank."""
+
+
+@dataclass(frozen=True, config=_strict)
+class DenseOptions:
+    """How each worker keeps dense experts, and how those who need different ones take turns."""
+
+    bytes: _Count = 8 * 2**30
+    """The bytes of their deltas and of clean copies of what they change, on each tensor-parallel
+    rank."""
+    device: Literal["device", "host"] = "device"
+    """Where those are kept: beside the weights, or in the host's memory."""
+    dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
+    """The dtype of the deltas; `stored` is the one that they have in the library."""
+    max_wait_s: Annotated[float, Field(gt=0)] = 5.0
+    """How long the requests of a dense mix wait at most for their turn, where they need not wait
+    for memory."""
+    fold: bool = False
+    """Whether a low-rank mix that all of a step's requests use, for long, is written into the
+    weights."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -40,6 +63,8 @@ class BankOptions:
     """Whether requests may be gated, for which the worker keeps canonical factors."""
     trained: bool = False
     """Whether they may also be gated by the library's trained gates."""
+    dense: DenseOptions | None = None
+    """How dense experts are served; None for an engine that serves none."""
 
     def engine_args(self, slots: int) -> dict[str, Any]:
         """Return arguments for vLLM's engine, beside the model's own.
@@ -55,6 +80,7 @@ class BankOptions:
             "max_num_seqs": slots,
             "additional_config": {_KEY: asdict(self)},
             "worker_extension_cls": "tta_serve.engine.worker.extension.WorkerExtension",
+            **({"scheduler_cls": _SCHEDULER} if self.dense else {}),
         }
 
     @classmethod

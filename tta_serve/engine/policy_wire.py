@@ -12,7 +12,7 @@ from adapters.mix import MixRules
 from router.scoring.heads import Head
 
 _TENSORS = ("mean", "std", "weight", "bias")
-_SETTINGS = ("unit", "odds", "temperature", "top", "minimum")
+_SETTINGS = ("unit", "odds", "temperature", "top", "minimum", "alone", "keep", "in_shares")
 
 
 class PackedPolicy(NamedTuple):
@@ -43,6 +43,7 @@ def pack_policy(heads: Sequence[Head], digests: Mapping[str, str], rules: MixRul
         {
             "names": [digests[name] for name in head.names],
             "only": sorted(digests[name] for name in head.only),
+            "beside": digests[head.beside] if head.beside else None,
             **{name: getattr(head, name) for name in _SETTINGS},
         }
         for head in heads

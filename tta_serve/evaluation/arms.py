@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from adapters.coefficient import Json
-from tta_serve.config import PolicyConfig, ServeConfig
+from tta_serve.config.sections import PolicyConfig, ServeConfig
 from tta_serve.exceptions import ConfigError
 
 Kind = Literal["base", "oracle", "expert", "static", "learned", "control", "policy"]

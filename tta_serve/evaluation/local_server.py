@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tta_serve.config import ServeConfig
+    from tta_serve.config.sections import ServeConfig
 
 _PORTS = (10_000, 32_000)
 

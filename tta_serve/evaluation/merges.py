@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from adapters.deltas import LowRankDeltas
 from adapters.errors import MergeError
 from adapters.expert import Expert
 from adapters.files.checkpoint import Checkpoint
@@ -64,7 +65,10 @@ def build_merged_library(
     methods: Sequence[str],
     advance: Callable[[], None],
 ) -> MergedLibrary:
-    """Copy a library, and add the merge of all its experts by each method.
+    """Copy a library, and add the merge of all its low-rank experts by each method.
+
+    Parts of Twin-Merging are no experts of their own, and in no merge; nor are experts that act
+    only from an invocation on.
 
     A method has its own weights and options. Each merge is kept as factors of at most the sum of
     the experts' ranks: exact where the method stays in the experts' span.
@@ -78,9 +82,14 @@ def build_merged_library(
     """
     shutil.copytree(source.root, root, ignore=shutil.ignore_patterns(".*"))
     store = VersionStore(root)
-    form = LowRankForm(rank=sum(map(_highest_rank, source)))
-    deltas = [source.deltas(name) for name in source.names]
-    parents = {name: expert.digest for name, expert in source.experts.items()}
+    experts = {
+        name: expert
+        for name, expert in source.experts.items()
+        if name not in source.parts and not source.invocation(name)
+    }
+    form = LowRankForm(rank=sum(map(_highest_rank, experts.values())))
+    deltas = [LowRankDeltas(expert) for expert in experts.values()]
+    parents = {name: expert.digest for name, expert in experts.items()}
     kept, refused = dict[str, float](), dict[str, str]()
     for method in methods:
         about = About(source=Source("merge", method=method, parents=parents))

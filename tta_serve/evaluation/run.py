@@ -14,7 +14,7 @@ from rich.progress import Progress
 from adapters.files.checkpoint import Checkpoint
 from adapters.library.entries import ENTRIES, scan_entries
 from adapters.library.library import Library
-from tta_serve.config import ServeConfig
+from tta_serve.config.sections import ServeConfig
 from tta_serve.evaluation import arms as roster
 from tta_serve.evaluation.arms import EvaluatedArm
 from tta_serve.evaluation.local_server import serve_locally
@@ -35,7 +35,7 @@ class EvaluationScope:
     methods: tuple[str, ...]
     """The methods of static merges."""
     fronts: bool
-    """Whether the points of fronts are arms too."""
+    """Whether the points of fronts and the entries of recombined sets are arms too."""
 
 
 class Evaluation:
@@ -151,7 +151,7 @@ class Evaluation:
 def _list_entries(library: Path, config: ServeConfig, *, fronts: bool) -> list[str]:
     """List the entries that `tta router` made for a library.
 
-    Those that a policy stands for are left out, and the points of fronts unless they are wanted.
+    Those that a policy stands for are left out, and those of fronts and sets unless wanted.
     """
     stood_for = {
         policy.options.get("entry")
@@ -162,7 +162,7 @@ def _list_entries(library: Path, config: ServeConfig, *, fronts: bool) -> list[s
     return [
         name
         for name, entry in made.items()
-        if name not in stood_for and (fronts or "front" not in entry.source)
+        if name not in stood_for and (fronts or not entry.source.keys() & {"front", "set"})
     ]
 
 

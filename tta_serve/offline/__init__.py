@@ -10,7 +10,10 @@ train_gate          the gate: `tta router train`
 train_layer_gates   gates for each weight of each expert: `tta router gates`
 surrogate           quadratic models of what merges are worth, and their best merges
 pareto_front        a front of merges: `tta router pareto`
+recombine           a few entries of recombined components: `tta router recombine`
+stored_entries      entries that are made together, and the file beside them
 layer_loss          what an expert loses that acts only from some layer up
+choose_activation   from which token on experts should act: `tta router choose-activation`
 choose_layer        where routing inside the pass should begin: `tta router choose-layer`
 compare_features    which features tell prompts apart best: `tta router features`
 """

@@ -39,9 +39,15 @@ class Prompts:
             raise PromptFileError(f"there are no everyday prompts: {EVERYDAY}.txt must have some")
 
     @classmethod
-    def from_library(cls, library: Library) -> Prompts:
-        """Take every expert's own examples, and the packaged everyday prompts."""
-        experts = {name: library.examples(name) for name in library.names}
+    def from_library(cls, library: Library, names: Iterable[str] | None = None) -> Prompts:
+        """Take experts' own examples, and the packaged everyday prompts.
+
+        Args:
+            library: Where the experts are.
+            names: Of the experts; by default all that policies choose among.
+        """
+        chosen = library.classes if names is None else names
+        experts = {name: library.examples(name) for name in chosen}
         return cls(experts, read_examples(PACKAGED))
 
     @classmethod

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from adapters.coefficient import layer_of
+from adapters.coefficient import layer_of, place_of
 from adapters.deltas import LowRankDeltas
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
@@ -54,6 +54,8 @@ class Site:
     layer: int
     """The decoder layer that it is in, or next to: the first one's for the token embedding, the
     last one's for the output head."""
+    half: int
+    """0 where it has the coefficient of attention, as the token embedding has, 1 for the MLP's."""
     a: Tensor
     """[ranks, in]."""
     b: Tensor
@@ -71,7 +73,8 @@ class MixedModel:
     """The base with experts added to its layers, mixed by coefficients.
 
     In every linear layer that an expert touches, and at either end of a base whose ends are two
-    weights, y = W x + B (c * (A x)), with c[l, k] of decoder layer l and expert k, or c by a rule.
+    weights, y = W x + B (c * (A x)), with c[l, k] of decoder layer l and expert k, or c[l, h, k] of
+    its half h, or c by a rule.
     The base's weights stay as they are, and take no gradients.
 
     Raises:
@@ -125,7 +128,8 @@ class MixedModel:
 
         Args:
             sample: The prompt and the answer.
-            coefficients: [layers, experts], or a rule.
+            coefficients: [layers, experts], or [layers, 2, experts] for attention and MLP, or a
+                rule.
         """
         with self._add(coefficients):
             output = self.plain.model(
@@ -156,7 +160,8 @@ def _adder(
         is_embedding = isinstance(site.module, nn.Embedding)
         h = embedding(inputs[0], site.a.T) if is_embedding else inputs[0] @ site.a.T
         if isinstance(coefficients, Tensor):
-            scale = coefficients[site.layer][site.owners]
+            row = coefficients[site.layer]
+            scale = (row if row.dim() == 1 else row[site.half])[site.owners]
         else:
             scale = coefficients(site, h)
         return output + (h * scale) @ site.b.T
@@ -182,7 +187,8 @@ def _sites(plain: PlainModel, experts: Sequence[Expert]) -> list[Site]:
         owners = torch.cat([torch.full((factor.rank,), k) for k, factor in own])
         a = torch.cat([factor.a for _, factor in own])
         b = torch.cat([factor.b for _, factor in own], 1)
-        found.append(Site(name, module, layer, a.float(), b.float(), owners))
+        half = int(place_of(f"{name}.weight").kind == "mlp")
+        found.append(Site(name, module, layer, half, a.float(), b.float(), owners))
     return found
 
 

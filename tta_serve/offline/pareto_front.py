@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adapters.files.atomic import check_free
-from adapters.library.entries import ENTRIES, Entry, scan_entries, write_entry, write_json
 from adapters.mix import MixRules
 from router.errors import RouterError
 from router.policies.pareto import FRONTS, Front, Point
 from tta_serve.offline.mixed_model import MixedModel, Sample
+from tta_serve.offline.stored_entries import EntryFamily, name_entry
 from tta_serve.offline.surrogate import (
     draw_merges,
     find_undominated,
@@ -25,6 +24,7 @@ from tta_serve.offline.surrogate import (
     spread_preferences,
 )
 
+_FAMILY = EntryFamily(FRONTS, "pareto", "front")
 _HELD_OUT = 0.2  # so much of the sampled merges judges the surrogate
 
 
@@ -73,7 +73,7 @@ def measure_values(
     Args:
         mixed: The base with the experts.
         samples: By expert.
-        merged: The merges' coefficients c, [merges, experts].
+        merged: The merges' coefficients c, [merges, experts], or [merges, layers, 2, experts].
         tell: Is called after each of them, for each expert.
 
     Returns:
@@ -84,7 +84,8 @@ def measure_values(
         targets = [mixed.predict(sample, mixed.isolate(k)).logits.log_softmax(-1) for sample in own]
         for i, row in enumerate(merged.float()):
             for sample, target in zip(own, targets, strict=True):
-                found = mixed.predict(sample, row.expand(mixed.layers, -1)).logits.log_softmax(-1)
+                c = row if row.dim() > 1 else row.expand(mixed.layers, -1)
+                found = mixed.predict(sample, c).logits.log_softmax(-1)
                 result[i, k] -= float((target.exp() * (target - found)).sum(-1).mean()) / len(own)
             tell()
     return result
@@ -149,46 +150,21 @@ def make_front(  # noqa: PLR0913 - one knob each
     kept = [i for i in find_undominated(final) if bool(found[i].any())]
     return Front(
         tasks=tasks,
-        points=tuple(Point(_name_entry(name, n), *rows[i]) for n, i in enumerate(kept, 1)),
+        points=tuple(Point(name_entry(name, n), *rows[i]) for n, i in enumerate(kept, 1)),
         digests={expert.name: expert.digest for expert in mixed.experts},
         r2=by_task(quality),
     )
 
 
 def check_front(root: Path, name: str, size: FrontSize, *, replace: bool) -> None:
-    """Check that a library can take a front of that name.
-
-    Raises:
-        LibraryError: It has one, or an entry as the front's would be called.
-    """
-    entries = (root / ENTRIES / f"{_name_entry(name, n)}.json" for n in range(1, size.points + 1))
-    for file in (_front_file(root, name), *entries):
-        check_free(file, replace=replace)
+    """Check that a library can take a front of that name, as `EntryFamily.check`."""
+    _FAMILY.check(root, name, size.points, replace=replace)
 
 
 def store_front(root: Path, name: str, front: Front, *, replace: bool) -> None:
-    """Write a front and its entries; what a front that it replaces had beyond them goes.
-
-    Raises:
-        LibraryError: As for `check_front`, or the disk refuses.
-    """
-    folder = root / ENTRIES
-    points = {point.entry: point for point in front.points}
-    for point in points.values():
-        used = {expert: c for expert, c in point.coefficients.items() if c}
-        source = {"method": "pareto", "front": name}
-        entry = Entry(point.entry, used, {e: front.digests[e] for e in used}, source)
-        write_entry(folder, entry, replace=replace)
-    write_json(_front_file(root, name), front, replace=replace)
-
-    for old in scan_entries(folder)[0].values():
-        if old.source.get("front") == name and old.name not in points:
-            (folder / f"{old.name}.json").unlink()
-
-
-def _front_file(root: Path, name: str) -> Path:
-    return root / ENTRIES.parent / FRONTS / f"{name}.json"
-
-
-def _name_entry(front: str, number: int) -> str:
-    return f"{front}-{number:02}"
+    """Write a front and its entries, as `EntryFamily.store`."""
+    entries = {
+        point.entry: {expert: c for expert, c in point.coefficients.items() if c}
+        for point in front.points
+    }
+    _FAMILY.store(root, name, front, entries, replace=replace)

@@ -182,7 +182,6 @@ ADD = "tta experts add FOLDER --name NAME --rank R (or --dense)"
             {"use_bdlora": BdLoraConfig(target_modules_bd_a=["up"], nblocks=2, match_strict=False)},
             ["use_bdlora", "retrain"],
         ),
-        ({"alora_invocation_tokens": [1]}, ["alora_invocation_tokens", "retrain"]),
     ],
 )
 def test_what_cannot_be_exact_is_refused_by_name(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from safetensors.torch import load_file, save_file
@@ -63,9 +63,6 @@ DTYPES = st.sampled_from(
 SHAPES = st.lists(st.integers(0, 17), max_size=3).map(tuple)
 KINDS = st.sampled_from(["plain", "dora", "whole", "vocabulary"])
 DAMAGE = st.sampled_from(["", "cut", "link", "no config", "no json", "folder", "pickle", "noise"])
-SETTINGS = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +110,6 @@ def read_all(folder: Path, base: Checkpoint) -> Deltas | None:
     return deltas
 
 
-@SETTINGS
 @given(kind=KINDS, options=st.dictionaries(st.sampled_from(OPTIONS), JSON, max_size=2))
 def test_any_configuration_is_read_or_refused(
     base: Checkpoint, made: Path, kind: str, options: dict[str, Any]
@@ -124,7 +120,6 @@ def test_any_configuration_is_read_or_refused(
         read_all(folder, base)
 
 
-@SETTINGS
 @given(kind=KINDS, key=KEYS, dtype=DTYPES, shape=SHAPES, value=st.sampled_from([0.0, 1.0, 1e38]))
 def test_any_further_tensor_is_refused_or_the_change_is_the_same(  # noqa: PLR0913 - what is drawn
     base: Checkpoint,
@@ -145,7 +140,6 @@ def test_any_further_tensor_is_refused_or_the_change_is_the_same(  # noqa: PLR09
         assert deltas is None or not is_new or kind == "whole"
 
 
-@SETTINGS
 @given(kind=KINDS, damage=DAMAGE, at=st.floats(0, 1), noise=st.binary(min_size=1, max_size=9))
 def test_a_damaged_folder_is_exact_or_refused(  # noqa: PLR0913 - what is drawn
     base: Checkpoint, made: Path, kind: str, damage: str, at: float, noise: bytes

@@ -73,3 +73,33 @@ def test_a_base_without_a_head_is_tied_whatever_its_configuration_says(tmp_path:
     save_model(make_model(tied=True), tmp_path)
     LlamaConfig(tie_word_embeddings=False).save_pretrained(tmp_path)
     assert ServableWeights.of(Checkpoint.open(tmp_path)).tied
+
+
+@pytest.mark.parametrize(
+    ("weight", "says"),
+    [
+        ("model.layers.0.input_layernorm.weight", None),
+        ("model.layers.0.self_attn.q_norm.weight", None),
+        ("model.layers.3.input_layernorm.bias", None),
+        ("model.norm.weight", None),
+        ("language_model.model.norm.weight", None),
+        ("model.final_layernorm.bias", None),
+        ("model.layers.0.self_attn.q_proj.bias", None),
+        ("model.layers.0.mlp.gate.bias", "chooses among"),
+        ("model.layers.4.input_layernorm.weight", "further tokens"),
+        ("mtp.norm.weight", "further tokens"),
+        ("vision_tower.layers.0.norm.weight", "does not go through it"),
+        ("model.layers.0.linear_attn.A_log", "neither a norm nor a bias"),
+        ("model.embed_norm.weight", "in no decoder layer"),
+        ("transformer.h.0.ln_norm.weight", "transformer.h.N; slots serve layers.N"),
+    ],
+)
+def test_of_vectors_norms_and_biases_are_served(weight: str, says: str | None) -> None:
+    reason = ServableWeights(4, tied=True).explain_unserved_delta(weight, (8,))
+    assert says in str(reason) if says else reason is None
+
+
+def test_of_matrices_no_more_is_served_as_one_bit_than_as_factors() -> None:
+    for weight in ("model.layers.0.mlp.up_proj.weight", HEAD, "model.layers.0.conv.weight"):
+        found = NAMES_ALONE.explain_unserved_delta(weight, MATRIX)
+        assert found == NAMES_ALONE.explain_refusal(weight, MATRIX)

@@ -7,13 +7,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapters.errors import ExpertError
+from adapters.errors import ExpertError, LibraryError
 from adapters.files.checkpoint import Checkpoint
-from adapters.files.delta_forms import LowRankForm
-from adapters.library.ingest import Draft, OwnerNotes, draft_folder
+from adapters.files.delta_forms import DenseForm, LowRankForm
+from adapters.library.export import to_peft
+from adapters.library.ingest import (
+    Draft,
+    OwnerNotes,
+    draft_compression,
+    draft_folder,
+    draft_merge,
+    draft_twins,
+)
 from adapters.library.library import Library
 from adapters.library.versions import VersionStore
-from tests.factories.adapters import rename_tensors, train_adapter
+from adapters.merge.merged import merge_experts
+from adapters.merge.twin import build_twins
+from tests.factories.adapters import edit_config, rename_tensors, train_adapter
 from tests.factories.checkpoints import make_model, save_model
 
 ENDS = ("lm_head", "embed_tokens")
@@ -74,3 +84,58 @@ def test_a_lora_on_what_slots_cannot_serve_is_refused_with_the_reason(
     rename_tensors(tmp_path / "e", lambda key: key.replace("model.model.layers", f"model.{layers}"))
     with pytest.raises(ExpertError, match=says):
         draft(tmp_path / "e", copy_renamed(base, tmp_path / "other", rename))
+
+
+@pytest.fixture
+def judging(tmp_path: Path) -> tuple[Path, Checkpoint]:
+    """An adapter that acts only from an invocation on, and its base."""
+    model = make_model()
+    base = save_model(model, tmp_path / "base")
+    train_adapter(tmp_path / "plain" / "judge", model)
+    edit_config(tmp_path / "plain" / "judge", alora_invocation_tokens=[5, 7])
+    return tmp_path / "plain" / "judge", base
+
+
+def test_an_invocation_goes_with_an_expert_wherever_it_goes(
+    judging: tuple[Path, Checkpoint], tmp_path: Path
+) -> None:
+    folder, base = judging
+    plain = Library.open(folder.parent)
+    assert plain.invocation("judge") == plain.manifest("judge").invocation == (5, 7)
+
+    one, store = draft(folder, base), VersionStore(tmp_path / "library")
+    store.add("judge", one.deltas, one.form, one.about, base)
+    small = draft_compression(Library.open(store.root), "judge", LowRankForm(rank=1), "small")
+    store.add("small", small.deltas, small.form, small.about)
+    added = Library.open(store.root)
+    assert {name: added.invocation(name) for name in added.names} == {
+        "judge": (5, 7),
+        "small": (5, 7),
+    }
+    to_peft(added, "small", tmp_path / "out" / "small")
+    assert Library.open(tmp_path / "out").invocation("small") == (5, 7)
+
+
+def test_what_acts_from_an_invocation_on_is_not_merged_into_weights(
+    judging: tuple[Path, Checkpoint],
+) -> None:
+    folder, base = judging
+    with pytest.raises(ExpertError, match="'judge' acts only from its invocation on"):
+        draft_folder(folder, "judge", base, DenseForm(), OwnerNotes())
+    library = Library.open(folder.parent)
+    deltas = library.deltas("judge")
+    twins = build_twins({"judge": deltas}, 0.3)
+    with pytest.raises(LibraryError, match="judge: made to act only from an invocation"):
+        draft_twins(library, "t", twins, LowRankForm(rank=1), 0.3)
+    with pytest.raises(LibraryError, match="judge: made to act only from an invocation"):
+        draft_merge(
+            library,
+            "both",
+            merge_experts("task_arithmetic", [deltas]),
+            LowRankForm(),
+            OwnerNotes(),
+            method="task_arithmetic",
+            options={},
+            parents=["judge"],
+            base=None,
+        )

@@ -44,12 +44,15 @@ def root(tmp_path: Path, base: Checkpoint) -> Path:
     return store.root
 
 
-def test_it_serves_peft_folders_and_low_rank_versions(root: Path) -> None:
+def test_it_holds_peft_folders_and_versions_of_any_form(root: Path) -> None:
     library = Library.open(root)
-    assert library.names == ("low", "plain")
+    assert library.names == ("full", "low", "plain")
+    assert library.low_rank_names == ("low", "plain")
+    assert [library.form(name) for name in library.names] == ["dense", "low_rank", "low_rank"]
     assert list(library.manifests) == ["full", "low", "plain"]
     assert [e.name for e in library] == ["low", "plain"]
     assert library.digests == {
+        "full": library.managed["full"].digest,
         "low": make_expert_deltas(1).expert.digest,
         "plain": library.expert("plain").digest,
     }
@@ -82,7 +85,7 @@ def test_deltas_of_every_form_can_be_read(root: Path, base: Checkpoint, tmp_path
     )
 
 
-def test_what_slots_cannot_serve_says_what_to_do(root: Path) -> None:
+def test_what_is_not_low_rank_says_what_to_do(root: Path) -> None:
     library = Library.open(root)
     with pytest.raises(ExpertError, match="tta experts compress full --rank R"):
         library.expert("full")
@@ -91,11 +94,11 @@ def test_what_slots_cannot_serve_says_what_to_do(root: Path) -> None:
             use("gone")
 
 
-def test_the_current_version_is_served_whatever_its_form(root: Path) -> None:
+def test_the_current_version_counts_whatever_its_form(root: Path) -> None:
     library = Library.open(root)
     VersionStore(root).add("full", library.deltas("full"), LowRankForm(rank=4), ABOUT)
     VersionStore(root).add("low", library.deltas("low"), OneBitForm(), ABOUT)
-    assert Library.open(root).names == ("full", "plain")
+    assert Library.open(root).low_rank_names == ("full", "plain")
     assert library.expert("low").digest == make_expert_deltas(1).expert.digest, (
         "an open library keeps the version that it found"
     )
@@ -115,11 +118,13 @@ def test_a_changed_expert_is_not_served(root: Path) -> None:
     library.verify("plain")
 
 
-def test_a_library_of_dense_experts_serves_none(tmp_path: Path, base: Checkpoint) -> None:
+def test_a_library_may_hold_no_low_rank_expert(tmp_path: Path, base: Checkpoint) -> None:
     VersionStore(tmp_path / "library").add("low", make_expert_deltas(1), OneBitForm(), ABOUT, base)
     library = Library.open(tmp_path / "library")
-    assert library.names == ()
-    assert list(library.manifests) == ["low"]
+    assert (library.names, library.low_rank_names) == (("low",), ())
+    assert list(library.read_experts()[0]) == ["low"]
+    with pytest.raises(ExpertError, match="form one_bit, and low-rank factors are wanted"):
+        library.expert("low")
 
 
 def test_a_folder_cannot_be_both(root: Path) -> None:
@@ -135,7 +140,7 @@ def test_a_link_out_of_a_peft_folder_is_refused(root: Path, tmp_path: Path, file
     (root / "plain" / file).rename(tmp_path / "secret")
     (root / "plain" / file).symlink_to(tmp_path / "secret")
     library = Library.open(root)
-    assert library.names == ("low",)
+    assert library.names == ("full", "low")
     with pytest.raises(LibraryError, match="out of the library"):
         library.expert("plain")
 
@@ -225,7 +230,7 @@ def test_a_bad_folder_never_stops_the_rest(
 ) -> None:
     spoil(root)
     library = Library.open(root)
-    assert library.names == ("low", "plain")
+    assert library.names == ("full", "low", "plain")
     ((name, reason),) = library.problems.items()
     assert re.search(says, reason)
     for use in (library.expert, library.deltas, library.manifest, library.examples, library.verify):
@@ -233,13 +238,13 @@ def test_a_bad_folder_never_stops_the_rest(
             use(name)
     assert library.deltas("low").shapes
     experts, problems = library.read_experts()
-    assert (list(experts), problems) == (["low", "plain"], library.problems)
+    assert (list(experts), problems) == (["full", "low", "plain"], library.problems)
 
 
 def test_an_expert_that_only_its_weights_show_as_bad_does_not_stop_the_rest(root: Path) -> None:
     (root / "plain" / "adapter_model.safetensors").write_bytes(b"cut")
     experts, problems = Library.open(root).read_experts()
-    assert list(experts) == ["low"]
+    assert list(experts) == ["full", "low"]
     assert "adapter_model.safetensors cannot be read" in problems["plain"]
 
 
@@ -250,8 +255,8 @@ def test_stray_files_do_no_harm(root: Path, stray: str) -> None:
     for place in (root, root / "low", root / "low" / "v0001", root / "plain"):
         (place / stray).write_bytes(b"\0")
     library = Library.open(root)
-    assert (library.names, library.problems) == (("low", "plain"), {})
-    for name in library.all_names:
+    assert (library.names, library.problems) == (("full", "low", "plain"), {})
+    for name in library.names:
         library.verify(name)
         library.deltas(name)
 
@@ -317,7 +322,7 @@ def test_what_may_not_be_read_is_named_and_does_not_stop_the_rest(
             experts, problems = Library.open(root).read_experts()
     finally:
         (root / place).chmod(0o755)
-    assert list(experts) == [other]
+    assert list(experts) == sorted(["full", other])
     assert f"/{name}" in problems[name]
     assert "Permission denied" in problems[name]
 
@@ -397,10 +402,11 @@ def test_what_is_usable_is_all_but_what_cannot_be_read(root: Path) -> None:
     assert Library.open(root).usable() == Library.open(root)
     (root / "plain" / "adapter_model.safetensors").write_bytes(b"cut")
     usable = Library.open(root).usable()
-    assert (usable.names, usable.all_names) == (("low",), ["full", "low"])
-    assert list(usable.digests) == ["low"]
+    assert usable.names == ("full", "low")
+    assert list(usable.digests) == ["full", "low"]
     with pytest.raises(LibraryError, match=r"'plain' cannot be used: .*cannot be read"):
         usable.examples("plain")
-    (root / "low" / "v0001" / "weights-00001.safetensors").write_bytes(b"cut")
+    for name in ("full", "low"):
+        (root / name / "v0001" / "weights-00001.safetensors").write_bytes(b"cut")
     with pytest.raises(LibraryError, match="no expert can be used"):
         Library.open(root).usable()

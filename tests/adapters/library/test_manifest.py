@@ -87,7 +87,9 @@ def test_a_key_that_is_unknown_or_mistyped_is_named(
     assert str(tmp_path / "expert.json") in str(error.value)
 
 
-@pytest.mark.parametrize("key", json.loads(to_json(MANIFEST)))
+@pytest.mark.parametrize(
+    "key", sorted(json.loads(to_json(MANIFEST)).keys() - {"twin", "invocation"})
+)
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     content = json.loads(to_json(MANIFEST))
     del content[key]

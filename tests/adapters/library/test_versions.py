@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -322,7 +322,6 @@ def test_weights_that_change_after_the_check_are_found(
         deltas.delta(weight)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_no_flipped_bit_of_any_weight_is_read(

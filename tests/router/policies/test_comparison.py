@@ -1,8 +1,10 @@
 """Policies that compare predictions, on divergences, entropies and losses that are known."""
 
 import asyncio
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from router.policies.t3 import DisagreementEdge, T3Policy
 from router.policies.t3_batch import T3BatchPolicy
 from router.policy import Context, Policy
 from router.probing import Activations, Outputs, Probe, Window
-from router.registry import check_options, create_policy
+from router.registry import check_options, create_policy, find_forms
 from tests.factories.known_features import make_clusters
 
 RULES = MixRules(frozenset("abcd"), layers=2, grid=1e-4)
@@ -176,6 +178,7 @@ def test_names_of_experts_do_not_matter(cls: type[Policy]) -> None:
         ("t3", {"selector_options": {"mood": 1}}, "mood: .*known options: mode"),
         ("t3", {"lam_min": 0.5, "lam_max": 0.4}, "lam_max: .* not be below lam_min"),
         ("t3", {"window": {"first": 3}}, "window.first"),
+        ("t3", {"preset": "t3-paper"}, "preset: .*'t3-paper' is called 't3-own-bounds' now"),
         ("prompt_nll", {"window": {"last": 1}}, "look at 2 or more"),
         ("dawin", {"offset": True, "calibrate_on": 1}, "2 prompts or more"),
     ],
@@ -259,7 +262,7 @@ def route_t3(js: float, **options: Any) -> float:
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_t3_as_published_is_between_a_half_and_0_62_of_its_range(direction: str) -> None:
+def test_t3_with_its_own_bounds_is_between_a_half_and_0_62_of_its_range(direction: str) -> None:
     expert = direction == "expert_on_disagreement"
     assert route_t3(0.0, direction=direction) == pytest.approx(0.5)
     assert route_t3(1.0, direction=direction) == pytest.approx(
@@ -367,18 +370,61 @@ def route_together(
 @pytest.mark.parametrize("tenant", ["t", None])
 def test_a_batch_of_one_is_t3(tenant: str | None) -> None:
     policy, probe = make_batch()
-    assert route_together(policy, probe, ("y", tenant)) == [
-        route(make_policy(T3Policy, {"a": 1.0}, probe, gamma=4), probe, Prompt("y"))
-    ]
+    [decision] = route_together(policy, probe, ("y", tenant))
+    alone = route(make_policy(T3Policy, {"a": 1.0}, probe, gamma=4), probe, Prompt("y"))
+    assert decision == alone
+    assert decision.batch == 1
 
 
 @pytest.mark.parametrize("order", ["xyz", "zyx"])
 def test_a_batch_has_the_mean_of_its_coefficients_in_any_order(order: str) -> None:
-    decisions = route_together(*make_batch(), *((text, "t") for text in order))
+    decisions = route_together(*make_batch(sample=3), *((text, "t") for text in order))
     assert [read_coefficients(d) for d in decisions] == [
         near({"a": sum(map(trust_alone, "xyz")) / 3})
     ] * 3
-    assert all("shared by 3 requests of one tenant" in d.reason for d in decisions)
+    assert {d.batch for d in decisions} == {3}
+    assert all("means over 3 prompts" in d.reason for d in decisions)
+
+
+@pytest.mark.parametrize("order", ["xyz", "zyx", "yxz"])
+def test_a_batch_makes_one_comparison_and_has_one_mix_in_any_order(order: str) -> None:
+    policy, probe = make_batch()
+    decisions = route_together(policy, probe, *((text, "t") for text in order))
+    [(chosen, names, _)] = probe.asked
+    assert names == ("a",)
+    assert [read_coefficients(d) for d in decisions] == [near({"a": trust_alone(chosen)})] * 3
+    first = min("xyz", key=lambda text: hashlib.sha256(f"True|{text}".encode()).hexdigest())
+    assert (chosen, {d.batch for d in decisions}) == (first, {3})
+
+
+def test_prompts_that_nobody_fits_count_with_nothing() -> None:
+    policy, probe = make_batch(sample=3)
+
+    class Picky(FixedSelector):
+        async def select(self, prompt: Prompt, probe: Probe) -> Selection:
+            found = await super().select(prompt, probe)
+            return found if prompt.user_turn == "x" else replace(found, weights={})
+
+    policy.selector = Picky({"a": 1.0})
+    decisions = route_together(policy, probe, ("x", "t"), ("y", "t"))
+    assert [read_coefficients(d) for d in decisions] == [near({"a": trust_alone("x") / 2})] * 2
+    policy.selector = FixedSelector({})
+    nobody = route_together(policy, probe, ("x", "t"), ("y", "t"))
+    assert [(type(d), d.abstained, d.batch) for d in nobody] == [(Unselected, True, 2)] * 2
+
+
+def test_a_comparison_that_fails_fails_for_all_of_its_batch() -> None:
+    policy, _ = make_batch()
+
+    class Failing(KnownOutputs):
+        async def compare(self, *_: Any) -> Outputs:
+            raise RouterError("no room")
+
+    async def run() -> list[Any]:
+        tasks = [start(policy, Failing(), text) for text in "xyz"]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [str(error) for error in asyncio.run(run())] == ["no room"] * 3
 
 
 def test_tenants_never_mix_and_nobody_mixes_with_a_tenant_unknown() -> None:
@@ -388,22 +434,16 @@ def test_tenants_never_mix_and_nobody_mixes_with_a_tenant_unknown() -> None:
     ]
 
 
-def test_different_shortlists_do_not_mix() -> None:
-    policy, probe = make_batch()
-
-    async def run() -> list[dict[str, float]]:
-        first = start(policy, probe, "z")
-        await asyncio.sleep(0)
-        policy.selector = FixedSelector({"b": 1.0})
-        return [
-            read_coefficients(d) for d in await asyncio.gather(first, start(policy, probe, "z"))
-        ]
-
-    assert asyncio.run(run()) == [near({"a": trust_alone("z")}), near({"b": 0.5})]
+def test_experts_of_any_form_are_compared_if_the_selector_can_choose_them() -> None:
+    for kind in ("t3", "t3_batch"):
+        assert "dense" in find_forms(kind, {})
+        assert find_forms(kind, {"selector": "subspace"}) == {"low_rank"}
 
 
 def test_a_full_batch_does_not_wait() -> None:
-    decisions = route_together(*make_batch(window_ms=10_000, most=2), ("x", "t"), ("z", "t"))
+    decisions = route_together(
+        *make_batch(window_ms=10_000, most=2, sample=2), ("x", "t"), ("z", "t")
+    )
     assert [read_coefficients(d) for d in decisions] == [
         near({"a": (trust_alone("x") + trust_alone("z")) / 2})
     ] * 2
@@ -411,7 +451,7 @@ def test_a_full_batch_does_not_wait() -> None:
 
 @pytest.mark.parametrize("gone", ["x", "y", "z"])
 def test_whoever_is_cancelled_leaves_and_the_others_end(gone: str) -> None:
-    policy, probe = make_batch(window_ms=100)
+    policy, probe = make_batch(window_ms=100, sample=3)
 
     async def run() -> list[dict[str, float]]:
         tasks = {text: start(policy, probe, text) for text in "xyz"}
@@ -436,9 +476,74 @@ def test_a_batch_whose_requests_are_all_gone_leaves_nothing_behind() -> None:
         assert len(policy.waiting) == 1
         task.cancel()
         await asyncio.sleep(0.1)
-        return len(policy.waiting)
+        return len(policy.waiting) + len(probe.asked)
 
     assert asyncio.run(run()) == 0
+
+
+def test_a_batch_waits_for_the_next_request_as_long_as_they_keep_coming() -> None:
+    policy, probe = make_batch(window_ms=80)
+
+    async def run() -> list[int]:
+        tasks = []
+        for text in "xyzx":
+            tasks.append(start(policy, probe, text))
+            await asyncio.sleep(0.04)
+        return [decision.batch for decision in await asyncio.gather(*tasks)]
+
+    assert asyncio.run(run()) == [4] * 4
+    assert len(probe.asked) == 1
+
+
+def test_a_batch_stays_open_while_the_one_before_is_decided() -> None:
+    policy, _ = make_batch(window_ms=0)
+    asked: list[str] = []
+
+    class Slow(KnownOutputs):
+        async def compare(self, *asks: Any) -> Outputs:
+            asked.append(asks[0].user_turn)
+            await asyncio.sleep(0.2)
+            return await super().compare(*asks)
+
+    async def run() -> list[int]:
+        probe = Slow(js=JS)
+        tasks = [start(policy, probe, "x")]
+        await asyncio.sleep(0.05)
+        for text in "yzy":
+            tasks.append(start(policy, probe, text))
+            await asyncio.sleep(0.01)
+        tasks.append(start(policy, probe, "z", "other"))
+        return [decision.batch for decision in await asyncio.gather(*tasks)]
+
+    assert asyncio.run(run()) == [1, 3, 3, 3, 1]
+    assert len(asked) == 3
+    assert not policy.waiting
+
+
+def test_a_comparison_that_nobody_waits_for_any_more_is_given_up() -> None:
+    policy, _ = make_batch(window_ms=0)
+    ended: list[str] = []
+
+    class Slow(KnownOutputs):
+        async def compare(self, *_: Any) -> Outputs:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ended.append("given up")
+                raise
+            raise AssertionError
+
+    async def run() -> None:
+        tasks = [start(policy, Slow(), text) for text in "xy"]
+        await asyncio.sleep(0.05)
+        tasks[0].cancel()
+        await asyncio.sleep(0.01)
+        assert not ended
+        tasks[1].cancel()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert ended == ["given up"]
 
 
 # dawin

@@ -34,12 +34,15 @@ def test_a_long_prompt_is_searched_from_its_end() -> None:
     assert find_turn(words, words[7000:7900]) == (7000, 7900)
 
 
-def find_slowly(prompt: list[int], turn: list[int]) -> tuple[int, int] | None:
+def find_slowly(
+    prompt: list[int], turn: list[int], *, first: bool = False
+) -> tuple[int, int] | None:
     """Try every cut at every place, the fewest tokens left out first."""
     for out in range(9):
         for left in range(max(0, out - 4), min(4, out) + 1):
             part = turn[left : len(turn) - out + left]
-            for start in range(len(prompt) - len(part), -1, -1):
+            starts = range(len(prompt) - len(part) + 1)
+            for start in starts if first else reversed(starts):
                 if turn and 2 * out <= len(turn) and prompt[start : start + len(part)] == part:
                     return max(start - left, 0), min(start - left + len(turn), len(prompt))
     return None
@@ -51,9 +54,10 @@ def test_it_finds_what_a_search_of_everything_finds() -> None:
         [[rng.randrange(3) for _ in range(rng.randrange(most))] for most in (14, 9)]
         for _ in range(2000)
     ]
-    found = [find_turn(*case) for case in cases]
-    assert found == [find_slowly(*case) for case in cases]
-    assert len(set(found)) > 50
+    for first in (False, True):
+        found = [find_turn(*case, first=first) for case in cases]
+        assert found == [find_slowly(*case, first=first) for case in cases]
+        assert len(set(found)) > 50
 
 
 def test_a_text_that_nearly_fits_everywhere_takes_no_longer() -> None:

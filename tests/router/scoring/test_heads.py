@@ -14,7 +14,7 @@ from router.decision import Prompt
 from router.errors import RouterError
 from router.policies.selector import InlineSelector
 from router.registry import create_policy
-from router.scoring.heads import Head, Heads, choose, make_empty_row, make_row
+from router.scoring.heads import Head, Heads, choose, make_empty_row, make_row, should_move
 from tests.factories.known_features import KnownFeatures, train_gate
 
 CAPACITY = 6
@@ -45,6 +45,34 @@ def assert_decide_alike(policy: InlineSelector, known: KnownFeatures) -> None:
         assert (not found.weights) == wanted.abstained == wanted.mix.is_base
 
 
+def assert_follow_alike(policy: InlineSelector, known: KnownFeatures) -> None:
+    """Check that the heads see the topic change where the policy does, after every other prompt."""
+    texts, heads = list(known.by_text)[:24], policy.make_heads()
+    decisions = [asyncio.run(policy.route(Prompt(text), known)) for text in texts]
+    features = torch.stack([known.by_text[text] for text in texts])
+    rows = [stack(head, policy.rules, len(texts)) for head in heads]
+    choice = choose(rows, features)
+    deciding = Heads(
+        *(
+            torch.stack([parts[int(n)][i] for i, n in enumerate(choice.head)])
+            for parts in zip(*rows, strict=True)
+        )
+    )
+    moves = []
+    for before in decisions:
+        is_choice = torch.zeros(len(texts), CAPACITY + 1, dtype=torch.bool)
+        for row, number in enumerate(choice.head.tolist()):
+            names = heads[number].names
+            if before.choice is None:
+                is_choice[row, -1] = True
+            elif before.choice in names:
+                is_choice[row, names.index(before.choice)] = True
+        found = should_move(deciding, choice, is_choice).tolist()
+        assert found == [policy.should_move(before, now) for now in decisions]
+        moves += found
+    assert len(set(moves)) == 2
+
+
 @pytest.mark.parametrize("spread", [0.3, 3.0])
 @pytest.mark.parametrize(
     "options", [{"mode": "top1"}, {"mode": "top3"}, {"mode": "sparse", "minimum": 0.2}]
@@ -61,6 +89,7 @@ def test_retrieval(options: dict[str, Any], spread: float) -> None:
         found = asyncio.run(policy)
         assert isinstance(found, InlineSelector)
         assert_decide_alike(found, known)
+        assert_follow_alike(found, known)
 
 
 @pytest.mark.parametrize("options", [{}, {"threshold": 0.9}, {"top": 1}])
@@ -69,6 +98,7 @@ def test_gate(tmp_path: Path, options: dict[str, Any]) -> None:
     policy = asyncio.run(create_policy("gate", options, train_gate(known, tmp_path)))
     assert isinstance(policy, InlineSelector)
     assert_decide_alike(policy, known)
+    assert_follow_alike(policy, known)
 
 
 def test_experts_that_a_gate_does_not_know_are_left_to_retrieval(tmp_path: Path) -> None:
@@ -77,6 +107,7 @@ def test_experts_that_a_gate_does_not_know_are_left_to_retrieval(tmp_path: Path)
     assert isinstance(policy, InlineSelector)
     assert len(policy.make_heads()) == 2
     assert_decide_alike(policy, known)
+    assert_follow_alike(policy, known)
 
 
 def test_a_gate_with_a_hidden_layer_is_no_head(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +20,7 @@ from router.probing import Activations, Outputs, Window
 from router.scoring import chat_turns
 from router.scoring.heads import Head
 from tta_serve.engine import wire
+from tta_serve.engine.client.placement import PromptPlacer
 from tta_serve.engine.client.worker_rpc import Workers
 from tta_serve.engine.wire import InlineDecision
 
@@ -32,15 +33,9 @@ class UndecidedRequest(NamedTuple):
     """A request whose turn is read in the pass that answers it."""
 
     adapter: LoRARequest
-    """The adapter with which the request starts."""
-    text: str | None
-    """The text of the user's turn, None if that is the whole prompt."""
-    settle: Callable[[InlineDecision | None], LoRARequest | None]
-    """Takes what the pass decided, None if the turn could not be read; it may return another
-    adapter, with which the request starts anew before anything of its answer is seen."""
-    follows: bool = False
-    """Whether the request follows an earlier turn, with whose mix it starts; only then may `settle`
-    return another adapter."""
+    """What the engine runs it as."""
+    settle: Callable[[InlineDecision | None], None]
+    """Takes what the pass decided, None if the turn could not be read."""
 
 
 class EngineCall(NamedTuple):
@@ -96,6 +91,7 @@ class EngineClient:
         self.workers = Workers(self._llm.collective_rpc)
         self.vocabulary = int(self._llm.model_config.get_vocab_size())
         self._max_probe_tokens = min(max_probe_tokens, self._llm.model_config.max_model_len - 1)
+        self.placer = PromptPlacer(self._llm.get_tokenizer(), self._max_probe_tokens)
         self._kinds: list[wire.ProbeKind] | None = None
         _drop_lora_gauge(self._llm)
 
@@ -142,54 +138,15 @@ class EngineClient:
     async def _run_undecided(
         self, call: EngineCall, undecided: UndecidedRequest
     ) -> AsyncIterator[Any]:
-        """Run a prompt whose mix its own pass decides, and settle the decision as soon as it comes.
+        """Run a prompt whose mix its own pass decides.
 
-        The first output carries the decision. A client that wants a single output gets one: where a
-        first token is needed before the rest, to tell whether the topic has changed, earlier ones
-        are held back.
+        The first output carries the decision, which is settled as soon as it comes.
         """
-        asked = call.params
-        hold_back = (
-            undecided.follows and asked.n == 1 and asked.output_kind == RequestOutputKind.FINAL_ONLY
-        )
-        if hold_back:
-            asked = asked.clone()
-            asked.output_kind = RequestOutputKind.CUMULATIVE
-
-        # Start with what is known, and settle by the first output.
-        adapter = wire.with_turn(undecided.adapter, self._find_turn(call.tokens, undecided.text))
-        other: LoRARequest | None = None
-        settled = False
-        outputs: Any = self.run(call._replace(params=asked), adapter)
+        outputs: Any = self.run(call, undecided.adapter)
         async with aclosing(outputs):
             async for output in outputs:
-                decision = wire.take_decision(output)
-                if not settled:
-                    other = undecided.settle(decision)
-                    settled = True
-                if other is not None:
-                    break
-                if output.finished or not hold_back:
-                    yield output
-
-        # The topic has changed: begin anew with the other mix.
-        if other is not None:
-            async for output in self.run(call._replace(name=f"{call.name}-moved"), other):
+                undecided.settle(wire.take_decision(output))
                 yield output
-
-    def _find_turn(self, tokens: Sequence[int], text: str | None) -> tuple[int, int]:
-        """Return which tokens [start, end) of a prompt are the user's turn.
-
-        It is cut to its first tokens, as far as routing reads, and is the whole prompt if the text
-        is None or is not found in it.
-        """
-        found = None
-        if text is not None:
-            found = chat_turns.find_turn(
-                tokens, self._llm.get_tokenizer().encode(text.strip(), add_special_tokens=False)
-            )
-        start, end = found or (0, len(tokens))
-        return start, min(end, start + self._max_probe_tokens)
 
     async def features(self, text: str, *, chat: bool = False) -> Tensor:
         """Run a text through the base and return the mean input of the tapped layer, [hidden].
@@ -210,7 +167,7 @@ class EngineClient:
             tokens = self._encode(text)
             turn_text = None
         await self._check_observes("features")
-        start, end = self._find_turn(tokens, turn_text)
+        start, end = self.placer.find_turn(tokens, turn_text)
         probe = wire.with_turn(wire.make_probe_request("features"), (start, end))
         output = await self._run_greedily(tokens[:end], 1, probe)
         seen = wire.take_features(output)
@@ -219,7 +176,12 @@ class EngineClient:
         return torch.tensor(seen.features)
 
     async def compare(
-        self, prompt: Prompt, candidates: Sequence[Mix], window: Window, digests: Mapping[str, str]
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Mix],
+        window: Window,
+        digests: Mapping[str, str],
+        dense: Collection[str] = (),
     ) -> Outputs:
         """Run the prompt's last tokens through the base and each candidate, side by side.
 
@@ -231,6 +193,8 @@ class EngineClient:
             candidates: The mixes that are compared with the base.
             window: Which tokens are compared.
             digests: The digests of the experts that candidates name.
+            dense: The digests of those that are merged into the weights: each mix of them takes a
+                step, and a switch, of its own.
 
         Raises:
             ProbeError: As `features` does, and if a prompt of one token leaves nothing to compare.
@@ -252,7 +216,7 @@ class EngineClient:
 
         # The rows: the base, then each candidate.
         rows = [
-            wire.make_probe_request("compare", wire.write_mix(mix, digests), skip)
+            wire.make_probe_request("compare", wire.write_mix(mix, digests), skip, dense)
             for mix in (Mix(), *candidates)
         ]
         seen = await self._probe("compare", tokens, rows)

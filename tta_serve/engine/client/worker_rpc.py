@@ -86,6 +86,11 @@ class Workers:
         bank, slot = (await self._call_all("tta_bytes"))[0]
         return bank, slot
 
+    async def dense(self) -> tuple[int, int]:
+        """Return the bytes of dense experts and clean copies, and the switches, in one worker."""
+        nbytes, switches = (await self._call_all("tta_dense"))[0]
+        return nbytes, switches
+
     async def probe_kinds(self) -> list[wire.ProbeKind]:
         """Return the kinds of probes that are observed."""
         return list((await self._call_all("tta_probe_kinds"))[0])

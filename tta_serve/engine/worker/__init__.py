@@ -3,7 +3,8 @@
 How vLLM is entered:
 
 plugin             vLLM's entry point, which puts the mixture manager where vLLM builds its own
-vllm_hooks         the methods of vLLM that are wrapped for routing inside the pass
+vllm_hooks         the functions of vLLM that are wrapped
+prefix_keys        the keys of the prefix cache, for mixes that act from a token on
 extension          the methods that workers gain, for the server to call
 mixture_manager    what vLLM's model runners call, in place of vLLM's own LoRA manager
 
@@ -21,6 +22,9 @@ slots              which mix sits in which row of the coefficient table
 coefficient_table  the mixes of all slots, at every place of the model
 step_state         what the tokens of a step use of the table
 mixture_layer      the seam in vLLM's layers, where y += B (c * (A x)) is added
+placed_one_bit     a rank's share of a one-bit expert's signs and vectors
+norm_sites         the norms whose weights experts may change
+norm_seat          the seam behind vLLM's norms, for what one-bit experts change of them
 logits             the seam in vLLM's output head, and which tokens logits are of
 banks              the banks of the experts in use
 residents          the experts that are ready, within a capacity, and how they are read

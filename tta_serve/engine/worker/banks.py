@@ -1,16 +1,20 @@
 """The banks of the experts in use, whose cost follows what the batch needs, not what is loaded."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from adapters.bank.bank import Bank, build_bank
 from adapters.bank.layer_gates import LayerGate
+from adapters.bank.sign_bank import SignBank, Signs
+from adapters.bank.vector_bank import VectorBank, build_vector_bank
 from adapters.coefficient import EMBEDDING
 from adapters.expert import LowRank
+from tta_serve.engine.worker.cpu.lookup_bank import LookupBank
 from tta_serve.engine.worker.cpu.sparse_bank import SparseBank
-from tta_serve.engine.worker.placed_expert import Shares, SiteGates
+from tta_serve.engine.worker.placed_expert import PlacedExpert
 from tta_serve.engine.worker.sites import MixtureSite
 
 PATIENCE = 64
@@ -19,7 +23,9 @@ nothing."""
 
 
 class Banks:
-    """One bank for each site, over the experts in use, each a copy of the resident factors.
+    """Banks for each site, over the experts in use: copies of the resident factors and vectors.
+
+    The signs of one-bit experts are not copied.
 
     Experts in use are columns of the coefficient table. An expert that a step needs and the banks
     lack is added before the step; those that were not needed for PATIENCE steps are dropped once
@@ -42,14 +48,20 @@ class Banks:
         self._device = device
         self._sparse = sparse
         self._fixed = fixed
-        self._experts: dict[int, tuple[Shares, SiteGates]] = {}
+        self._experts: dict[int, PlacedExpert] = {}
         self._idle: dict[int, int] = {}  # steps since its last use, of each column in the banks
         self.by_site: dict[str, Bank | SparseBank] = {}
-        """The bank of each site that an expert in use touches."""
+        """The bank of each site of which an expert in use has factors."""
+        self.signs: dict[str, SignBank | LookupBank] = {}
+        """The bank of each site of which an expert in use has signs."""
+        self.biases: dict[str, VectorBank] = {}
+        """The bank of each site of which an expert in use changes a bias."""
+        self.norms: dict[str, VectorBank] = {}
+        """The bank of each `NormSite` that an expert in use changes."""
 
-    def add(self, column: int, expert: Shares, gates: SiteGates) -> None:
+    def add(self, column: int, expert: PlacedExpert) -> None:
         """Keep an expert ready under its column."""
-        self._experts[column] = expert, gates
+        self._experts[column] = expert
 
     def remove(self, column: int) -> None:
         """Forget an expert.
@@ -85,24 +97,55 @@ class Banks:
     @property
     def nbytes(self) -> int:
         """The bytes of all banks."""
-        return sum(bank.nbytes for bank in self.by_site.values())
+        kinds = self.by_site, self.signs, self.biases, self.norms
+        return sum(bank.nbytes for banks in kinds for bank in banks.values())
 
     def _worth_dropping(self) -> bool:
         stale = sum(idle >= PATIENCE for idle in self._idle.values())
         return 2 * stale > len(self._idle)
 
     def _build(self, columns: Sequence[int]) -> None:
+        experts = [self._experts[k] for k in columns]
+        self.by_site.clear()
+        self.signs.clear()
         for name, site in self._sites.items():
             absent = (None,) * len(site.weights)
-            weights, gates = (
+            weights, gates, signs = (
                 [*zip(*(part.get(name, absent) for part in parts), strict=True)]
-                for parts in zip(*(self._experts[k] for k in columns), strict=True)
+                for parts in zip(*((e.shares, e.gates, e.signs) for e in experts), strict=True)
             )
             bank = self._bank(site, weights, gates, columns)
-            if bank is None:
-                self.by_site.pop(name, None)
-            else:
+            if bank is not None:
                 self.by_site[name] = bank
+            if any(map(any, signs)):
+                self.signs[name] = self._sign_bank(site, signs, columns)
+        self.biases = self._vector_banks(lambda e: e.biases, columns)
+        self.norms = self._vector_banks(lambda e: e.norms, columns)
+
+    def _sign_bank(
+        self,
+        site: MixtureSite,
+        signs: Sequence[Sequence[Signs | None]],
+        columns: Sequence[int],
+    ) -> SignBank | LookupBank:
+        """Return a layer's bank over the one-bit experts among these, which touch it."""
+        used = [i for i, parts in enumerate(zip(*signs, strict=True)) if any(parts)]
+        weights = tuple(tuple(part[i] for i in used) for part in signs)
+        experts = tuple(columns[i] for i in used)
+        if self._sparse and site.place != EMBEDDING:
+            return LookupBank(weights, site.local_sizes, site.local_inputs, experts)
+        return SignBank(weights, site.local_sizes, experts)
+
+    def _vector_banks(
+        self, of: Callable[[PlacedExpert], Mapping[str, Tensor]], columns: Sequence[int]
+    ) -> dict[str, VectorBank]:
+        vectors = [of(self._experts[k]) for k in columns]
+        names = dict.fromkeys(name for own in vectors for name in own)
+        banks = {
+            name: build_vector_bank([own.get(name) for own in vectors], columns, self._device)
+            for name in names
+        }
+        return {name: bank for name, bank in banks.items() if bank is not None}
 
     def _bank(
         self,

@@ -8,6 +8,13 @@ from torch import Tensor
 from adapters.bank.token_gating import NUMBERS, Gating
 from adapters.coefficient import Coefficient, Place, numbers_of, spread
 
+ENTRY = Place(-2, "attention")
+"""The norm before the first layer that uses what a pass decides.
+
+It runs before that is decided: it is among the lower places, and has the coefficient that the
+attention behind it has.
+"""
+
 
 class CoefficientTable:
     """The mixes of all slots. One per worker.
@@ -35,9 +42,10 @@ class CoefficientTable:
         """Allocate the table.
 
         Args:
-            slots: How many mixes a step can have.
+            slots: How many slots there are.
             places: The attentions and MLPs of the model, from the first layer on, with the token
-                embedding before and the output head after them where experts may touch those.
+                embedding before and the output head after them where experts may touch those, and
+                `ENTRY` where it is a norm's place.
             columns: How many experts are ready at most.
             device: Where the table is kept.
             upper: The first decoder layer that uses what a pass decides.
@@ -52,6 +60,8 @@ class CoefficientTable:
         self.uneven: set[int] = set()
         self.changes = 0
         self._places = {place: i for i, place in enumerate(places)}
+        entered = Place(upper, "attention")
+        self._stand_for = [entered if place == ENTRY else place for place in places]
 
     def index(self, place: Place) -> int:
         """Return the index of a place in the table."""
@@ -79,7 +89,7 @@ class CoefficientTable:
         # The row, at every place.
         table = torch.zeros(len(self._places), self.coefficients.shape[2])
         for column, coefficient in coefficients.items():
-            table[:, column] = torch.tensor(spread(coefficient, list(self._places)))
+            table[:, column] = torch.tensor(spread(coefficient, self._stand_for))
         if upper:
             table[: self.upper] = 0
         self.coefficients[:, slot] = table

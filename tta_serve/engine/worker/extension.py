@@ -89,6 +89,14 @@ class WorkerExtension:
         used = self._tta_manager.experts.count_used()
         return used.experts, used.ranks, used.bytes
 
+    def tta_dense(self) -> tuple[int, int]:
+        """Return the bytes of dense experts and of clean copies, and how many switches there were.
+
+        They are of this worker.
+        """
+        dense = self._tta_manager.model.dense
+        return (0, 0) if dense is None else (dense.nbytes, dense.switches)
+
 
 def _refusal(action: Callable[[], None]) -> str | None:
     """Do something, and return what was wrong."""

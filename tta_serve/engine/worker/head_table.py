@@ -9,10 +9,9 @@ import torch
 from adapters.mix import MixRules
 from router.errors import RouterError
 from router.scoring.heads import Head, Heads, make_empty_row, make_row
+from tta_serve.engine.options import MOST_POLICIES_WITHIN
 from tta_serve.engine.policy_wire import PackedPolicy, unpack_policy
 
-POLICIES = 16
-"""How many policies the table holds."""
 HEADS = 2
 """How many heads a policy has at most."""
 
@@ -30,8 +29,9 @@ class WorkerPolicy:
 
     @property
     def experts(self) -> set[str]:
-        """The digests of all experts that the policy may choose."""
-        return {digest for head in self.heads for digest in head.names}
+        """The digests of all experts that the policy may choose, or has on beside those."""
+        chosen = {digest for head in self.heads for digest in head.names}
+        return chosen | {head.beside for head in self.heads if head.beside}
 
 
 class HeadTable:
@@ -40,6 +40,8 @@ class HeadTable:
     Attributes:
         heads: A row for each head; row 0 is that of no policy.
         columns: [rows, K], the coefficient table's column of each of a head's experts.
+        beside: [rows, K], by column, the coefficients that are on beside what a head chooses.
+        alone: [rows], bool, whether they are on where it chooses nothing.
     """
 
     def __init__(self, width: int, columns: int, device: torch.device) -> None:
@@ -52,12 +54,14 @@ class HeadTable:
         """
         self._nothing = make_empty_row(width, columns)
         self._capacity = columns
-        rows = 1 + HEADS * POLICIES
+        rows = 1 + HEADS * MOST_POLICIES_WITHIN
         self.heads = Heads(
             *(part.repeat(rows, *[1] * (part.dim() - 1)).to(device) for part in self._nothing)
         )
         self.columns = torch.zeros(rows, columns, dtype=torch.long, device=device)
-        self._free = list(range(POLICIES))
+        self.beside = torch.zeros(rows, columns, dtype=torch.float32, device=device)
+        self.alone = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._free = list(range(MOST_POLICIES_WITHIN))
         self._policies: OrderedDict[str, WorkerPolicy] = OrderedDict()
 
     def install(self, packed: PackedPolicy, column: Callable[[str], int | None]) -> None:
@@ -114,7 +118,14 @@ class HeadTable:
         self._set(policy.rows[0], self._nothing)
         for place, head in zip(policy.rows[-len(policy.heads) :], policy.heads, strict=True):
             there = {digest: k for digest in head.names if (k := column(digest)) is not None}
+            beside = column(head.beside) if head.beside else None
+            if head.beside and beside is None:
+                there = {}  # without what all of them need, none of them is chosen
             self._set(place, make_row(head, there, self._capacity, policy.rules))
+            self.beside[place] = 0
+            if beside is not None:
+                self.beside[place, beside] = 1
+            self.alone[place] = head.alone
             columns = torch.tensor(
                 [there.get(digest, 0) for digest in head.names], dtype=torch.long
             )

@@ -29,8 +29,8 @@ from torch import Tensor
 from vllm.distributed import get_tp_group
 from vllm.lora.request import LoRARequest
 
-from adapters.coefficient import Place
-from router.scoring.heads import choose
+from adapters.coefficient import Coefficient, Place
+from router.scoring.heads import HeadChoice, choose, should_move
 from tta_serve.engine import wire
 from tta_serve.engine.wire import InlineDecision, PassReport, ProbeFeatures
 from tta_serve.engine.worker.head_table import HEADS, HeadTable, WorkerPolicy
@@ -85,10 +85,11 @@ class AdapterDecision:
     since: int = 0
     """The token from which it is used."""
     unread: bool = False
-    """Whether the turn could not be read, so that the base answers."""
+    """Whether the turn could not be read, so that the mix of the turn before answers, or the
+    base."""
     decision: InlineDecision | None = None
     """What was decided, None before it has come from the device."""
-    coefficients: dict[str, float] = field(default_factory=dict)
+    coefficients: dict[str, Coefficient] = field(default_factory=dict)
     """The mix, by expert digest."""
 
     @property
@@ -109,7 +110,14 @@ class InlineRouting:
         pending: Whether the next step may differ though its tokens are of the same adapters.
     """
 
-    def __init__(self, state: StepState, width: int, capacity: int, max_tokens: int) -> None:
+    def __init__(
+        self,
+        state: StepState,
+        width: int,
+        capacity: int,
+        max_tokens: int,
+        find_column: Callable[[str], int | None],
+    ) -> None:
         """Set up the readers.
 
         Args:
@@ -117,6 +125,7 @@ class InlineRouting:
             width: d, the features of a token.
             capacity: The most turns that are read at once.
             max_tokens: The most tokens of a step.
+            find_column: Gives the column of an expert by its digest, None if it is not there.
         """
         device = state.table.coefficients.device
         columns = state.table.coefficients.shape[2]
@@ -128,6 +137,7 @@ class InlineRouting:
 
         # What is known on the host.
         self._state = state
+        self._find_column = find_column
         self._readers = SlotTable[int | str](capacity)
         self._read: dict[int, int] = {}  # by reader, up to which token
         self._decided: OrderedDict[int, AdapterDecision] = OrderedDict()  # by adapter id
@@ -147,6 +157,12 @@ class InlineRouting:
         self._slot_of = torch.full((readers,), state.table.nowhere, device=device)
         self._heads_of = zeros(readers, HEADS, dtype=torch.long)
 
+        # What was decided for the turn before: [readers, columns], its mix; [readers], the column
+        # of its choice, or one of these.
+        self._first, self._base = columns, columns + 1
+        self._before = zeros(readers, columns)
+        self._choice = torch.full((readers,), self._first, device=device)
+
         # What the pass writes: [readers, d] and [readers], of the tokens read so far; and, as
         # `router.scoring.heads.HeadChoice` has them, what was decided.
         self._sums = zeros(readers, width)
@@ -154,6 +170,7 @@ class InlineRouting:
         self._scores = zeros(readers, columns + 1)
         self._units = zeros(readers, columns, dtype=torch.long)
         self._head = zeros(readers, dtype=torch.long)
+        self._kept = zeros(readers, dtype=torch.bool)
 
     def find_experts(self, adapter: LoRARequest) -> set[str]:
         """Return the digests of the experts that a request uses, or may turn out to use."""
@@ -163,22 +180,22 @@ class InlineRouting:
         decided = self._decided.get(adapter.lora_int_id)
         if decided is not None and decided.known:
             return set(decided.coefficients)
+        before = set(order.before.mix) if order.before else set()
         if order.policy and order.policy in self.table:
-            return self.table[order.policy].experts
-        return set()
+            return before | self.table[order.policy].experts
+        return before
 
     def find_decision(self, adapter: int) -> AdapterDecision | None:
         """Return what was decided for an adapter id, if the turn was completed or given up."""
         return self._decided.get(adapter)
 
-    def begin(self, parts: Sequence[StepPart], slots: SlotTable[int], token_slots: Numbers) -> None:
+    def begin(self, parts: Sequence[StepPart], slots: SlotTable[int], tokens: int) -> None:
         """Start a step.
 
         Args:
             parts: The requests' tokens.
             slots: The slot of each adapter.
-            token_slots: The slot of each token; tokens before the one since which a mix is used
-                lose it.
+            tokens: How many tokens the step has.
         """
         # Forget the step before: the readers of turns that it completed are free.
         for due in self._due:
@@ -194,13 +211,9 @@ class InlineRouting:
             self._start(reader, part)
 
         # Mark the tokens that are read, and the turns that are due.
-        readers = np.zeros(len(token_slots), np.int64)
+        readers = np.zeros(tokens, np.int64)
         for part, key in reading:
             self._mark(part, self._readers.slot(key), readers)
-
-        # Let tokens from before a decision run as the base.
-        for part in parts:
-            self._hide(part, token_slots)
 
         if reading or self.looking:
             self._load(readers, slots)
@@ -232,7 +245,14 @@ class InlineRouting:
         if not parts:
             return None
 
-        tensors = [self._scores, self._units, self._head, self._sums, self._counts]
+        tensors = [
+            self._scores,
+            self._units,
+            self._head,
+            self._kept,
+            self._sums,
+            self._counts,
+        ]
         fetched = _fetch(tensors) if due else None
         return lambda: self._reports(parts, due, fetched)
 
@@ -260,7 +280,9 @@ class InlineRouting:
         read = self._read[self._readers.slot(key)] if key in self._readers else part.turn[0]
         if part.start > read or (order.policy is not None and order.policy not in self.table):
             if undecided:
-                self._remember(part.adapter.lora_int_id, AdapterDecision(unread=True))
+                unread = AdapterDecision(order.used_from, unread=True)
+                unread.coefficients = dict(order.before.mix) if order.before else {}
+                self._remember(part.adapter.lora_int_id, unread)
             return None
 
         # Has the part any of it? Its turn may go on in the next step.
@@ -270,12 +292,27 @@ class InlineRouting:
     def _start(self, reader: int, part: StepPart) -> None:
         """Make a reader ready for the turn of a part."""
         assert part.turn is not None
-        policy = wire.read_order(part.adapter).policy
-        rows = [0] * HEADS if policy is None else self.table[policy].rows
+        order = wire.read_order(part.adapter)
+        rows = [0] * HEADS if order.policy is None else self.table[order.policy].rows
         self._read[reader] = part.turn[0]
         self._sums[reader] = 0
         self._counts[reader] = 0
         self._heads_of[reader] = torch.tensor(rows)
+
+        # What holds if the topic is unchanged.
+        self._before[reader] = 0
+        self._choice[reader] = self._first
+        if order.before is not None:
+            for digest, coefficient in order.before.mix.items():
+                assert isinstance(coefficient, float), "heads decide one number an expert"
+                self._before[reader, self._column_of(digest)] = coefficient
+            chosen = order.before.choice
+            self._choice[reader] = self._base if chosen is None else self._column_of(chosen)
+
+    def _column_of(self, expert: str) -> int:
+        column = self._find_column(expert)
+        assert column is not None, "an expert that a request may use is there"
+        return column
 
     def _mark(self, part: StepPart, reader: int, readers: Numbers) -> None:
         """Let a reader read what it has not read yet of a part's turn."""
@@ -294,17 +331,8 @@ class InlineRouting:
         policy = None if order.policy is None else self.table[order.policy]
         self._due.append(DueTurn(part, reader, order.mix is None, policy))
         if order.mix is None:
-            self._remember(part.adapter.lora_int_id, AdapterDecision(part.start))
-
-    def _hide(self, part: StepPart, token_slots: Numbers) -> None:
-        """Let tokens of a part from before its mix is used run as the base."""
-        order = wire.read_order(part.adapter)
-        since = order.since
-        if order.mix is None and (decided := self._decided.get(part.adapter.lora_int_id)):
-            since = decided.since
-        hidden = min(max(since - part.start, 0), part.tokens)
-        token_slots[part.first : part.first + hidden] = 0
-        self.pending |= part.end < since
+            since = max(part.start, order.acts_from)
+            self._remember(part.adapter.lora_int_id, AdapterDecision(since))
 
     def _load(self, readers: Numbers, slots: SlotTable[int]) -> None:
         """Hand what the pass needs to the device."""
@@ -340,15 +368,37 @@ class InlineRouting:
                 get_tp_group().broadcast(values)
 
         # Keep what `collect` is to report.
-        for kept, values in zip((self._scores, self._units, self._head), choice, strict=True):
-            kept[readers] = values
+        chosen = rows.gather(1, choice.head.unsqueeze(1))[:, 0]
+        kept = self._keeps(readers, chosen, choice)
+        results = (*choice, kept)
+        places = (self._scores, self._units, self._head, self._kept)
+        for place, values in zip(places, results, strict=True):
+            place[readers] = values
 
         # Write the slots' rows, for the layers that follow.
-        chosen = rows.gather(1, choice.head.unsqueeze(1))[:, 0]
         numbers = (choice.units * self.table.heads.grid[chosen].unsqueeze(1)).float()
         columns = self.table.columns[chosen]
         coefficients = torch.zeros_like(numbers).scatter_add_(1, columns, numbers)
+        on = (choice.units > 0).any(1) | self.table.alone[chosen]
+        coefficients += self.table.beside[chosen] * on.unsqueeze(1)
+        coefficients = self._before[readers].where(kept.unsqueeze(1), coefficients)
         self._state.table.decide(self._slot_of[readers], coefficients)
+
+    def _keeps(self, readers: Tensor, chosen: Tensor, choice: HeadChoice) -> Tensor:
+        """Return whether turns are of the topic of those before them, [readers] bool.
+
+        Args:
+            readers: Those of the turns.
+            chosen: The head that decided each, a row of the head table.
+            choice: What the heads decided.
+        """
+        before = self._choice[readers].unsqueeze(1)
+        is_choice = (
+            torch.cat([self.table.columns[chosen] == before, before == self._base], dim=1)
+            & choice.scores.isfinite()
+        )
+        moved = should_move(self.table.heads.take(chosen), choice, is_choice)
+        return (before[:, 0] != self._first) & ~moved
 
     def _reports(
         self,
@@ -374,24 +424,31 @@ class InlineRouting:
 
     def _report(self, due: DueTurn, values: Sequence[Tensor]) -> PassReport:
         """Return what is to be reported of a completed turn, and remember what it decided."""
-        scores, units, head, total, count = values
+        scores, units, head, kept, total, count = values
         if due.policy is None:
             return ProbeFeatures((total / count).tolist())
 
+        order = wire.read_order(due.part.adapter)
         number = int(head) - HEADS + len(due.policy.heads)
-        names = due.policy.heads[number].names
+        chosen = due.policy.heads[number]
+        names = chosen.names
         decision = InlineDecision(
             head=number,
             scores=scores[: len(names)].tolist(),
             floor=float(scores[-1]),
             units=units[: len(names)].tolist(),
-            since=due.part.start,
+            since=max(due.part.start, order.acts_from),
+            kept=bool(kept),
         )
         if due.undecided and (decided := self._decided.get(due.part.adapter.lora_int_id)):
             grid = due.policy.rules.grid
             decided.coefficients = {
                 name: u * grid for name, u in zip(names, decision.units, strict=True) if u
             }
+            if chosen.beside and (decided.coefficients or chosen.alone):
+                decided.coefficients[chosen.beside] = 1.0
+            if decision.kept and order.before is not None:
+                decided.coefficients = dict(order.before.mix)
             decided.decision = decision
         return decision
 

@@ -1,8 +1,9 @@
 """The seam in vLLM's layers, where y += B (c * (A x)) is added for each token's mix."""
 
+import time
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
@@ -10,10 +11,27 @@ from torch import Tensor, nn
 from vllm.platforms import current_platform
 
 from adapters.bank.bank import Bank
+from adapters.bank.sign_bank import SignBank
+from adapters.bank.vector_bank import VectorBank
+from tta_serve.engine.worker.cpu.lookup_bank import LookupBank
 from tta_serve.engine.worker.cpu.sparse_bank import SparseBank
 from tta_serve.engine.worker.probes.observer import InputObserver
 from tta_serve.engine.worker.sites import MixtureSite
 from tta_serve.engine.worker.step_state import StepState
+
+
+class Seat(Protocol):
+    """What adds to the output of a layer of a model that may be compiled."""
+
+    def add_delta(self, y: Tensor, x: Tensor) -> None:
+        """Add to y, in place, what the tokens' mixes make of x."""
+
+
+def number_seat(seat: Seat) -> int:
+    """Return the number by which a compiled model knows a seat, as long as it is there."""
+    number = next(_numbers)
+    _SEATS[number] = seat
+    return number
 
 
 class MixtureSeat:
@@ -22,8 +40,10 @@ class MixtureSeat:
     Attributes:
         place: Where the layer sits.
         state: What the tokens use.
-        bank: The bank of the experts in use, None where they leave the layer alone.
+        bank: The bank of the low-rank experts in use, None where they leave the layer alone.
         apart: A bank for gated tokens alone, where others do not serve them.
+        signs: The bank of the one-bit experts in use.
+        biases: What these add to the layer's bias.
         number: How a compiled model knows the seat.
     """
 
@@ -39,13 +59,15 @@ class MixtureSeat:
         self.whole = site.whole
         self.bank: Bank | SparseBank | None = None
         self.apart: Bank | SparseBank | None = None
-        self.number = next(_numbers)
-        _SEATS[self.number] = self
+        self.signs: SignBank | LookupBank | None = None
+        self.biases: VectorBank | None = None
+        self.number = number_seat(self)
 
     @property
     def idle(self) -> bool:
         """Whether no expert in use touches the layer."""
-        return self.bank is None and self.apart is None
+        banks = self.bank, self.apart, self.signs, self.biases
+        return all(bank is None for bank in banks)
 
     def add_delta(self, y: Tensor, x: Tensor) -> None:
         """Add the delta of each token's mix to y, in place.
@@ -57,17 +79,34 @@ class MixtureSeat:
         """
         # Add the delta of all tokens, or, where there is a bank apart, of those that are not gated.
         state, bank = self.state, self.bank
+        began = time.perf_counter() if state.timed else 0.0
         if bank is not None and state.active:
             if isinstance(bank, SparseBank):
                 bank.add_(y, x, state.uses(self.place, x.shape[0]))
             elif state.sparse:
-                bank.add_(y.view(-1, y.shape[-1]), x, state.plain(self.place, bank, x.shape[0]))
+                plain = state.plain(self.place, bank.expert, x.shape[0])
+                bank.add_(y.view(-1, y.shape[-1]), x, plain)
             else:
                 self._add_dense(bank, y.view(-1, y.shape[-1]), x)
+
+        # Add that of one-bit experts.
+        if state.active and not (self.signs is None and self.biases is None):
+            self._add_one_bit(y.view(-1, y.shape[-1]), x)
 
         # Add that of gated tokens, which only dense banks serve.
         if isinstance(self.apart, Bank) and state.apart is not None:
             self._add_apart(self.apart, y.view(-1, y.shape[-1]), x, state.apart)
+        if state.timed and state.active:
+            state.banks_s += time.perf_counter() - began
+
+    def _add_one_bit(self, y: Tensor, x: Tensor) -> None:
+        state, signs, biases = self.state, self.signs, self.biases
+        if isinstance(signs, LookupBank):
+            signs.add_(y, x, state.uses(self.place, x.shape[0]))
+        elif signs is not None:
+            signs.add_(y, x, state.plain(self.place, signs.experts, x.shape[0]))
+        if biases is not None:
+            y += biases.mix(state.plain(self.place, biases.experts, x.shape[0]))[0].to(y.dtype)
 
     def _add_apart(self, bank: Bank, y: Tensor, x: Tensor, tokens: Tensor) -> None:
         if len(tokens) == len(x):
@@ -170,7 +209,7 @@ class EmbeddingSeat(MixtureSeat):
 
 # A compiled model knows its seats by number: what one does in a step is not for the compiler to
 # see.
-_SEATS: WeakValueDictionary[int, MixtureSeat] = WeakValueDictionary()
+_SEATS: WeakValueDictionary[int, "Seat"] = WeakValueDictionary()
 _numbers = count()
 
 

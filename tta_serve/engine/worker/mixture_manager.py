@@ -17,6 +17,7 @@ from vllm.lora.request import LoRARequest
 from router.errors import RouterError
 from tta_serve.engine.options import BankOptions
 from tta_serve.engine.policy_wire import PackedPolicy
+from tta_serve.engine.wire import EARLIER
 from tta_serve.engine.worker.expert_lifecycle import ExpertLifecycle
 from tta_serve.engine.worker.inline_routing import Reports, StepPart
 from tta_serve.engine.worker.loaded_model import LoadedModel
@@ -72,7 +73,7 @@ class MixtureManager:
             vllm_config,
             self._device,
             self._options,
-            self._slots,
+            self._slots * (1 + EARLIER),
             self._residents.find_column,
         )
         self.steps = StepPlanner(self.model, self._residents, self._slots)
@@ -101,6 +102,10 @@ class MixtureManager:
     def collect(self) -> Callable[[], Reports] | None:
         """Return how to get what a pass reports of requests, as `InlineRouting.collect` does."""
         return self.model.inline.collect() if self.model.inline is not None else None
+
+    def take_switch(self) -> float | None:
+        """Return the seconds that a switch of dense mixes took, None if there was none."""
+        return self.model.dense.take_switch() if self.model.dense is not None else None
 
     @contextmanager
     def making_prompt_logits(self, states: Tensor) -> Iterator[None]:

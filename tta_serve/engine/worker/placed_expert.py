@@ -10,6 +10,7 @@ from vllm.model_executor.layers.linear import LinearBase, RowParallelLinear
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from adapters.bank.layer_gates import Gates, LayerGate
+from adapters.bank.sign_bank import Signs
 from adapters.coefficient import EMBEDDING, Place
 from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
@@ -24,6 +25,7 @@ from tta_serve.engine.worker.sites import (
 
 Shares = Mapping[str, tuple[LowRank | None, ...]]
 SiteGates = Mapping[str, tuple[LayerGate | None, ...]]
+SiteSigns = Mapping[str, tuple[Signs | None, ...]]
 Keep = Callable[[MixtureSite, Tensor], Tensor]
 T = TypeVar("T")
 
@@ -45,6 +47,32 @@ class PlacedExpert(NamedTuple):
     is gated."""
     gates: SiteGates = MappingProxyType({})
     """As `shares`, the trained gates of those weights that have any."""
+    signs: SiteSigns = MappingProxyType({})
+    """As `shares`, the signs of each weight that the expert has one bit for each entry of."""
+    biases: Mapping[str, Tensor] = MappingProxyType({})
+    """By site name, [1, outputs], what it adds to the biases."""
+    norms: Mapping[str, Tensor] = MappingProxyType({})
+    """By the name of a `NormSite`, [vectors, size], what it adds to the norm's vectors."""
+
+    @property
+    def rank(self) -> int:
+        """The highest rank of its factors."""
+        return max((factor.rank for factor in self._factors), default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all that it consists of, on this rank."""
+        signs = (s for weights in self.signs.values() for s in weights if s is not None)
+        return (
+            sum(factor.a.nbytes + factor.b.nbytes for factor in self._factors)
+            + sum(s.nbytes for s in signs)
+            + sum(vector.nbytes for vector in (*self.biases.values(), *self.norms.values()))
+        )
+
+    @property
+    def _factors(self) -> list[LowRank]:
+        shares = *self.shares.values(), *self.gated.values()
+        return [factor for weights in shares for factor in weights if factor is not None]
 
 
 def place_expert(
@@ -165,13 +193,16 @@ def _turn(
 
 def _rename(model: nn.Module, by_module: Mapping[str, T]) -> dict[str, T]:
     """Return what an expert has, under vLLM's module names."""
-    mapper = getattr(model, "hf_to_vllm_mapper", None)
-    if mapper is None:
-        return dict(by_module)
-    # Its rules are of weights: `lm_head.` is renamed, and `lm_head` would not be.
-    weights = mapper.get_rename_mapper().apply_list([f"{module}.weight" for module in by_module])
+    # The rules are of weights: `lm_head.` is renamed, and `lm_head` would not be.
+    weights = rename_weights(model, [f"{module}.weight" for module in by_module])
     names = [weight.removesuffix(".weight") for weight in weights]
     return dict(zip(names, by_module.values(), strict=True))
+
+
+def rename_weights(model: nn.Module, weights: Sequence[str]) -> list[str]:
+    """Return vLLM's names of weights of the base's checkpoint."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    return list(weights) if mapper is None else mapper.get_rename_mapper().apply_list(weights)
 
 
 def _place(
@@ -210,12 +241,13 @@ def _share(site: MixtureSite, part: int, factor: LowRank | None, keep: Keep) -> 
     """Return this rank's share of the factors of a weight, None if there is no delta."""
     if factor is None or not factor.a.any() or not factor.b.any():
         return None
-    a, b = _shard(site, part, factor)
+    a, b = shard_factor(site, part, factor)
     # B is kept as the transpose of a contiguous matrix, in the order in which a bank stacks it.
     return LowRank(keep(site, a).contiguous(), keep(site, b.t()).contiguous().t())
 
 
-def _shard(site: MixtureSite, part: int, factor: LowRank) -> LowRank:
+def shard_factor(site: MixtureSite, part: int, factor: LowRank) -> LowRank:
+    """Return this rank's share of the factors of a site's weight of this number."""
     layer = site.layer
     if isinstance(layer, ParallelLMHead):
         return LowRank(factor.a, _shard_words(layer, factor.b))

@@ -36,6 +36,7 @@ def register() -> None:
     manager._tta_serve = True  # type: ignore[attr-defined]
     mixin.LRUCacheWorkerLoRAManager = manager
     _keep_plain_moe_kernels()
+    _keep_weights_writable()
     _report_decisions()
 
 
@@ -76,6 +77,15 @@ def _keep_plain_moe_kernels() -> None:
         return stock(**given)
 
     moe.FusedMoEConfig = config
+
+
+def _keep_weights_writable() -> None:
+    """Let the weights of engines that serve dense experts stay writable on a CPU."""
+    import vllm.model_executor.layers.utils as layers
+
+    from tta_serve.engine.worker.dense.writable_weights import keep_writable
+
+    layers.dispatch_cpu_unquantized_gemm = keep_writable(layers.dispatch_cpu_unquantized_gemm)
 
 
 def _report_decisions() -> None:

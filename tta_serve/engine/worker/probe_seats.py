@@ -1,6 +1,6 @@
 """The observers of a worker, one for each kind of probe, and where in the model they sit."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -37,6 +37,7 @@ class ProbeSeats:
         logits: MakeLogits,
         config: VllmConfig,
         tap_layer: int | None,
+        find_column: Callable[[str], int | None],
     ) -> None:
         """Seat the observers.
 
@@ -50,6 +51,7 @@ class ProbeSeats:
             logits: Makes logits of states.
             config: vLLM's.
             tap_layer: The decoder layer at which features are read, None for nowhere.
+            find_column: Gives the column of an expert by its digest, None if it is not there.
         """
         self._state = state
         names = {place: site.name for place, site in find_first_sites(sites).items()}
@@ -74,6 +76,7 @@ class ProbeSeats:
                 width=sites[name].inputs,
                 capacity=limits.max_num_seqs,
                 max_tokens=limits.max_num_batched_tokens,
+                find_column=find_column,
             )
             self._seats[name] = self.inline, *self._seats.get(name, ())
 
@@ -96,7 +99,7 @@ class ProbeSeats:
             if order.probe in running:
                 probe = request.lora_int_id
                 running[order.probe][probe] = RunningProbe(
-                    slots.slot(probe), order.skip, order.mix or {}
+                    slots.slot(probe), order.skip, order.mix or {}, order.dense
                 )
         for kind, observer in self._observers.items():
             observer.begin(running[kind])

@@ -4,11 +4,13 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from adapters.errors import ExpertError
 from tta_serve.engine.options import Capacity
 from tta_serve.engine.worker.placed_expert import PlacedExpert
+
+Read = TypeVar("Read")
 
 
 class Resident(NamedTuple):
@@ -19,7 +21,9 @@ class Resident(NamedTuple):
     rank: int
     """The highest rank of its factors."""
     nbytes: int
-    """The bytes of all its factors, on this worker."""
+    """The bytes of all that it consists of, on this worker."""
+    low_rank: bool
+    """Whether it consists of factors, which gating wants."""
 
 
 class Residents:
@@ -37,17 +41,13 @@ class Residents:
             ExpertError: It goes beyond the capacity.
         """
         assert digest not in self._by_digest
-        shares = *placed.shares.values(), *placed.gated.values()
-        factors = [factor for weights in shares for factor in weights if factor is not None]
-        rank = max((f.rank for f in factors), default=0)
-        nbytes = sum(f.a.nbytes + f.b.nbytes for f in factors)
-
+        rank, nbytes = placed.rank, placed.nbytes
         self._check("experts", len(self._by_digest), 1)
         self._check("ranks", sum(r.rank for r in self._by_digest.values()), rank)
         self._check("bytes", sum(r.nbytes for r in self._by_digest.values()), nbytes)
 
         column = self._free.pop()
-        self._by_digest[digest] = Resident(column, rank, nbytes)
+        self._by_digest[digest] = Resident(column, rank, nbytes, low_rank=rank > 0)
         return column
 
     def remove(self, digest: str) -> int:
@@ -59,6 +59,10 @@ class Residents:
     def column(self, digest: str) -> int:
         """Return the column of an expert that is kept ready."""
         return self._by_digest[digest].column
+
+    def is_low_rank(self, digest: str) -> bool:
+        """Whether an expert that is kept ready consists of factors."""
+        return self._by_digest[digest].low_rank
 
     def find_column(self, digest: str) -> int | None:
         """Return the column of an expert, None if it is not kept ready."""
@@ -84,14 +88,14 @@ class Residents:
             )
 
 
-class ExpertReader:
+class ExpertReader(Generic[Read]):
     """Reads experts in a thread of the lowest priority, so that steps go on meanwhile."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "tta-reader", initializer=_step_aside)
-        self._running: dict[str, Future[PlacedExpert]] = {}
+        self._running: dict[str, Future[Read]] = {}
 
-    def start(self, digest: str, read: Callable[[], PlacedExpert]) -> None:
+    def start(self, digest: str, read: Callable[[], Read]) -> None:
         """Begin to read an expert."""
         self._running[digest] = self._pool.submit(read)
 
@@ -99,7 +103,7 @@ class ExpertReader:
         """Whether an expert has been read, or could not be."""
         return self._running[digest].done()
 
-    def take(self, digest: str) -> PlacedExpert:
+    def take(self, digest: str) -> Read:
         """Return what was read, and forget it.
 
         Raises:

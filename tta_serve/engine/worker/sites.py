@@ -22,7 +22,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 from vllm.model_executor.models import supports_multimodal
 
-from adapters.coefficient import EMBEDDING, HEAD, Place, layer_of
+from adapters.coefficient import EMBEDDING, HEAD, Place, kind_of, layer_of
 from adapters.errors import ExpertError
 
 _TIED = (
@@ -60,6 +60,13 @@ class MixtureSite:
     """Their output sizes on this rank."""
 
     @property
+    def local_inputs(self) -> int:
+        """Its input size on this rank."""
+        layer = self.layer
+        in_parts = isinstance(layer, RowParallelLinear)
+        return int(layer.input_size_per_partition) if in_parts else self.inputs
+
+    @property
     def whole(self) -> Callable[[Tensor], Tensor] | None:
         """Makes a product with this rank's part of the input the one with all of it.
 
@@ -88,7 +95,7 @@ def find_sites(model: nn.Module, config: ModelConfig) -> dict[str, MixtureSite]:
         name.rpartition(".")[0] for name, module in modules.items() if isinstance(module, MoERunner)
     }
     absorbed = {m.kv_b_proj for m in modules.values() if isinstance(m, MLAAttention)}
-    of_text = set(_find_text_model(model).modules())
+    of_text = set(find_text_model(model).modules())
     layers = config.get_total_num_hidden_layers()
     found = {
         name: _make_linear_site(name, module, packed)
@@ -158,7 +165,7 @@ def find_local_rows(layer: LinearBase, part: int, size: int) -> tuple[int, int]:
     return size, 0
 
 
-def _find_text_model(model: Any) -> nn.Module:
+def find_text_model(model: Any) -> nn.Module:
     """Return the part of a model that every text passes."""
     found: nn.Module = model.get_language_model() if supports_multimodal(model) else model
     return found
@@ -188,7 +195,7 @@ def _make_linear_site(name: str, layer: LinearBase, packed: Mapping[str, list[st
         local = (sum(local),)
     index = layer_of(name)
     assert index is not None
-    where = Place(index, "attention" if "att" in parent.rpartition(".")[2] else "mlp")
+    where = Place(index, kind_of(name))
     weights = tuple(f"{parent}.{part}" for part in parts)
     return MixtureSite(name, layer, where, weights, layer.input_size, sizes, local)
 
@@ -204,7 +211,7 @@ def _local_sizes(layer: LinearBase, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _find_ends(model: nn.Module) -> dict[str, VocabParallelEmbedding]:
     """Return what lies before and after the decoder layers of the text model, by name."""
-    of_text = set(_find_text_model(model).modules())
+    of_text = set(find_text_model(model).modules())
     return {
         name: module
         for name, module in model.named_modules()

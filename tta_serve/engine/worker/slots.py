@@ -8,16 +8,17 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class SlotTable(Generic[Key]):
-    """Slots 1 .. capacity, recycled least-recently-used; slot 0 is the base and never assigned.
+    """Slots in a row, recycled least-recently-used; slot 0 is the base and never assigned.
 
     All mixes of one engine step are bound together: none of them can push out another of the same
     step.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, first: int = 1) -> None:
+        assert first > 0, "slot 0 is the base"
         self.capacity = capacity
         self._slot_by_id: OrderedDict[Key, int] = OrderedDict()
-        self._free = list(range(capacity, 0, -1))
+        self._free = list(range(first + capacity - 1, first - 1, -1))
 
     def bind(self, ids: Iterable[Key]) -> list[tuple[Key, int]]:
         """Give every id a slot.

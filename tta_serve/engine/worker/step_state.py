@@ -27,6 +27,8 @@ class StepState:
         captured: Whether a CUDA graph replays what the first step did, so that no step may take a
             short cut.
         sparse: Whether banks are, so that those of gated tokens are apart from them.
+        timed: Whether what banks cost is measured, on the host's clock.
+        banks_s: What banks have cost since it was last set to 0, in seconds, if that is measured.
         active: Whether any token of the step may have a non-zero coefficient, other than those that
             are apart; without, banks cost nothing.
         apart: Which of the step's tokens are gated, where dense banks serve those alone; None if
@@ -54,6 +56,8 @@ class StepState:
         self.table = table
         self.captured = captured
         self.sparse = sparse
+        self.timed = False
+        self.banks_s = 0.0
 
         # The current step.
         self.slots: Numbers = np.zeros(0, np.int64)
@@ -131,9 +135,9 @@ class StepState:
         """
         return self._gather(self._rows, place, experts, tokens, self._dense_slots)
 
-    def plain(self, place: Place, bank: Bank, tokens: int) -> Tensor:
+    def plain(self, place: Place, experts: tuple[int, ...], tokens: int) -> Tensor:
         """Return what `uses` says, as `rows` gives it: zeros for tokens that are apart."""
-        return self._gather(self._plain, place, bank.expert, tokens, self._plain_slots)
+        return self._gather(self._plain, place, experts, tokens, self._plain_slots)
 
     def dense(self, place: Place, bank: Bank, tokens: int) -> Tensor | Sharing:
         """Return what each token that dense banks serve uses of a bank's rows.

@@ -1,4 +1,4 @@
-"""The methods of vLLM that are wrapped, for routing inside the pass and for experts on the head.
+"""The functions of vLLM that are wrapped: for routing inside the pass, heads, and shared prefixes.
 
 model runner, before a step   set_active_loras     tells the manager which tokens of which
                                                    request are in the step
@@ -7,27 +7,32 @@ model runner, for             _get_prompt_         tells the manager that logits
 log-probabilities of prompts  logprobs_dict        slices of all tokens' states
 scheduler                     update_from_output   attaches it to every output of the request,
                                                    which goes to whoever asked
+prefix cache                  generate_block_      names each block by what its tokens run as
+                              hash_extra_keys
 """
 
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
+from vllm.v1.core import block_pool, kv_cache_utils
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import AsyncModelRunnerOutput
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
 from tta_serve.engine.wire import attach_report, read_order
+from tta_serve.engine.worker.dense.dense_scheduler import SWITCH
 from tta_serve.engine.worker.inline_routing import Reports, StepPart
 from tta_serve.engine.worker.mixture_manager import MixtureManager
+from tta_serve.engine.worker.prefix_keys import name_blocks
 
 _REPORTS = "tta_reports"  # the attribute in which outputs and schedulers carry reports
 _SPARE = 64
 
 
 def wrap_vllm() -> None:
-    """Wrap the methods of vLLM that reports pass by."""
+    """Wrap what this file names."""
     LoRAModelRunnerMixin.set_active_loras = _wrap_set_active_loras(
         LoRAModelRunnerMixin.set_active_loras
     )
@@ -36,6 +41,8 @@ def wrap_vllm() -> None:
         GPUModelRunner._get_prompt_logprobs_dict
     )
     Scheduler.update_from_output = _wrap_update_from_output(Scheduler.update_from_output)
+    for module in (kv_cache_utils, block_pool):
+        module.generate_block_hash_extra_keys = name_blocks(module.generate_block_hash_extra_keys)
 
 
 def _wrap_set_active_loras(stock: Callable[..., None]) -> Callable[..., None]:
@@ -74,15 +81,30 @@ def _wrap_sample_tokens(stock: Callable[..., Any]) -> Callable[..., Any]:
     def sample_tokens(self: Any, *args: Any, **named: Any) -> Any:
         output = stock(self, *args, **named)
         manager = getattr(self, "lora_manager", None)
-        collect = manager.collect() if isinstance(manager, MixtureManager) else None
-        if collect is None:
+        report = _find_report(manager) if isinstance(manager, MixtureManager) else None
+        if report is None:
             return output
         if isinstance(output, AsyncModelRunnerOutput):
-            return _OutputWithDecision(output, collect)
-        setattr(output, _REPORTS, collect())
+            return _ReportingOutput(output, report)
+        report(output)
         return output
 
     return sample_tokens
+
+
+def _find_report(manager: MixtureManager) -> Callable[[Any], None] | None:
+    """Return what puts a step's reports beside its output, None if it has none."""
+    collect, switch_s = manager.collect(), manager.take_switch()
+    if collect is None and switch_s is None:
+        return None
+
+    def report(output: Any) -> None:
+        if collect is not None:
+            setattr(output, _REPORTS, collect())
+        if switch_s is not None:
+            setattr(output, SWITCH, switch_s)
+
+    return report
 
 
 def _wrap_get_prompt_logprobs(stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,16 +121,16 @@ def _wrap_get_prompt_logprobs(stock: Callable[..., Any]) -> Callable[..., Any]:
     return get_prompt_logprobs
 
 
-class _OutputWithDecision(AsyncModelRunnerOutput):  # type: ignore[misc]
-    """An output still on its way from the device, and what was decided in its step."""
+class _ReportingOutput(AsyncModelRunnerOutput):  # type: ignore[misc]
+    """An output still on its way from the device, and what its step reports."""
 
-    def __init__(self, output: AsyncModelRunnerOutput, collect: Callable[[], Reports]) -> None:
+    def __init__(self, output: AsyncModelRunnerOutput, report: Callable[[Any], None]) -> None:
         self._output = output
-        self._collect = collect
+        self._report = report
 
     def get_output(self) -> Any:
         output = self._output.get_output()
-        setattr(output, _REPORTS, self._collect())
+        self._report(output)
         return output
 
 

@@ -7,16 +7,9 @@ For each token of a step, y += B (c * (A x)), in two phases:
 
 Tokens are taken in windows of WINDOW, whose inputs and outputs stay in the cache meanwhile.
 
-What a run gets is a record of int64, numbers and addresses, that belongs to the layer's bank:
+What a run gets is a record, see `records`, of the layer's SparseBank.
 
-    +-----------+---------------------------+----------------------------------------+
-    | CallWords | UseWords                  | BankWords                              |
-    | y, x      | the step's ExpertUses     | the layer's SparseBank                 |
-    +-----------+---------------------------+----------------------------------------+
-      written     copied for each call,       written once, when the bank is built
-      each call   the same for many layers
-
-The factors that the last part points to, w being the layer's weights (as q, k, v) and e experts:
+The factors that `BankWords` point to, w being the layer's weights (as q, k, v) and e experts:
 
     a   w 0  e 0   TILE rows, inputs filled up to LANES       b   w 0   outputs 0 .. CHUNK - 1
              e 0   TILE rows                                            all rows of w 0 x CHUNK
@@ -31,15 +24,26 @@ The loops run on the threads of torch's own OpenMP: numba would bring threads of
 would wait for the other's.
 """
 
-import ctypes
 from functools import cache
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-import torch
 from numba import carray, cfunc, njit, types
 
+from tta_serve.engine.worker.cpu.call_records import begin_call, make_record_type
+from tta_serve.engine.worker.cpu.threads import (
+    APART,
+    ENOUGH,
+    INLINED,
+    OPTIONS,
+    WINDOW,
+    array_at,
+    fetch_all,
+    find_openmp,
+    share_of,
+    wait_for,
+)
 from tta_serve.engine.worker.cpu.vector_code import (
     CHUNK,
     LANES,
@@ -47,71 +51,13 @@ from tta_serve.engine.worker.cpu.vector_code import (
     TILE,
     call_on_all,
     expand,
-    fetch,
     fetch_add,
-    pointer,
     shrink,
     thread_number,
-    yield_core,
 )
 
-WINDOW = 16
-"""The tokens whose inputs and outputs stay in the cache while all experts add to them."""
-ENOUGH = 4
-"""With so many windows for each thread, threads take whole ones."""
 AHEAD = 1024
 """How many bytes ahead outputs are fetched before they are added to."""
-SPINS = 1000
-"""How often a waiting thread looks at what the others have done before it gives up its core."""
-APART = 16
-"""The int64 between what threads write: two lines of a cache, which often come in pairs."""
-
-_options = {"error_model": "numpy"}
-_inlined = {"inline": "always", **_options}
-
-
-class CallWords(NamedTuple):
-    """What is set for each call: the addresses of the layer's output and input, in float32."""
-
-    y: int
-    """[tokens, outputs]."""
-    x: int
-    """[tokens, inputs]."""
-
-
-class UseWords(NamedTuple):
-    """Which of a step's tokens use which expert: of `sparse_bank.ExpertUses`."""
-
-    tokens: int
-    """The tokens of the step."""
-    columns: int
-    """The columns of the coefficient table."""
-    windows: int
-    """The windows that the tokens fill."""
-    uses: int
-    """The coefficients that are not zero."""
-    most: int
-    """The most experts that a token uses."""
-    starts: int
-    """Address of [windows * columns + 1], where in `token` a column's uses in a window start."""
-    token: int
-    """Address of [uses], the token of each use, within its window."""
-    coefficient: int
-    """Address of [uses] float32, the coefficient of each use, in the order of `token`."""
-    firsts: int
-    """Address of [tokens + 1], where in `used` a token's columns start."""
-    used: int
-    """Address of [uses], the columns that tokens use."""
-    alike: int
-    """Address of [tokens] bool, whether a token uses the same columns as the one before."""
-    h: int
-    """Address of space for h, [windows * WINDOW, rows] float32."""
-    pieces: int
-    """Address of space for each thread's pieces, [threads, 3 * most + APART]."""
-    counters: int
-    """Address of the counters by which threads share work, see `count_counters`."""
-    threads: int
-    """The threads that run."""
 
 
 class BankWords(NamedTuple):
@@ -160,28 +106,11 @@ class BankWords(NamedTuple):
     """Address of OpenMP's function that runs another on all threads."""
 
 
-RECORD = np.dtype(
-    [(name, np.int64) for part in (CallWords, UseWords, BankWords) for name in part._fields]
-)
+RECORD = make_record_type(BankWords)
 _NUMBA_RECORD = numba.from_dtype(RECORD)
-_WORDS = len(RECORD.names or ())
-_USES_BEGIN = len(CallWords._fields)
-_USES_END = _USES_BEGIN + len(UseWords._fields)
 
 
-@njit(**_inlined)
-def _at(address, shape, dtype):
-    """The C-contiguous array at an address."""
-    return carray(pointer(address), shape, dtype)
-
-
-@njit(**_inlined)
-def _fetch_all(address, size):
-    for offset in range(0, size, 64):
-        fetch(address + offset)
-
-
-@njit(**_options)
+@njit(**OPTIONS)
 def _shrink_tile(  # noqa: PLR0913 - numba passes no objects
     kind, h, h_size, x, x_size, a, inputs, tokens, coefficients
 ):
@@ -218,7 +147,7 @@ def _shrink_tile(  # noqa: PLR0913 - numba passes no objects
         shrink(kind, (h + n0 * h_size,), (x + n0 * x_size,), (c1,), a, inputs)
 
 
-@njit(**_options)
+@njit(**OPTIONS)
 def _expand_rows(  # noqa: PLR0913 - numba passes no objects
     kind, y, y_size, h, h_size, weight, first, last, uses, block_of, blocks, pieces
 ):
@@ -265,7 +194,7 @@ def _expand_rows(  # noqa: PLR0913 - numba passes no objects
                 y0 = of_y + 4 * begin
                 y4 = y0, y0 + y_size, y0 + 2 * y_size, y0 + 3 * y_size
                 for n_row in range(TILE):
-                    _fetch_all(y0 + n_row * y_size + AHEAD, 4 * PART)
+                    fetch_all(y0 + n_row * y_size + AHEAD, 4 * PART)
                 at = b + begin // CHUNK * b_chunk + begin % CHUNK * b_row // CHUNK
                 expand(kind, y4, h4, at, pieces.ctypes.data, n_pieces, last - begin)
             n += TILE
@@ -293,7 +222,7 @@ def count_counters(threads: int) -> int:
     return APART * (2 * threads + 2)
 
 
-@njit(**_inlined)
+@njit(**INLINED)
 def _counter(call, phase, share):
     """Return the address of a phase's counter of a share.
 
@@ -302,21 +231,15 @@ def _counter(call, phase, share):
     return call.counters + 8 * APART * (max(phase, 0) * call.threads + share)
 
 
-@njit(**_inlined)
-def _share(thread, threads, items):
-    """Return the first item of a thread's share, and the one after the last."""
-    return items * thread // threads, items * (thread + 1) // threads
-
-
-@njit(**_options)
+@njit(**OPTIONS)
 def _shrink_window(  # noqa: PLR0913 - numba passes no objects
     call, kind, width, window, first_tile, last_tile
 ):
     """Compute h of a window's tokens, for these tiles of A."""
-    starts = _at(call.starts, call.windows * call.columns + 1, np.int64)
-    token = _at(call.token, call.uses, np.int64)
-    coefficient = _at(call.coefficient, call.uses, np.float32)
-    shrinks = _at(call.shrinks, call.n_shrinks, np.int64)
+    starts = array_at(call.starts, call.windows * call.columns + 1, np.int64)
+    token = array_at(call.token, call.uses, np.int64)
+    coefficient = array_at(call.coefficient, call.uses, np.float32)
+    shrinks = array_at(call.shrinks, call.n_shrinks, np.int64)
     h_size, x_size = 4 * call.rows, 4 * call.inputs
     h, x = call.h + window * WINDOW * h_size, call.x + window * WINDOW * x_size
     for tile in range(first_tile, last_tile):
@@ -328,22 +251,22 @@ def _shrink_window(  # noqa: PLR0913 - numba passes no objects
         _shrink_tile(kind, h_tile, h_size, x, x_size, a, call.inputs, tokens, c)
 
 
-@njit(**_options)
+@njit(**OPTIONS)
 def _expand_window(  # noqa: PLR0913 - numba passes no objects
     call, kind, width, window, weight, first, last, pieces
 ):
     """Add to a window's outputs from `first` to `last` of a weight, to those that it has."""
     # The window's tokens, and what they use.
     begin, end = window * WINDOW, min(window * WINDOW + WINDOW, call.tokens)
-    firsts = _at(call.firsts, call.tokens + 1, np.int64)
-    used = _at(call.used, call.uses, np.int64)
-    uses = firsts[begin:], used, _at(call.alike, call.tokens, np.bool_)[begin:end]
+    firsts = array_at(call.firsts, call.tokens + 1, np.int64)
+    used = array_at(call.used, call.uses, np.int64)
+    uses = firsts[begin:], used, array_at(call.alike, call.tokens, np.bool_)[begin:end]
 
     # The weight's factors, and which experts have some.
-    first_out, outs, offset, size = _at(call.extents, (call.n_weights, 4), np.int64)[weight]
+    first_out, outs, offset, size = array_at(call.extents, (call.n_weights, 4), np.int64)[weight]
     of_weight = call.b + offset * width, CHUNK * width, size * width
-    block_of = _at(call.block_of, (call.n_weights, call.known), np.int64)[weight]
-    blocks = _at(call.blocks, (call.n_blocks, 3), np.int64)
+    block_of = array_at(call.block_of, (call.n_weights, call.known), np.int64)[weight]
+    blocks = array_at(call.blocks, (call.n_blocks, 3), np.int64)
 
     y, y_size = call.y + 4 * (begin * call.outputs + first_out), 4 * call.outputs
     h, h_size = call.h + 4 * begin * call.rows, 4 * call.rows
@@ -351,37 +274,37 @@ def _expand_window(  # noqa: PLR0913 - numba passes no objects
     _expand_rows(kind, y, y_size, h, h_size, of_weight, first, last, uses, block_of, blocks, pieces)
 
 
-@njit(**_inlined)
+@njit(**INLINED)
 def _tile_size(call, width):
     """Return the bytes of TILE rows of A."""
     return TILE * (-(-call.inputs // LANES) * LANES) * width
 
 
-@njit(**_inlined)
+@njit(**INLINED)
 def _fetch_tile(call, width, tile):
     if tile < call.n_shrinks:
-        _fetch_all(call.a + tile * _tile_size(call, width), _tile_size(call, width))
+        fetch_all(call.a + tile * _tile_size(call, width), _tile_size(call, width))
 
 
-@njit(**_inlined)
+@njit(**INLINED)
 def _fetch_chunk(call, width, chunk):
     if chunk < call.n_expands:
-        _, _, begin, size = _at(call.expands, (call.n_expands, 4), np.int64)[chunk]
-        _fetch_all(call.b + begin * width, size * width)
+        _, _, begin, size = array_at(call.expands, (call.n_expands, 4), np.int64)[chunk]
+        fetch_all(call.b + begin * width, size * width)
 
 
-@njit(**_options)
+@njit(**OPTIONS)
 def _take(call, kind, width, phase, thread, per_window):  # noqa: PLR0913 - numba passes no objects
     """Take items of a phase until none is left, those of the thread's own share first.
 
     What the next item reads is fetched while one is computed: between two steps a bank falls out of
     the caches. Returns how many items were taken.
     """
-    pieces = _at(call.pieces + 8 * (3 * call.most + APART) * thread, (call.most, 3), np.int64)
+    pieces = array_at(call.pieces + 8 * (3 * call.most + APART) * thread, (call.most, 3), np.int64)
     done = 0
     for k in range(call.threads):
         share = (thread + k) % call.threads
-        first, last = _share(share, call.threads, call.windows * per_window)
+        first, last = share_of(share, call.threads, call.windows * per_window)
         counter = _counter(call, phase, share)
         item = first + fetch_add(counter, 1)
         while item < last:
@@ -398,7 +321,7 @@ def _take(call, kind, width, phase, thread, per_window):  # noqa: PLR0913 - numb
                 _shrink_window(call, kind, width, window, i, i + 1)
             else:
                 _fetch_chunk(call, width, item)
-                weight, out, _, _ = _at(call.expands, (call.n_expands, 4), np.int64)[i]
+                weight, out, _, _ = array_at(call.expands, (call.n_expands, 4), np.int64)[i]
                 _expand_window(call, kind, width, window, weight, out, out + CHUNK, pieces)
             done += 1
     return done
@@ -413,7 +336,7 @@ def _compile_loops(dtype):
     """
     width = np.dtype(dtype).itemsize
 
-    @cfunc(types.void(types.CPointer(_NUMBA_RECORD)), cache=True, **_options)
+    @cfunc(types.void(types.CPointer(_NUMBA_RECORD)), cache=True, **OPTIONS)
     def run(arguments):
         call, kind = carray(arguments, 1)[0], dtype(0)
         thread = thread_number(call.thread_number)
@@ -426,14 +349,10 @@ def _compile_loops(dtype):
         # Few: first all shrinks, each thread's own and then others'.
         done = _counter(call, _DONE, 0)
         fetch_add(done, _take(call, kind, width, _SHRINKS, thread, call.n_shrinks))
-        _fetch_chunk(call, width, _share(thread, call.threads, call.windows * call.n_expands)[0])
+        _fetch_chunk(call, width, share_of(thread, call.threads, call.windows * call.n_expands)[0])
 
         # When the other threads are done with theirs too, all expands.
-        turns = 0
-        while fetch_add(done, 0) < call.windows * call.n_shrinks:
-            turns += 1
-            if turns > SPINS:
-                yield_core()
+        wait_for(done, call.windows * call.n_shrinks)
         _take(call, kind, width, _EXPANDS, thread, call.n_expands)
 
     return run
@@ -450,14 +369,7 @@ def find_functions(dtype: np.dtype[Any]) -> tuple[int, int, int]:
         `thread_number`, `run` and `parallel`.
     """
     run = _compile_loops(np.uint16 if dtype == np.float16 else np.float32)
-    # What every OpenMP offers to programs that GCC compiled, of which torch is one; found as torch
-    # finds it, once it is there.
-    assert torch.get_num_threads()
-    openmp = ctypes.CDLL(None)
-    thread_number, parallel = (
-        ctypes.cast(function, ctypes.c_void_p).value or 0
-        for function in (openmp.omp_get_thread_num, openmp.GOMP_parallel)
-    )
+    thread_number, parallel = find_openmp()
     return thread_number, run.address, parallel
 
 
@@ -472,13 +384,10 @@ def add_delta(bank, uses, y, x):
         x: Address of the layer's input.
     """
     # Complete the record.
-    words = _at(bank, _WORDS, np.int64)
-    words[_USES_BEGIN:_USES_END] = _at(uses, _USES_END - _USES_BEGIN, np.int64)
-    call = _at(bank, 1, RECORD)[0]
-    call.y = y
-    call.x = x
+    begin_call(bank, uses, y, x)
+    call = array_at(bank, 1, RECORD)[0]
 
     # Let the threads count from zero, and run.
-    begun = _at(call.counters, (2 * call.threads + 1, APART), np.int64)
+    begun = array_at(call.counters, (2 * call.threads + 1, APART), np.int64)
     begun[:, 0] = 0
     call_on_all(call.parallel, call.run, bank, call.threads)

@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 
 from adapters.expert import LowRank
+from tta_serve.engine.worker.cpu.call_records import UseWords, make_record
 from tta_serve.engine.worker.cpu.loops import (
-    APART,
     RECORD,
-    WINDOW,
     BankWords,
-    UseWords,
     add_delta,
     count_counters,
     find_functions,
 )
+from tta_serve.engine.worker.cpu.threads import APART, WINDOW
 from tta_serve.engine.worker.cpu.vector_code import CHUNK, LANES, TILE
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -205,9 +204,7 @@ class SparseBank:
             run=run,
             parallel=parallel,
         )
-        self._record = np.zeros(1, RECORD)
-        for name, value in words._asdict().items():
-            self._record[name] = value
+        self._record = make_record(RECORD, words)
         self._address = self._record.ctypes.data
 
     def add_(self, y: Tensor, x: Tensor, uses: ExpertUses) -> Tensor:

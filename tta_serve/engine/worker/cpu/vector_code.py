@@ -36,7 +36,7 @@ _ZEROS = ir.Constant(_FLOATS, None)
 _SUFFIX = f"v{LANES}f32"
 
 
-class _Code:
+class VectorCode:
     """Writes vector code. Addresses are int64."""
 
     def __init__(self, builder: Any) -> None:
@@ -56,9 +56,11 @@ class _Code:
         return self.builder.add(address, _INT(offset) if isinstance(offset, int) else offset)
 
     def times(self, value: Any, factor: int) -> Any:
+        """Return a multiple of an int64."""
         return self.builder.mul(value, _INT(factor))
 
     def one(self, address: Any, kind: Any) -> Any:
+        """Load one value of a kind."""
         return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=4)
 
     def factors(self, address: Any, kind: Any) -> Any:
@@ -73,12 +75,23 @@ class _Code:
         return self.builder.icmp_signed("<", lanes, self.spread(self.builder.trunc(count, _INT32)))
 
     def load(self, address: Any, mask: Any = _FULL) -> Any:
+        """Load those of LANES float32 that a mask names, and zeros for the others."""
         pointer = self.builder.inttoptr(address, _POINTER)
         return self.llvm(f"masked.load.{_SUFFIX}.p0", _FLOATS, pointer, _ALIGN, mask, _ZEROS)
 
     def store(self, value: Any, address: Any, mask: Any) -> None:
+        """Store those of LANES float32 that a mask names."""
         pointer = self.builder.inttoptr(address, _POINTER)
         self.llvm(f"masked.store.{_SUFFIX}.p0", ir.VoidType(), value, pointer, _ALIGN, mask)
+
+    def load_all(self, address: Any) -> Any:
+        """Load LANES float32."""
+        return self.builder.load(self.builder.inttoptr(address, _FLOATS.as_pointer()), align=4)
+
+    def store_all(self, value: Any, address: Any) -> None:
+        """Store LANES float32."""
+        where = self.builder.inttoptr(address, _FLOATS.as_pointer())
+        self.builder.store(value, where, align=4)
 
     def sum(self, start: Any = _ZEROS) -> Any:
         """Return the place of a vector that stays in registers."""
@@ -145,7 +158,7 @@ def shrink(  # noqa: PLR0913 - numba passes no objects
     """
 
     def code(context, builder, _, args):
-        emit = _Code(builder)
+        emit = VectorCode(builder)
         tokens = range(h.count)
         _, h_of, x_of, c_of, a_at, count = args
         size = (kind.bitwidth // 8) * LANES
@@ -209,7 +222,7 @@ def expand(  # noqa: PLR0913 - numba passes no objects
     """
 
     def code(context, builder, _, args):
-        emit = _Code(builder)
+        emit = VectorCode(builder)
         tokens = range(y.count)
         _, y_of, h_of, chunk, pieces_at, n, outs = args
         vectors = range((CHUNK if y.count == 1 else PART) // LANES)
@@ -269,7 +282,7 @@ def fetch(typing_context, address):
 
     def code(context, builder, _, args):
         to_read, keep, data = (_INT32(value) for value in (0, 3, 1))
-        _Code(builder).llvm(
+        VectorCode(builder).llvm(
             "prefetch.p0", ir.VoidType(), builder.inttoptr(args[0], _POINTER), to_read, keep, data
         )
         return context.get_dummy_value()

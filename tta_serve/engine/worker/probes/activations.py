@@ -89,7 +89,7 @@ class ActivationObserver(ProbeObserver[ActivationSums]):
         self._stacks: dict[Place, SpectrumStack | None] = {}
 
     def add(self, digest: str, reads: Mapping[Place, LowRank]) -> None:
-        """Take note that an expert is resident.
+        """Take note that a low-rank expert is resident.
 
         Args:
             digest: The expert's.
@@ -100,7 +100,7 @@ class ActivationObserver(ProbeObserver[ActivationSums]):
 
     def remove(self, digest: str) -> None:
         """Take note that an expert is gone."""
-        del self._reads[digest]
+        self._reads.pop(digest, None)
         for known in self._spectra.values():
             known.pop(digest, None)
         self._change_experts()

@@ -14,10 +14,20 @@ from tta_serve.engine.worker.probes.observer import ProbeObserver, RunningProbe
 _UNREAD_STATES = 1 << 15
 _LOGITS_AT_ONCE = 1 << 22
 
-MakeLogits = Callable[[Tensor, Sequence[Mapping[str, Coefficient]]], Tensor | None]
+
+class ComparedMix(NamedTuple):
+    """What one row of a comparison runs as."""
+
+    mix: Mapping[str, Coefficient]
+    """In slots, by expert digest."""
+    dense: wire.DenseKey = ()
+    """In the weights."""
+
+
+MakeLogits = Callable[[Tensor, Sequence[ComparedMix]], Tensor | None]
 """Makes [states, vocabulary] of [states, hidden], the first so many of which are of the first mix,
-by expert digest, as many of the next one, and so on. It is None on tensor-parallel ranks that have
-no part in it, and if an expert is gone."""
+as many of the next one, and so on. It is None on tensor-parallel ranks that have no part in it, and
+if an expert is gone."""
 
 
 class FinalStates(NamedTuple):
@@ -27,7 +37,7 @@ class FinalStates(NamedTuple):
     """How many of the probe's tokens passed by."""
     kept: Tensor
     """[kept tokens, hidden], the model's final states."""
-    mix: Mapping[str, Coefficient]
+    mix: ComparedMix
     """What the probe runs as."""
 
 
@@ -59,7 +69,7 @@ class ComparisonObserver(ProbeObserver[FinalStates]):
         # A copy: a view would keep the skipped ones too.
         new = x[max(0, running.skip - seen) :].clone()
         kept = new if before is None else torch.cat([before.kept, new])
-        return FinalStates(seen + len(x), kept, running.mix)
+        return FinalStates(seen + len(x), kept, ComparedMix(running.mix, running.dense))
 
     def _size(self, one: FinalStates) -> int:
         return len(one.kept)

@@ -40,7 +40,9 @@ class RunningProbe(NamedTuple):
     skip: int = 0
     """How many of its first tokens to pass over."""
     mix: Mapping[str, Coefficient] = MappingProxyType({})
-    """What it runs as, by expert digest."""
+    """What it runs as in slots, by expert digest."""
+    dense: wire.DenseKey = ()
+    """What is in the weights meanwhile."""
 
 
 class ProbeState(Protocol):
