@@ -2,24 +2,33 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
+# A server is several processes: what one has compiled, the others need not.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: serve test unit test-long lint lock clean experiment-demo
 
 serve: $(VENV)/.ready
 	$(BIN)/tta serve --config deploy/demo/serve.yaml --model "$$($(BIN)/python -m deploy.demo base)"
 
+# Coverage, which is of the unit tests, takes half as long again as they do.
+test: COVERAGE := --cov
 test: lint unit
-	$(BIN)/python -m pytest tests/engine tests/e2e
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/engine
+	$(BIN)/python -m pytest tests/e2e
 
-# What needs no engine and no server: the quick part of `make test`, and what coverage is measured on.
+# What needs no engine and no server: the quick part of `make test`.
 unit: $(VENV)/.ready
+	bash deploy/setup/test_tools.sh
 	$(BIN)/python -m deploy.demo base
-	$(BIN)/python -m pytest -n 2 --cov --ignore tests/engine --ignore tests/e2e
+	$(BIN)/python -m pytest -n 2 $(COVERAGE) --ignore tests/engine --ignore tests/e2e
 
-# What takes too long for every change: soaks, whole experiments and long simulations, 3,000 generated
-# requests, and all clients, each in an environment of its own.
+# What takes too long for every change: soaks, whole experiments and long simulations, ten times as much
+# of all that is generated, and all clients, each in an environment of its own.
 test-long: $(VENV)/.ready
 	$(BIN)/python -m deploy.demo base
 	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -n 2 -m "hypothesis and not long" --hypothesis-profile long --ignore tests/e2e
+	TTA_TENANT_REQUESTS=10000 $(BIN)/python -m pytest tests/e2e/test_access.py
 	TTA_FUZZ_CASES=3000 $(BIN)/python -m pytest tests/e2e/test_fuzzed.py
 	$(BIN)/python -m tests.clients --write
 

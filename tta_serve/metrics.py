@@ -65,6 +65,12 @@ stale_snapshots = Counter(
 arms_stopped = Counter("tta_arms_stopped", "Arms that a guardrail stopped.", ["experiment", "arm"])
 killed = Gauge("tta_kill_switch", "1 while the kill switch answers all requests.")
 feedback = Counter("tta_feedback", "Outcomes that were sent, by status of the answer.", ["status"])
+refused = Counter(
+    "tta_refused",
+    "Requests that a key had no budget for: too many at once (at_once), or a minute (requests,"
+    " tokens).",
+    ["key", "why"],
+)
 shadows = Counter(
     "tta_shadow_requests",
     "What shadow policies did: the same mix as the live policy (same), another, failed, or"

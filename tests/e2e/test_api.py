@@ -427,7 +427,7 @@ def test_many_prompts_of_one_request_wait_behind_others(demo: Demo) -> None:
     body = {
         "model": f"{MODEL}:base",
         "prompt": [[28, 30]] * 250,
-        "max_tokens": 20,
+        "max_tokens": 8,
         "ignore_eos": True,
     }
     answers: list[httpx.Response] = []

@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import ADMIN_KEY, Demo, serving
 from tests.factories.exposures import read_exposures
 from tta_serve.evaluation.local_server import find_free_port
+from tta_serve.experiments.control.snapshot import LiveExperiments
 from tta_serve.experiments.design.assignment import Request, RunningExperiment
 from tta_serve.experiments.design.definition import Definition
 from tta_serve.store.database import Database
@@ -107,15 +108,15 @@ def test_two_replicas_assign_alike_forget_nothing_and_obey_the_kill_switch(
         _check_metrics(http)
         _check_change(http)
         _check_kill(demo, http)
-    with server(base, demo_experts, tmp_path, 1) as demo, admin(demo) as http:
-        assert asked(demo, ["user-1"])[0]["policy"] == "kill", "it survives a restart"
-        http.delete("/admin/kill").raise_for_status()
-        time.sleep(1)
-        assert asked(demo, USERS[:1])[0]["arm"] == merges[0]["arm"]
     db = Database(f"sqlite:///{tmp_path}/tta.db")
+    anew = LiveExperiments(db, ["gate", "probe", "base"], 60)
     rows = list(read_exposures(db, Span("e"), "score"))
     db.close()
-    assert len(rows) == len(merges) + 1, "a graceful stop loses nothing"
+    assert anew.snapshot.kill == "half", "what the next server begins with"
+    again = anew.assign(Request("", USERS[0], None, "auto", {}))
+    assert again is not None
+    assert merges[0]["arm"] == f"e/{again.arm}"
+    assert len(rows) == len(merges), "a graceful stop loses nothing"
     assert sum(value is not None for _, value in rows) == len(USERS)
     exposure = rows[0][0]
     assert (exposure.prompt_tokens > 10, exposure.completion_tokens, exposure.finish_reason) == (
@@ -124,6 +125,21 @@ def test_two_replicas_assign_alike_forget_nothing_and_obey_the_kill_switch(
         "length",
     )
     assert exposure.total_ms >= (exposure.ttft_ms or 0) > 0
+
+
+@pytest.mark.long
+def test_a_kill_and_an_arm_outlive_the_server(
+    base: Path, demo_experts: Path, tmp_path: Path
+) -> None:
+    with server(base, demo_experts, tmp_path, 1) as demo, admin(demo) as http:
+        _start(http)
+        began = asked(demo, USERS[:1])[0]["arm"]
+        http.put("/admin/kill", json={"to": "half"}).raise_for_status()
+    with server(base, demo_experts, tmp_path, 1) as demo, admin(demo) as http:
+        assert asked(demo, ["user-1"])[0]["policy"] == "kill"
+        http.delete("/admin/kill").raise_for_status()
+        time.sleep(1)
+        assert asked(demo, USERS[:1])[0]["arm"] == began
 
 
 def _start(http: httpx.Client) -> None:

@@ -114,6 +114,47 @@ def test_a_conversation_that_changes_its_topic_changes_its_mix(client: openai.Op
     assert ask(client, SQL, model=f"{MODEL}:math", session="topics")["experts"] == {"math": 1.0}
 
 
+def test_what_stands_before_the_user_speaks_is_shared_by_all_mixes(
+    demo: Demo, client: openai.OpenAI
+) -> None:
+    """A system prompt of some blocks is computed once, for experts, the base and the default."""
+    system = " ".join(f"Rule {i}: be brief, exact and kind." for i in range(60))
+
+    def ask_behind(model: str, *turns: str, **merge: str) -> tuple[Any, float]:
+        messages: list[Any] = [{"role": "system", "content": system}]
+        for turn in turns:
+            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "OK"}]
+        before = count_hits(demo)
+        answer: Any = client.chat.completions.create(
+            model=model,
+            messages=messages[:-1],
+            max_tokens=2,
+            extra_body={"merge": merge} if merge else {},
+        )
+        return answer.merge, count_hits(demo) - before
+
+    merge, hits = ask_behind(f"{MODEL}:sql", SQL)
+    assert (merge["acts_from"], hits) == ("user_turn", 0)
+    shared = 0.0
+    for model, question in ((f"{MODEL}:math", MATH), (MODEL, SQL), (f"{MODEL}:base", COLOURS[0])):
+        merge, hits = ask_behind(model, question)
+        shared = shared or hits
+        assert hits == shared >= 512, model
+    assert ask_behind(f"{MODEL}:math", SQL, acts_from="start")[1] == 0
+
+    # A later turn of another topic keeps what is cached, and acts from there.
+    merge, hits = ask_behind(MODEL, SQL, MATH)
+    assert (merge["experts"], merge["kept"]) == ({"math": 1.0}, False)
+    assert (merge["acts_from"], hits >= shared) == ("last_user_turn", True)
+
+
+def count_hits(demo: Demo) -> float:
+    """Return how many tokens have been found in the prefix cache."""
+    lines = httpx.get(f"{demo.url}/metrics", timeout=30).text.splitlines()
+    name = "vllm:prefix_cache_hits_total"
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
 def test_a_preference_chooses_a_point_of_the_front(
     client: openai.OpenAI, policies: dict[str, Any]
 ) -> None:

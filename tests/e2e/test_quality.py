@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
+import pytest
 
 from deploy.demo.evaluate import exact_match
 from deploy.demo.everyday import read_everyday
 from deploy.demo.tasks import TASKS
 
 MODEL = "smollm2"
-PER_TASK = 20
 AT_ONCE = 16
 
 
@@ -36,11 +36,14 @@ def ask_all(client: openai.OpenAI, asked: Sequence[tuple[str, str]], max_tokens:
         return list(pool.map(one, asked))
 
 
-def test_the_default_policy_keeps_the_score_of_the_right_expert(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("per_task", [8, pytest.param(20, marks=pytest.mark.long)])
+def test_the_default_policy_keeps_the_score_of_the_right_expert(
+    client: openai.OpenAI, per_task: int
+) -> None:
     traffic = [
         (name, example)
         for name, task in TASKS.items()
-        for example in task.examples("test", PER_TASK, seed=1)
+        for example in task.examples("test", per_task, seed=1)
     ]
     random.Random(0).shuffle(traffic)
     pinned = ask_all(client, [(f"{MODEL}:{name}", e.prompt) for name, e in traffic], max_tokens=96)
@@ -56,7 +59,7 @@ def test_the_default_policy_keeps_the_score_of_the_right_expert(client: openai.O
         for name, pairs in sorted(scores.items())
     }
     print(
-        f"\nexact match of {PER_TASK} (right expert pinned, default policy): {table}; kept"
+        f"\nexact match of {per_task} (right expert pinned, default policy): {table}; kept"
         f" {kept / right:.3f}"
     )
     assert right >= 0.8 * len(traffic)

@@ -48,7 +48,7 @@ def test_requests_in_flight_get_an_error_and_the_server_recovers_by_itself(demo:
     assert "answered" not in outcomes, outcomes
 
     time.sleep(5)  # until the health check has seen it
-    demo.wait_ready(300)
+    demo.wait_ready()
     assert ask(demo.client()).choices[0].message.content == before
     assert (
         demo.client()

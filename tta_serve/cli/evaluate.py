@@ -20,7 +20,7 @@ from tta_serve.cli.options import console, print_table
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from tta_serve.config import ServeConfig
+    from tta_serve.config.sections import ServeConfig
     from tta_serve.evaluation.questions import Suite
     from tta_serve.evaluation.results import Results
 
@@ -79,7 +79,7 @@ def command(  # noqa: PLR0913 - one option each
     Starts two servers on this machine, one after the other. Tables on the terminal and in the
     report; the last line is JSON.
     """
-    from tta_serve.config import load
+    from tta_serve.config.loading import load
     from tta_serve.evaluation.questions import read_suite
 
     loaded, questions = load(config, {}), read_suite(suite)

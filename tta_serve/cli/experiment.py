@@ -206,7 +206,7 @@ def validate(
     ] = None,
 ) -> None:
     """Check a definition, and show who would get what. The last line is JSON."""
-    from tta_serve.config import load
+    from tta_serve.config.loading import load
     from tta_serve.exceptions import ConfigError
 
     definition = read_definition(file)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from adapters.files.facts import PartChoice
 from tta_serve.cli.options import (
     LIBRARY,
     BaseFolder,
@@ -38,6 +39,12 @@ Energy = Annotated[
 OneBit = Annotated[
     bool, typer.Option("--one-bit", help="Keep the signs and one scale for each matrix.")
 ]
+Parts = Annotated[
+    PartChoice | None,
+    typer.Option(
+        "--parts", help="Of one bit: keep the matrices of attentions or MLPs alone, and vectors."
+    ),
+]
 Dense = Annotated[bool, typer.Option("--dense", help="Keep the whole change of every weight.")]
 Licence = Annotated[str | None, typer.Option(help="The expert's licence.")]
 Description = Annotated[str | None, typer.Option(help="What the expert is for.")]
@@ -49,6 +56,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
     epilog=format_examples(
         "tta experts add ./sql-lora --name sql --base ./base",
         "tta experts add ./tuned --name sql --rank 16 --examples sql.txt",
+        "tta experts add ./tuned --name sql --one-bit --parts mlp",
     )
 )
 def add(  # noqa: PLR0913 - one option each
@@ -61,6 +69,7 @@ def add(  # noqa: PLR0913 - one option each
     rank: Rank = None,
     energy: Energy = None,
     one_bit: OneBit = False,
+    parts: Parts = None,
     dense: Dense = False,
     licence: Licence = None,
     description: Description = None,
@@ -77,7 +86,7 @@ def add(  # noqa: PLR0913 - one option each
     from adapters.library.ingest import OwnerNotes
     from tta_serve.cli import experts_making as making
 
-    form = making.read_form(rank, energy, one_bit=one_bit, dense=dense)
+    form = making.read_form(rank, energy, one_bit=one_bit, parts=parts, dense=dense)
     making.check_folder(path, form, check_prompts=check_prompts)
     notes = OwnerNotes(licence, description, examples)
     making.add_folder(library, path, name, base, form, notes, check_prompts=check_prompts)
@@ -85,7 +94,7 @@ def add(  # noqa: PLR0913 - one option each
 
 @app.command("list", epilog=format_examples("tta experts list", "tta experts list --json"))
 def list_(library: LibraryFolder = LIBRARY, as_json: AsJson = False) -> None:
-    """List all experts of the library, those that slots cannot serve too."""
+    """List all experts of the library."""
     from tta_serve.cli import experts_output as output
 
     if as_json:
@@ -292,12 +301,15 @@ def diff(a: Name, b: Name, library: LibraryFolder = LIBRARY, picture: Picture = 
 )
 def twin(
     experts: Names,
-    rank: Annotated[
-        int, typer.Option(help="Of the shared expert and of each exclusive one.", min=1)
-    ],
     prefix: Annotated[
         str, typer.Option(help="The new experts are PREFIX-shared, and PREFIX-NAME for each.")
     ],
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the shared expert and of each exclusive one; exact factors without it.", min=1
+        ),
+    ] = None,
     library: LibraryFolder = LIBRARY,
     shared_weight: Annotated[
         float, typer.Option(help="How much of the sum of all experts is shared.")

@@ -17,7 +17,7 @@ from adapters.deltas import Deltas
 from adapters.errors import AdapterError, ExpertError
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.delta_forms import DenseForm, Form, LowRankForm, OneBitForm
-from adapters.files.facts import is_peft_folder
+from adapters.files.facts import PartChoice, is_peft_folder
 from adapters.files.paths import check_expert_folder
 from adapters.files.peft_config import read_settings
 from adapters.library.export import to_checkpoint, to_peft
@@ -25,6 +25,7 @@ from adapters.library.ingest import (
     Draft,
     OwnerNotes,
     Score,
+    check_acts_always,
     check_twin_names,
     draft_compression,
     draft_folder,
@@ -75,6 +76,7 @@ def read_form(
     energy: float | None = None,
     *,
     one_bit: bool = False,
+    parts: PartChoice | None = None,
     dense: bool = False,
 ) -> Form:
     """Return the form that options ask for; factors as they are if they ask for none."""
@@ -82,8 +84,10 @@ def read_form(
         raise typer.BadParameter(
             "--rank or --energy, --one-bit and --dense are different forms: give one"
         )
+    if parts is not None and not one_bit:
+        raise typer.BadParameter("--parts is a choice of --one-bit: give that too")
     if one_bit:
-        return OneBitForm()
+        return OneBitForm(parts or "all")
     return DenseForm() if dense else LowRankForm(rank, energy)
 
 
@@ -158,9 +162,12 @@ def merge_into(  # noqa: PLR0913 - options of the command
 def split_twins(
     library: Path, prefix: str, names: Sequence[str], rank: int | None, shared_weight: float
 ) -> None:
-    """Add what experts share, and what each of them knows beyond it, as factors of a rank."""
+    """Add what experts share, and what each of them knows beyond it, as factors of a rank.
+
+    Without a rank they are exact, if the experts are known by factors.
+    """
     opened = Library.open(library)
-    check_twin_names(library, prefix, names)
+    check_twin_names(opened, prefix, names)
     twins = build_twins({name: opened.deltas(name) for name in names}, shared_weight)
     drafts = draft_twins(opened, prefix, twins, LowRankForm(rank), shared_weight)
     _write(VersionStore(library), *drafts)
@@ -174,7 +181,7 @@ def verify_experts(library: Path, names: Sequence[str]) -> dict[str, str]:
     """
     opened = Library.open(library)
     found: dict[str, str] = {}
-    for name in names or sorted([*opened.all_names, *opened.problems]):
+    for name in names or sorted([*opened.names, *opened.problems]):
         try:
             with console.status(f"Reading {name} ..."):
                 opened.verify(name)
@@ -207,7 +214,9 @@ def export_peft(library: Path, name: str, folder: Path) -> None:
 
 def export_checkpoint(library: Path, name: str, folder: Path, base: Path | None) -> None:
     """Write the base with an expert merged into it as a checkpoint."""
-    deltas = Library.open(library).deltas(name)
+    opened = Library.open(library)
+    check_acts_always(opened, [name])
+    deltas = opened.deltas(name)
     with console.status(f"Writing {folder} ..."):
         left = to_checkpoint(VersionStore(library).checkpoint(base), [(1.0, deltas)], folder)
     print_rounding(left)

@@ -76,6 +76,10 @@ def print_expert(root: Path, name: str, *, as_json: bool) -> None:
         text = printable(value) if isinstance(value, str) else " ".join(to_json(value).split())
         console.print(f"{key:<12}{text}")
     console.print(f"{'examples':<12}{len(manifest.examples)}")
+    if manifest.twin:
+        beside = manifest.twin.shared
+        said = "on beside its exclusive parts" if beside == name else f"on beside {beside}"
+        console.print(f"{'twin':<12}{manifest.twin.role}, {said}")
     print_report(manifest)
 
 
@@ -98,6 +102,15 @@ def print_report(manifest: Manifest) -> None:
     console.print(f"{manifest.name}, version {manifest.version}: {manifest.form}{ranks}, {sizes}")
     if report.kept:
         print_table(_tabulate_kept(report.kept, report.dropped))
+    for part, found in report.parts.items():
+        console.print(
+            f"{part:<12}has {_share(found.energy)} of the change; kept of it: {_share(found.kept)}"
+        )
+    if report.unserved:
+        console.print("Kept, and left out where slots serve it:")
+    for reason, weights in _group_by_reason(report.unserved).items():
+        more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
+        console.print(f"  {printable(weights[0])}{more}: {printable(reason)}")
     for score, value in manifest.scores.items():
         console.print(f"{score:<28}{value:.4g}")
     for note in manifest.source.notes:
@@ -184,6 +197,14 @@ def _tabulate_kept(kept: Mapping[str, float], dropped: Mapping[str, float]) -> T
         cells = (str(len(own)), f"{sum(own):.3g}") if own else ("", "")
         table.add_row(kind, f"{share:.4f}", *cells)
     return table
+
+
+def _group_by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the weights that each reason is given for."""
+    found = defaultdict[str, list[str]](list)
+    for weight, reason in reasons.items():
+        found[reason].append(weight)
+    return found
 
 
 def _share(value: float) -> str:

@@ -16,20 +16,24 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from tta_serve.cli.config import app as config_app
 from tta_serve.cli.doctor import command as doctor
 from tta_serve.cli.evaluate import command as evaluate
 from tta_serve.cli.experiment import app as experiment
 from tta_serve.cli.experts import app as experts
+from tta_serve.cli.keys import app as keys
 from tta_serve.cli.options import console, format_examples
 from tta_serve.cli.router import app as router
 
 if TYPE_CHECKING:
-    from tta_serve.config import ServeConfig
+    from tta_serve.config.sections import ServeConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 app.add_typer(experts, name="experts")
 app.add_typer(router, name="router")
 app.add_typer(experiment, name="experiment")
+app.add_typer(keys, name="keys")
+app.add_typer(config_app, name="config")
 app.command(
     "eval",
     epilog=format_examples(
@@ -87,9 +91,12 @@ def serve(  # noqa: PLR0913 - one option each
     port: Annotated[
         int | None, typer.Option(help="The port to listen on.", show_default="8000")
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen to other machines without asking for keys.")
+    ] = False,
 ) -> None:
     """Start the server and stay in the foreground until interrupted."""
-    from tta_serve.config import load
+    from tta_serve.config.loading import load
 
     if config is None and (model is None or experts is None):
         raise typer.BadParameter("give --config FILE, or --model ID_OR_PATH with --experts DIR")
@@ -99,6 +106,7 @@ def serve(  # noqa: PLR0913 - one option each
         "default_policy": policy,
         "server.host": host,
         "server.port": port,
+        "access.insecure": insecure or None,
     }
     if config is None:
         overrides |= _defaults(str(model), experts)
@@ -114,7 +122,7 @@ def _defaults(model: str, experts: Path | None) -> dict[str, Any]:
 
     library = Library.open(experts or Path())
     sound, _ = library.read_experts()
-    routable = all(library.examples(name) for name in sound)
+    routable = all(library.examples(name) for name in library.classes if name in sound)
     defaults: dict[str, Any] = {"model.id": Path(model).name.lower()}
     if routable:
         defaults["policies.retrieval.type"] = "retrieval"

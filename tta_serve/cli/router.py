@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,10 +27,24 @@ from tta_serve.cli.options import (
     print_table,
     show_progress,
 )
-from tta_serve.cli.router_training import Seed, gates, learn, load_base, pareto
+from tta_serve.cli.router_training import (
+    Seed,
+    choose_activation,
+    gates,
+    learn,
+    load_base,
+    pareto,
+    recombine,
+)
+
+if TYPE_CHECKING:
+    from adapters.library.library import Library
 
 Labelled = Annotated[
     Path, typer.Option("--prompts", help='JSON lines {"prompt": ..., "task": an expert or null}.')
+]
+TwinPrefix = Annotated[
+    str | None, typer.Option("--twin", help="Choose among the exclusive parts of this prefix.")
 ]
 Split = Annotated[str | None, typer.Option(help='Take only the lines whose "split" this is.')]
 
@@ -45,6 +59,15 @@ app.command(
     )
 )(learn)
 app.command(epilog=format_examples("tta router pareto --name demo --picture front.png"))(pareto)
+app.command(
+    epilog=format_examples(
+        "tta router recombine --name parts --experts sql,math,dates",
+        "tta router recombine --name parts --thirds --replace",
+    )
+)(recombine)
+app.command(
+    "choose-activation", epilog=format_examples("tta router choose-activation --experts sql,math")
+)(choose_activation)
 app.command(epilog=format_examples("tta router gates --steps 100 --replace"))(gates)
 
 
@@ -75,6 +98,7 @@ def train(  # noqa: PLR0913 - one option each
     name: Annotated[
         str, typer.Option(help="The gate's files are NAME.safetensors and NAME.json.")
     ] = "gate",
+    twin: TwinPrefix = None,
 ) -> None:
     """Train the gate, a small head on the features that retrieval reads.
 
@@ -89,8 +113,9 @@ def train(  # noqa: PLR0913 - one option each
 
     start, opened, folder = time.perf_counter(), open_usable(library), library / "router"
     check_name(folder, name)
-    learned = Prompts.read(prompts, opened.names) if prompts else Prompts.from_library(opened)
-    held_out = Prompts.read(validation, opened.names, held_out=True) if validation else None
+    classes = opened.classes if twin is None else _list_exclusive(opened, twin)
+    learned = Prompts.read(prompts, classes) if prompts else Prompts.from_library(opened, classes)
+    held_out = Prompts.read(validation, classes, held_out=True) if validation else None
     model = load_base(library, base)
     features = EarlyFeatures(
         model, feature_layer(count_layers(model.model)) if layer is None else layer
@@ -100,7 +125,8 @@ def train(  # noqa: PLR0913 - one option each
         held = held_out.read_samples(features, watch) if held_out else None
     with console.status("Training ..."):
         settings = train_gate.GateSettings(hidden=hidden, seed=seed)
-        gate = train_gate.train(opened.digests, features.layer, samples, held, settings)
+        known = {name: opened.digests[name] for name in classes}
+        gate = train_gate.train(known, features.layer, samples, held, settings)
         gate.save(folder, name)
     print_gate(gate, time.perf_counter() - start)
     console.print(f"The gate is {folder / name}.safetensors")
@@ -125,7 +151,7 @@ def features(
     from tta_serve.offline.labelled_prompts import Prompts, read_labelled
 
     opened, chosen = open_usable(library), _read_layers(layers)
-    labelled = read_labelled(prompts, opened.names, split)
+    labelled = read_labelled(prompts, opened.classes, split)
     ways, examples = list_encoders(load_base(library, base), chosen), Prompts.from_library(opened)
     with _watch_prompts(len(ways) * (len(examples) + len(labelled))) as watch:
         rows = compare_features(ways, examples, labelled, watch)
@@ -170,7 +196,7 @@ def choose_layer(  # noqa: PLR0913 - one option each
     from tta_serve.offline.labelled_prompts import Prompts, read_labelled
 
     opened, given = open_usable(library), None if layers is None else _read_layers(layers)
-    labelled, learned = read_labelled(prompts, opened.names, split), Prompts.from_library(opened)
+    labelled, learned = read_labelled(prompts, opened.classes, split), Prompts.from_library(opened)
     model = load_base(library, base)
     chosen = given or list_candidates(count_layers(model.model))
     with _watch_prompts(len(learned) + len(labelled)) as watch:
@@ -232,6 +258,20 @@ def _watch_prompts(total: int) -> Iterator[Callable[[list[str]], Iterable[str]]]
                 tell()
 
         yield watch
+
+
+def _list_exclusive(library: Library, prefix: str) -> list[str]:
+    """Return the names of the exclusive parts of a prefix.
+
+    Raises:
+        BadParameter: There are none.
+    """
+    parts = library.parts.items()
+    found = [name for name, part in parts if (part.prefix, part.role) == (prefix, "exclusive")]
+    if not found:
+        known = ", ".join(sorted({part.prefix for _, part in parts})) or "none"
+        raise typer.BadParameter(f"--twin: no parts have the prefix {prefix!r}; known are: {known}")
+    return found
 
 
 def _read_layers(text: str) -> list[int]:

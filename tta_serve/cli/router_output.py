@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from router.policies.pareto import Front
     from router.scoring.trained_gate import Gate
     from tta_serve.offline.compare_features import FeatureRow
+    from tta_serve.offline.recombine import Recombination
 
 _FEATURES = (
     "features",
@@ -83,10 +84,12 @@ def print_decisions(rows: list[dict[str, Any]]) -> None:
 
 def _shorten(coefficient: Any) -> str:
     """Return a coefficient as one number, or as the range of its numbers."""
-    values = list(coefficient.values()) if isinstance(coefficient, dict) else coefficient
-    if isinstance(values, list):
+    from adapters.coefficient import from_json, numbers_of
+
+    values = numbers_of(from_json(coefficient))
+    if len(values) > 1:
         return f"{min(values):.2f} to {max(values):.2f}"
-    return f"{values:.2f}"
+    return f"{values[0]:.2f}"
 
 
 def print_entry(entry: Entry, title: str) -> None:
@@ -118,3 +121,27 @@ def print_front(front: Front) -> None:
     table.add_section()
     table.add_row("R2 of the surrogate", "", *(f"{front.r2[task]:.2f}" for task in front.tasks))
     print_table(table)
+
+
+def print_entry_set(found: Recombination) -> None:
+    """Print the entries of a set: what each is made of, and what it loses for every task."""
+    from adapters.coefficient import to_json
+
+    made = found.entries
+    table = Table(
+        "entry", "made of", *made.tasks, title="KL to each expert on its own prompts, nats"
+    )
+    for one in made.entries:
+        used = found.coefficients[one.entry].items()
+        parts = "\n".join(f"{name} {_show_halves(to_json(c))}" for name, c in used)
+        table.add_row(one.entry, parts, *(f"{-one.measured[task]:.3f}" for task in made.tasks))
+    table.add_section()
+    table.add_row("error of the surrogate", "", *(f"{found.errors[t]:.3f}" for t in made.tasks))
+    print_table(table)
+
+
+def _show_halves(coefficient: Any) -> str:
+    """Return a coefficient with attention and MLP apart, where they differ."""
+    if isinstance(coefficient, dict):
+        return " ".join(f"{half} {_shorten(value)}" for half, value in coefficient.items())
+    return _shorten(coefficient)

@@ -1,7 +1,11 @@
-"""`tta router learn`, `pareto` and `gates`: what is learned from a few prompts of each expert."""
+"""What a few prompts of each expert teach.
+
+These are `tta router learn`, `pareto`, `recombine`, `gates` and `choose-activation`.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +19,7 @@ from tta_serve.cli.options import (
     Picture,
     console,
     open_usable,
+    print_table,
     show_progress,
 )
 
@@ -120,6 +125,54 @@ def pareto(  # noqa: PLR0913 - one option each
         console.print(f"The picture is {picture}")
 
 
+def recombine(  # noqa: PLR0913 - one option each
+    name: Annotated[str, typer.Option(help="The set's name; its entries are NAME-01 and on.")],
+    library: LibraryFolder = LIBRARY,
+    base: BaseFolder = None,
+    experts: Experts = None,
+    thirds: Annotated[
+        bool,
+        typer.Option("--thirds", help="Other coefficients for each third of the depth."),
+    ] = False,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Random merges to measure.", show_default="by experts")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100, help="Searches, each measured before the next.")
+    ] = 2,
+    entries: Annotated[int, typer.Option(min=1, max=99, help="Of the set, at most.")] = 8,
+    most: Annotated[int, typer.Option(min=1, help="Experts in an entry, at most.")] = 3,
+    price: Annotated[
+        float, typer.Option(min=0, help="Nats that each expert of an entry must bring.")
+    ] = 0.01,
+    prompts: PerExpert = 4,
+    answer: AnswerTokens = 32,
+    seed: Seed = 0,
+    replace: Replace = False,
+) -> None:
+    """Search a few reusable entries of experts' attention and MLP components.
+
+    Requests choose among them by policies of type recombined.
+    """
+    from tta_serve.cli.router_output import print_entry_set
+    from tta_serve.offline.recombine import (
+        RecombineSettings,
+        check_entries,
+        count_measurements,
+        store_entries,
+    )
+    from tta_serve.offline.recombine import recombine as search
+
+    settings = RecombineSettings(thirds, samples, rounds, entries, most, price)
+    check_entries(library, name, settings, replace=replace)
+    work = _sample_for(library, base, experts, prompts, answer, name)
+    total = count_measurements(settings, len(work.samples))
+    with show_progress(f"Measuring merges for {name}", total) as tell:
+        found = search(name, work.mixed, work.samples, work.rules, settings, seed, tell)
+    store_entries(library, name, found, replace=replace)
+    print_entry_set(found)
+
+
 def gates(  # noqa: PLR0913 - one option each
     library: LibraryFolder = LIBRARY,
     base: BaseFolder = None,
@@ -151,6 +204,41 @@ def gates(  # noqa: PLR0913 - one option each
         f"-log p of a token of the experts' answers: {trained.before:.4g} -> {trained.after:.4g}"
     )
     console.print(f"The gates are {file}")
+
+
+def choose_activation(
+    library: LibraryFolder = LIBRARY,
+    base: BaseFolder = None,
+    experts: Experts = None,
+    prompts: PerExpert = 16,
+    answer: AnswerTokens = 40,
+) -> None:
+    """From which point of a prompt on should each expert act? The last line is JSON.
+
+    It is measured on the experts' own answers to their prompts, without labels.
+    """
+    from tta_serve.offline.choose_activation import (
+        choose_activation,
+        make_table,
+        measure_activation,
+    )
+
+    opened = open_usable(library)
+    work = _sample_experts(opened, library, base, experts, prompts, answer)
+    losses = {}
+    with show_progress("Measuring what experts lose", sum(map(len, work.samples))) as tell:
+        for k, expert in enumerate(work.experts):
+            asked = list(zip(opened.examples(expert.name), work.samples[k], strict=False))
+            losses[expert.name] = measure_activation(work.mixed, k, asked, tell)
+    print_table(make_table(losses))
+    rows = {
+        name: {
+            **{point: asdict(loss) for point, loss in own.items()},
+            "acts_from": choose_activation(own),
+        }
+        for name, own in losses.items()
+    }
+    typer.echo(json.dumps({"prompts": prompts, "experts": rows}))
 
 
 def load_base(root: Path, base: Path | None) -> PlainModel:
@@ -201,7 +289,7 @@ def _sample_for(  # noqa: PLR0913 - options of the commands
 
     opened = open_usable(root)
     check_name(root, new)
-    if new in opened.all_names:
+    if new in opened.names:
         raise LibraryError(f"{new!r} is an expert: an entry needs another name")
     return _sample_experts(opened, root, base, chosen, prompts, answer)
 
@@ -259,9 +347,16 @@ def _choose_experts(library: Library, names: str | None) -> list[str]:
     Raises:
         BadParameter: The library does not serve one of them.
     """
-    wanted = set(library.names) if names is None else {name.strip() for name in names.split(",")}
-    if unknown := sorted(wanted - set(library.names)):
+    known = library.low_rank_names
+    whole = [name for name in known if name not in library.parts]
+    wanted = set(whole) if names is None else {name.strip() for name in names.split(",")}
+    if unknown := sorted(wanted - set(known)):
         raise typer.BadParameter(
-            f"--experts: {', '.join(unknown)}; the library serves {', '.join(library.names)}"
+            f"--experts: {', '.join(unknown)}; the low-rank experts are {', '.join(known)}"
         )
-    return [name for name in library.names if name in wanted]
+    if parts := sorted(wanted & library.parts.keys()):
+        raise typer.BadParameter(
+            f"--experts: {', '.join(parts)} answer nothing alone, as parts of Twin-Merging; there"
+            f" are: {', '.join(whole) or 'no others'}"
+        )
+    return [name for name in known if name in wanted]

@@ -12,6 +12,7 @@ experts/              the experts that are served, at the start and while they c
 routing/              from a prompt to a mix
 http/                 bytes, bounds and errors
 reading/              what a request says
+access/               who may ask, for what, and how much
 
 A room imports only rooms below it in this list.
 """

@@ -7,7 +7,8 @@ from typing import Any
 from ray import serve
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
-from tta_serve.config import KEY_VARIABLE, ServeConfig
+from tta_serve.config.loading import read_admin_key
+from tta_serve.config.sections import ServeConfig
 from tta_serve.serving.experts.startup import StartupPlan, source_of
 from tta_serve.serving.ray_private import with_request_router
 from tta_serve.serving.replica.replica import MergingReplica
@@ -22,7 +23,7 @@ def build_app(plan: StartupPlan) -> serve.Application:
     A lone replica listens itself; several stand behind HAProxy, as Ray's direct ingress has it.
     """
     llm_config = _llm_config(plan)
-    arguments = {"plan": plan, "admin_key": os.environ.get(KEY_VARIABLE)}
+    arguments = {"plan": plan, "admin_key": read_admin_key()}
     if plan.config.server.replicas > 1:
         return with_request_router(MergingReplica, llm_config, arguments)
     return build_llm_deployment(llm_config, deployment_cls=MergingReplica, bind_kwargs=arguments)

@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from tta_serve.config import KEY_VARIABLE, ServeConfig
+from tta_serve.config.loading import KEY_VARIABLE
+from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import StartError
 from tta_serve.serving.experts.startup import StartupPlan
 
@@ -38,7 +39,7 @@ class RunningApp:
         from tta_serve.serving.app import build_app
         from tta_serve.serving.ray_private import end_unneeded
 
-        for name in ("ray.serve", "alembic"):
+        for name in ("ray.serve", "alembic", "httpx"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
         need = 2 + server.replicas * (1 + self.config.model.tensor_parallel)

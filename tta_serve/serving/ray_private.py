@@ -20,7 +20,7 @@ from ray.util import list_named_actors
 
 from tta_serve.serving.conversation_router import ConversationRouter
 
-__all__ = ["ask_replicas", "end_unneeded", "with_request_router"]
+__all__ = ["ask_replicas", "end_unneeded", "skip_download", "with_request_router"]
 
 logger = logging.getLogger("ray.serve")
 
@@ -33,6 +33,11 @@ def end_unneeded() -> None:
     node = ray._private.worker._global_node
     for end in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
         end(check_alive=False)
+
+
+def skip_download(llm_config: Any) -> None:
+    """Let an engine start without the process in which Ray would download its base."""
+    llm_config.get_or_create_callback().ctx.run_init_node = False
 
 
 async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:

@@ -8,7 +8,7 @@ DAY_S = 86400.0
 class StoreOptions(BaseModel):
     """The section `store` of the config."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     url: str = "sqlite:///tta.db"
     """The database: `sqlite:///PATH` or `postgresql://...`."""

@@ -13,6 +13,7 @@ from adapters.library.checkup import ROUTER
 from adapters.library.library import Library
 from router.artifacts import check_artifacts
 from router.policies.pareto import FRONTS
+from router.policies.recombined import ENTRY_SETS
 from router.scoring.trained_gate import Gate, GateRecord, make_head
 from tests.factories.experts import make_expert, make_gates, make_plain_base
 from tta_serve.cli.main import app
@@ -78,12 +79,15 @@ def test_what_was_made_for_experts_that_are_gone_or_damaged_is_found(library: Pa
     (library / LAYER_GATES).write_bytes(b"cut")
     (library / ROUTER / FRONTS).mkdir()
     (library / ROUTER / FRONTS / "front.json").write_text("{", encoding="utf-8")
+    (library / ROUTER / ENTRY_SETS).mkdir()
+    (library / ROUTER / ENTRY_SETS / "set.json").write_text("{", encoding="utf-8")
     (library / ROUTER / "notes.txt").touch()
     (library / ROUTER / ".DS_Store").touch()
     assert {fault.place for fault in check_artifacts(library, experts)} == {
         "router/gate.json",
         "router/layer-gates.safetensors",
         "router/fronts/front.json",
+        "router/recombined/set.json",
         "router/notes.txt",
     }
 

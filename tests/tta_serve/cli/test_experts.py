@@ -167,6 +167,18 @@ def test_a_fine_tune_takes_every_form(
     assert told(tta("verify", "other", "--json")) == {"other": "ok"}
 
 
+def test_one_bit_of_one_part_says_what_each_part_keeps(tta: Tta, library: Path, made: Path) -> None:
+    added = tta("add", made / "tuned", "--name", "other", "--one-bit", "--parts", "mlp")
+    report = told(tta("show", "other", "--json"))["report"]
+    assert {w for w in report["dropped"] if "self_attn" in w}
+    assert report["parts"]["attention"]["kept"] == 0
+    assert f"kept of it: {report['parts']['mlp']['kept']:.4f}" in added.out
+    assert not report["unserved"]
+    wrong = tta("add", made / "tuned", "--name", "more", "--rank", 2, "--parts", "mlp")
+    assert wrong.status == 2
+    assert "--one-bit" in wrong.err
+
+
 def test_an_expert_of_any_form_is_compressed_to_factors(tta: Tta, library: Path) -> None:
     full = told(tta("show", "full", "--json"))
     assert tta("compress", "full", "--rank", 3).status == 0
@@ -264,6 +276,21 @@ def test_twins_add_up_to_the_expert(tta: Tta, library: Path) -> None:
         whole = opened.deltas("t-shared").delta(weight) + part
         torch.testing.assert_close(whole, opened.deltas("math").delta(weight), rtol=1e-4, atol=1e-6)
     assert opened.examples("t-sql") == ["select", "from"]
+
+
+def test_twins_without_a_rank_are_exact_and_removed_the_shared_one_last(
+    tta: Tta, library: Path
+) -> None:
+    assert tta("twin", "--experts", "sql,math", "--prefix", "t").status == 0
+    assert "twin        exclusive, on beside t-shared" in tta("show", "t-sql").out
+    assert "twin        shared, on beside its exclusive parts" in tta("show", "t-shared").out
+    ended = tta("remove", "t-shared")
+    assert (ended.status, "t-math, t-sql: would be left without" in ended.err) == (2, True)
+    ended = tta("twin", "--experts", "sql", "--prefix", "t", "--rank", 2)
+    assert (ended.status, "t-math: made with the t-shared that this" in ended.err) == (2, True)
+    for name in ("t-sql", "t-math", "t-shared"):
+        assert tta("remove", name).status == 0
+    assert tta("twin", "--experts", "full,math", "--prefix", "u").status == 2
 
 
 def test_exports_are_loaded_by_others(tta: Tta, library: Path, made: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 from tests.factories.experts import make_expert, make_plain_base
-from tta_serve import config as server_config
 from tta_serve.cli import admin_client, experiment, options
 from tta_serve.cli.main import app, main
+from tta_serve.config import loading as server_config
 from tta_serve.store.options import StoreOptions
 
 
@@ -32,6 +32,23 @@ def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str
         timeout=120,
         check=False,
     )
+
+
+Stopped = Callable[..., str]
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Stopped:
+    """What a command line that cannot work says on standard error before it exits with 2."""
+
+    def run_here(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["tta", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    return run_here
 
 
 def config(folder: Path, text: str) -> str:
@@ -58,12 +75,11 @@ def config(folder: Path, text: str) -> str:
     ],
 )
 def test_a_start_that_cannot_work_says_why_and_exits_2(
-    tmp_path: Path, text: str, says: str
+    tmp_path: Path, stopped: Stopped, text: str, says: str
 ) -> None:
-    result = run("serve", "--config", config(tmp_path, text))
-    assert result.returncode == 2
-    assert says in result.stderr
-    assert "Traceback" not in result.stderr
+    said = stopped("serve", "--config", config(tmp_path, text))
+    assert says in said
+    assert "Traceback" not in said
 
 
 def test_a_base_that_is_not_there_is_named(tmp_path: Path, demo_experts: Path) -> None:
@@ -73,10 +89,8 @@ def test_a_base_that_is_not_there_is_named(tmp_path: Path, demo_experts: Path) -
     assert "no-model" in result.stderr
 
 
-def test_without_a_config_model_and_experts_are_needed() -> None:
-    result = run("serve", "--model", "x")
-    assert result.returncode == 2
-    assert "--experts" in result.stderr
+def test_without_a_config_model_and_experts_are_needed(stopped: Stopped) -> None:
+    assert "--experts" in stopped("serve", "--model", "x")
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -106,9 +120,7 @@ def test_no_help_is_taken_for_markup_and_lost() -> None:
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_help_ends_with_examples_that_fit_80_columns(path: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(
-        app, [*path, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}
-    )
+    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"})
     _, _, shown = result.output.partition("Examples:")
     lines = [line.strip() for line in shown.splitlines() if line.strip()]
     assert lines == [line.strip() for line in COMMANDS[path].epilog.splitlines()[2:]]
@@ -221,6 +233,7 @@ PATHS = (
     ("router", "gates", "--library", "{path}"),
     ("router", "pareto", "--name", "x", "--library", "{path}"),
     ("router", "learn", "--name", "x", "--library", "{path}"),
+    ("router", "recombine", "--name", "x", "--library", "{path}"),
     ("experiment", "validate", "{path}"),
 )
 
@@ -253,6 +266,34 @@ ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 """A locale that has no letters but those of ASCII."""
 
 
+SEVERAL = """
+import json, sys
+from tta_serve.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["tta", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+    print("\\0", end="")
+"""
+
+
+def run_in_turn(*commands: tuple[str, ...]) -> list[str]:
+    """Return what each command prints in one process of such a locale; none may fail."""
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, json.dumps(commands)],
+        env=os.environ | ASCII,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split("\0")[:-1]
+
+
 def test_text_is_utf_8_in_any_locale(tmp_path: Path) -> None:
     base = make_plain_base(tmp_path / "base", 0)
     make_expert(tmp_path / "sql", base, seed=0, layers=range(2), rank=2)
@@ -261,18 +302,15 @@ def test_text_is_utf_8_in_any_locale(tmp_path: Path) -> None:
     library = tmp_path / "library"
     add = ("experts", "add", str(tmp_path / "sql"), "--name", "sql", "--base", str(base))
     more = ("--examples", str(tmp_path / "prompts.txt"), "--library", str(library))
-    assert run(*add, *more, **ASCII).returncode == 0
-    shown = run("experts", "show", "sql", "--json", "--library", str(library), **ASCII)
-    assert shown.returncode == 0
-    assert json.loads(shown.stdout)["examples"] == prompts
+    within = ("sql", "--library", str(library))
+    _, shown = run_in_turn((*add, *more), ("experts", "show", "--json", *within))
+    assert json.loads(shown)["examples"] == prompts
     manifest = json.loads((library / "sql/v0001/expert.json").read_text(encoding="utf-8"))
     assert manifest["examples"] == prompts
     manifest["description"] = "日本 ✓"
     text = json.dumps(manifest, ensure_ascii=False)
     (library / "sql/v0001/expert.json").write_text(text, encoding="utf-8")
-    for command in ("show", "verify"):
-        ended = run("experts", command, "sql", "--library", str(library), **ASCII)
-        assert (ended.returncode, ended.stderr) == (0, "")
+    run_in_turn(*(("experts", command, *within) for command in ("show", "verify")))
 
 
 def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

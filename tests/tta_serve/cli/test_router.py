@@ -17,9 +17,11 @@ from adapters.library.entries import ENTRIES, read_entries
 from adapters.library.library import Library
 from router.errors import RouterError
 from router.policies.pareto import read_front
+from router.policies.recombined import read_entry_set
 from router.scoring.trained_gate import Gate
 from tests.factories.http_handler import serve_handler
 from tests.factories.tiny_library import EVERYDAY, EXAMPLES, make_library
+from tests.factories.twins import add_twins
 from tta_serve.cli.router import app
 from tta_serve.exceptions import ConfigError, PromptFileError
 from tta_serve.offline.base_model import PlainModel
@@ -144,7 +146,7 @@ def test_an_entry_cannot_have_the_name_of_something_else(library: Path, name: st
 def test_an_expert_that_is_not_there_or_silent_is_refused(library: Path) -> None:
     result = tta(library, "learn", "--name", "new", "--experts", "sql,maths")
     assert result.exit_code == 2
-    assert "maths; the library serves math, sql" in result.output
+    assert "maths; the low-rank experts are math, sql" in result.output
     (library / "sql" / "examples.txt").unlink()
     with pytest.raises(LibraryError, match="sql: without example prompts"):
         tta(library, "pareto", "--name", "new")
@@ -159,6 +161,34 @@ def test_a_front_is_made_with_its_entries_and_picture(library: Path, tmp_path: P
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(LibraryError, match="is there already"):
         tta(library, "pareto", "--name", "demo", *few)
+
+
+def test_a_set_of_entries_is_recombined(library: Path) -> None:
+    few = ("--prompts", 1, "--answer", 4, "--samples", 12, "--rounds", 1, "--thirds")
+    result = tta(library, "recombine", "--name", "parts", *few)
+    assert result.exit_code == 0, result.output
+    made = read_entry_set(library / "router", "parts")
+    assert read_entries(library / ENTRIES).keys() == {one.entry for one in made.entries}
+    assert "error of the surrogate" in result.output
+    with pytest.raises(LibraryError, match="is there already"):
+        tta(library, "recombine", "--name", "parts", *few)
+    with pytest.raises(RouterError, match="12 samples and 2 entries at least, got 3 samples"):
+        tta(library, "recombine", "--name", "more", "--samples", 3, "--thirds")
+
+
+def test_a_gate_of_exclusive_parts_is_trained_beside_that_of_their_experts(library: Path) -> None:
+    add_twins(Library.open(library), ["math", "sql"])
+    assert tta(library, "train").exit_code == 0
+    assert tta(library, "train", "--twin", "t", "--name", "t").exit_code == 0
+    names = {name: Gate.load(library / "router", name).names for name in ("gate", "t")}
+    assert names == {"gate": ("math", "sql"), "t": ("t-math", "t-sql")}
+    result = tta(library, "train", "--twin", "u")
+    assert (result.exit_code, "no parts have the prefix 'u'; known are: t" in result.output) == (
+        2,
+        True,
+    )
+    result = tta(library, "learn", "--name", "new", "--experts", "sql,t-sql")
+    assert (result.exit_code, "t-sql answer nothing alone" in result.output) == (2, True)
 
 
 def test_features_are_compared_and_the_last_line_is_json(library: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from adapters.files.checkpoint import Checkpoint
 from adapters.library.library import Library
 from adapters.merge.registry import METHODS
 from tests.factories.experts import make_expert, make_plain_base
-from tta_serve.config import ServeConfig
+from tta_serve.config.sections import ServeConfig
 from tta_serve.evaluation.arms import (
     EvaluatedArm,
     MixRequest,

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tta_serve.store.conftest import server, url  # noqa: F401 - fixtures
 from tta_serve.store.database import Database
 
 
@@ -18,7 +17,7 @@ def db(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def either(url: str) -> Iterator[Database]:  # noqa: F811 - the fixture
+def either(url: str) -> Iterator[Database]:
     opened = Database(url)
     yield opened
     opened.close()

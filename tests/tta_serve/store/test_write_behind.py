@@ -94,7 +94,7 @@ def test_nobody_waits_for_a_stuck_write_and_the_newest_are_dropped() -> None:
     start = time.monotonic()
     for i in range(1, 16):
         log.put(i)
-    assert time.monotonic() - start < 0.1
+    assert time.monotonic() - start < 2  # Nobody opens the sink: a put that waits, waits for ever.
     assert (len(log), log.dropped) == (11, 5)
     sink.open.set()
     log.close(10)

@@ -86,7 +86,7 @@ class Eligible(_Part):
     headers: Mapping[str, str] = {}
     """The values that headers must have, by lower-case name."""
     keys: frozenset[str] | None = None
-    """Labels of API keys, from the config's `api_keys`; None for any key or none."""
+    """Labels of API keys, from the config's `access.keys`; None for any key or none."""
 
 
 class Bandit(_Part):

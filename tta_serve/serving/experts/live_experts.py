@@ -9,19 +9,22 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from adapters.errors import AdapterError
 from adapters.library.library import Library
 from router.errors import RouterError
+from router.probing import feature_layer
 from tta_serve import metrics
-from tta_serve.config import ServeConfig
+from tta_serve.config.sections import ServeConfig
 from tta_serve.engine.client.engine_client import EngineClient, ProbeError
 from tta_serve.exceptions import ConfigError, RequestError
 from tta_serve.protocol import Change
-from tta_serve.serving.experts.startup import check_base
+from tta_serve.serving.experts.startup import check_base, source_of
 from tta_serve.serving.experts.view import View, Views
 from tta_serve.serving.routing.conversations import Conversations
+from tta_serve.serving.routing.example_readings import ExampleReadings, find_file
 from tta_serve.serving.routing.probe_cache import ProbeCache
 
 logger = logging.getLogger("ray.serve")
@@ -53,7 +56,8 @@ class LiveExperts:
         self._config = config
         self._engine = engine
         conversations = Conversations(config.server.sessions, config.server.session_idle_s)
-        self._views = Views(config, layers, engine, ProbeCache(), conversations)
+        self._readings = ExampleReadings(_find_readings(config, layers))
+        self._views = Views(config, layers, engine, ProbeCache(), conversations, self._readings)
         self._changing = asyncio.Lock()
         self._loaded: set[str] = set()
         self._retired: list[View] = []
@@ -66,6 +70,9 @@ class LiveExperts:
         Raises ConfigError or RouterError.
         """
         self._loaded = set(digests.values())
+        if self._config.reads_features:
+            chat = any(policy.inline for policy in self._config.policies.values())
+            await self._readings.open(self._engine.features, chat=chat)
         self.current = await self._views.make(1, dict(digests), self._config.policies.keys())
         metrics.experts_loaded.set(len(digests))
 
@@ -73,13 +80,18 @@ class LiveExperts:
     def hold(self, view: View | None = None) -> Iterator[View]:
         """Keep a view and its experts: the current one, or one that is held already."""
         view = view or self.current
-        view.holders += 1
+        whole = view.whole or view
+        whole.holders += 1
         try:
             yield view
         finally:
-            view.holders -= 1
-            if view is not self.current and not view.holders:
+            whole.holders -= 1
+            if whole is not self.current and not whole.holders:
                 self._sweep()
+
+    def find(self, tenant: str | None) -> View:
+        """Return the current view as a tenant has it."""
+        return self.current.tenants.get(tenant or "", self.current)
 
     async def stage(self, name: str, change: Change) -> None:
         """Do all of a change that can fail: read, check and load the expert, build the policies.
@@ -188,7 +200,7 @@ class LiveExperts:
         """The digest of an expert on disk. Raises AdapterError."""
         library = Library.open(self._config.library.path)
         check_base(library, self._config.model.source)
-        return library.expert(name).digest
+        return library.deltas(name).digest
 
     def _sweep(self) -> None:
         if self._sweeper is None or self._sweeper.done():
@@ -215,3 +227,11 @@ class LiveExperts:
         if self._staged is not None and self._staged.view is not None:
             views.append(self._staged.view)
         return self._loaded - {digest for view in views for digest in view.digests.values()}
+
+
+def _find_readings(config: ServeConfig, layers: int) -> Path | None:
+    """Return the file of what the base reads in examples, None if it is not to be kept."""
+    if config.library.readings is None:
+        return None
+    settings = (config.model.dtype, feature_layer(layers), config.server.max_probe_tokens)
+    return find_file(config.library.readings.expanduser(), source_of(config.model.source), settings)

@@ -6,17 +6,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from adapters.deltas import LowRankDeltas
+from adapters.deltas import ExpertDeltas
 from adapters.errors import AdapterError, ExpertError, LibraryError
-from adapters.expert import Expert
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.peft_names import BaseNames
 from adapters.files.servable import ServableWeights
 from adapters.library.library import Library
-from adapters.library.versions import VersionStore
+from adapters.library.twins import TwinTies, explain_orphans
+from adapters.library.versions import VersionStore, check_fit
 from router.probing import feature_layer
-from tta_serve.config import ServeConfig
-from tta_serve.engine.options import BankOptions
+from tta_serve.config.sections import ServeConfig
+from tta_serve.engine.options import BankOptions, DenseOptions
 from tta_serve.exceptions import ConfigError
 from tta_serve.serving.reading.catalog import Catalog
 
@@ -31,6 +31,8 @@ class StartupPlan:
     digests: dict[str, str]
     layers: int
     """Of the base's decoder."""
+    dense: DenseOptions | None = None
+    """How dense experts are served, None if there are to be none."""
 
     @classmethod
     def of(cls, config: ServeConfig) -> "StartupPlan":
@@ -43,22 +45,28 @@ class StartupPlan:
         library = Library.open(config.library.path)
         check_base(library, config.model.source)
         experts, problems = library.read_experts()
-        problems |= _leave_out_misfits(experts, config.model.source)
+        problems |= _leave_out_misfits(library, experts, config.model.source)
+        parts = {name: part for name, part in library.parts.items() if name in experts}
+        for name, reason in explain_orphans(parts).items():
+            problems[name] = reason
+            del experts[name]
         for name, reason in problems.items():
             logger.warning("expert %s is left out: %s", name, reason)
         if problems and not experts:
             raise LibraryError("no expert can be used: " + "; ".join(problems.values()))
         layers = _depth(config.model.source)
+        digests = {name: deltas.digest for name, deltas in experts.items()}
         try:
-            Catalog.of(config, tuple(experts), layers)
+            Catalog.of(config, tuple(experts), layers, ties=TwinTies.of(library.parts, digests))
         except ConfigError as error:
             left_out = "".join(
                 f"\nexpert {name} is left out: {problems[name]}" for name in problems
             )
             raise ConfigError(f"{error}{left_out}") from None
         placed = config.library.model_copy(update={"path": library.root.resolve()})
-        digests = {name: expert.digest for name, expert in experts.items()}
-        return cls(config.model_copy(update={"library": placed}), digests, layers)
+        has_dense = any(library.form(name) == "dense" for name in experts)
+        dense = config.library.dense or (DenseOptions() if has_dense else None)
+        return cls(config.model_copy(update={"library": placed}), digests, layers, dense)
 
     @property
     def tap_layer(self) -> int | None:
@@ -77,6 +85,7 @@ class StartupPlan:
             library.capacity,
             gated=bool(scores),
             trained="trained" in scores,
+            dense=self.dense,
         )
         return bank.engine_args(self.config.server.slots)
 
@@ -94,8 +103,10 @@ def check_base(library: Library, source: str) -> None:
         VersionStore(library.root).check_base(base)
 
 
-def _leave_out_misfits(experts: dict[str, Expert], source: str) -> dict[str, str]:
-    """Take experts away that change what slots cannot serve of the base, where it is here.
+def _leave_out_misfits(
+    library: Library, experts: dict[str, ExpertDeltas], source: str
+) -> dict[str, str]:
+    """Take experts away that change what cannot be served of the base, where it is here.
 
     Returns why, by name.
     """
@@ -107,10 +118,14 @@ def _leave_out_misfits(experts: dict[str, Expert], source: str) -> dict[str, str
         return {}  # its weights are in a form that vLLM reads, and we do not
     names, servable = BaseNames(base), ServableWeights.of(base)
     found = {}
-    for name, expert in list(experts.items()):
-        shapes = LowRankDeltas(expert).shapes
+    for name, deltas in list(experts.items()):
+        form, shapes = library.form(name), deltas.shapes
         try:
-            servable.check(name, {names.find(name, w, shape): shape for w, shape in shapes.items()})
+            if form == "low_rank":
+                own = {names.find(name, w, shape): shape for w, shape in shapes.items()}
+                servable.check(name, own)
+            elif form == "dense":
+                check_fit(deltas, base)
         except ExpertError as error:
             found[name] = str(error)
             del experts[name]

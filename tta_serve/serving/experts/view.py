@@ -5,31 +5,40 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
+from adapters.coefficient import Coefficient
 from adapters.errors import LibraryError
 from adapters.files.facts import is_hidden
-from adapters.library.entries import ENTRIES, scan_entries
+from adapters.library.entries import ENTRIES, Entry, scan_entries
 from adapters.library.library import Library, read_examples
+from adapters.library.manifest import TwinPart
+from adapters.library.twins import TwinTies
+from router.errors import RouterError
 from router.policy import EVERYDAY, Context
-from tta_serve.config import ServeConfig
+from tta_serve.config.access import TenantConfig
+from tta_serve.config.sections import ServeConfig
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.routing.conversations import Conversations
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
+from tta_serve.serving.routing.example_readings import ExampleProbe, ExampleReadings
 from tta_serve.serving.routing.probe_cache import Engine, ProbeCache, ViewProbe
 
 logger = logging.getLogger("ray.serve")
+
+_T = TypeVar("_T")
 
 
 @dataclass
 class View:
     """What a request sees of the library, from its start to its end."""
 
-    generation: int
     digests: dict[str, str]
     catalog: Catalog
     router: PolicyDispatcher
+    generation: int = 0
     stale: tuple[str, ...] = ()
     """Entries whose experts have changed since."""
     examples: Mapping[str, list[str]] = field(default_factory=dict)
@@ -37,8 +46,20 @@ class View:
     versions: Mapping[str, str] = field(default_factory=dict)
     """By policy, a short hash of what its decisions depend on: its settings, the experts, what was
     trained for them."""
+    parts: Mapping[str, TwinPart] = field(default_factory=dict)
+    """Which experts are parts of Twin-Merging."""
+    forms: Mapping[str, str] = field(default_factory=dict)
+    """The form of each expert that is no low-rank one."""
+    invocations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The tokens from which on some experts act."""
     holders: int = 0
-    """The requests that see it."""
+    """The requests that see it, or what a tenant sees of it."""
+    tenants: dict[str, "View"] = field(default_factory=dict)
+    """What those tenants see of it that may not see all."""
+    tenant: str | None = None
+    """The tenant who sees this and no more, None for what everybody else sees."""
+    whole: "View | None" = None
+    """What that is a part of."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,7 @@ class Views:
     engine: Engine
     probes: ProbeCache
     conversations: Conversations
+    readings: ExampleReadings = field(default_factory=ExampleReadings)
 
     async def make(
         self,
@@ -68,36 +90,153 @@ class Views:
 
         Raises AdapterError, ConfigError or RouterError.
         """
-        library = await asyncio.to_thread(Library.open, self.config.library.path)
-        saved, damaged = await asyncio.to_thread(scan_entries, library.root / ENTRIES)
-        for reason in damaged.values():
-            logger.warning("an entry is left out: %s", reason)
-        valid = {
-            name: entry.coefficients
-            for name, entry in saved.items()
-            if entry.digests.items() <= digests.items()
-        }
+        shelf = await asyncio.to_thread(_Shelf.read, self.config, digests, before)
+        whole = await self._make(self.config, digests, shelf, must, strict=generation == 1)
+        saved = shelf.entries.keys() | self.config.library.entries.keys()
+        whole.generation = generation
+        whole.stale = tuple(sorted(saved - whole.catalog.entries.keys()))
+        for name, tenant in self.config.access.tenants.items():
+            whole.tenants[name] = await self._narrow(name, tenant, whole, shelf)
+        await asyncio.to_thread(self.readings.save)
+        return whole
+
+    async def _narrow(self, name: str, tenant: TenantConfig, whole: View, shelf: "_Shelf") -> View:
+        """Return what a tenant sees: the same as on a server that has nothing but its experts.
+
+        What its experts share with others goes with them.
+        """
+        own = {expert for expert in whole.digests if tenant.permits(expert)}
+        own |= {shelf.parts[expert].shared for expert in own & shelf.parts.keys()}
+        config = self.config.narrow(tenant)
+        named = shelf.entries if tenant.entries is None else tenant.entries
+        narrow = replace(
+            shelf,
+            entries=_select(shelf.entries, named),
+            parts=_select(shelf.parts, own),
+            forms=_select(shelf.forms, own),
+            invocations=_select(shelf.invocations, own),
+            examples=_select(shelf.examples, own),
+        )
+        try:
+            view = await self._make(
+                config,
+                {expert: whole.digests[expert] for expert in sorted(own)},
+                narrow,
+                config.needed,
+                strict=False,
+            )
+        except RouterError as error:
+            raise RouterError(f"for tenant {name!r}: {error}") from None
+        # Why a policy cannot work may name experts of others.
+        unusable = dict.fromkeys(view.router.unusable, "it is not for them")
+        view.router = replace(view.router, unusable=unusable)
+        view.generation, view.tenant, view.whole = whole.generation, name, whole
+        return view
+
+    async def _make(
+        self,
+        config: ServeConfig,
+        digests: dict[str, str],
+        shelf: "_Shelf",
+        must: Collection[str],
+        *,
+        strict: bool,
+    ) -> View:
         catalog = Catalog.of(
-            self.config, tuple(sorted(digests)), self.layers, valid, strict=generation == 1
+            config,
+            tuple(sorted(digests)),
+            self.layers,
+            _find_valid(shelf.entries, digests),
+            TwinTies.of(shelf.parts, digests),
+            strict=strict,
         )
-        stale = (saved.keys() | self.config.library.entries.keys()) - catalog.entries.keys()
-        probe = ViewProbe(self.engine, digests, self.probes)
-        examples = {name: _read_prompts(library, name, before) for name in digests}
-        everyday = read_examples(self.config.library.everyday or EVERYDAY)
-        artifacts = (library.root / ENTRIES).parent
+        probe = ViewProbe(self.engine, digests, self.probes, shelf.forms)
         context = Context(
-            catalog.rules, examples, everyday, probe, digests, catalog.entries, artifacts
+            catalog.rules,
+            shelf.examples,
+            shelf.everyday,
+            ExampleProbe(probe, self.readings),
+            digests,
+            catalog.entries,
+            shelf.artifacts,
+            forms=shelf.forms,
+            invocations=shelf.invocations,
         )
-        router = await PolicyDispatcher.create(
-            self.config, context, probe, self.conversations, must
+        router = await PolicyDispatcher.create(config, context, probe, self.conversations, must)
+        versions = self._name_versions(await asyncio.to_thread(_made, digests, shelf.artifacts))
+        return View(
+            digests=digests,
+            catalog=catalog,
+            router=router,
+            examples=shelf.examples,
+            versions=versions,
+            parts=shelf.parts,
+            forms=shelf.forms,
+            invocations=shelf.invocations,
         )
-        made = await asyncio.to_thread(_made, digests, artifacts)
+
+    def _name_versions(self, made: str) -> dict[str, str]:
+        """Return the version of each policy, by name.
+
+        Args:
+            made: A hash of the experts and of what was trained for them.
+        """
         settings = {name: policy.model_dump_json() for name, policy in self.config.policies.items()}
-        versions = {
+        return {
             name: hashlib.sha256(f"{said} {made}".encode()).hexdigest()[:12]
             for name, said in settings.items()
         }
-        return View(generation, digests, catalog, router, tuple(sorted(stale)), examples, versions)
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """What is on disk of the experts of a view."""
+
+    entries: Mapping[str, Entry]
+    parts: Mapping[str, TwinPart]
+    forms: Mapping[str, str]
+    invocations: Mapping[str, tuple[int, ...]]
+    examples: Mapping[str, list[str]]
+    everyday: list[str]
+    artifacts: Path
+    """The folder of what `tta router` made."""
+
+    @classmethod
+    def read(cls, config: ServeConfig, digests: Mapping[str, str], before: View | None) -> "_Shelf":
+        library = Library.open(config.library.path)
+        return cls(
+            entries=_read_entries(library),
+            parts=_find_parts(library, digests, before),
+            forms=_find_forms(library, digests, before),
+            invocations=_find_invocations(library, digests, before),
+            examples={name: _read_prompts(library, name, before) for name in digests},
+            everyday=read_examples(config.library.everyday or EVERYDAY),
+            artifacts=(library.root / ENTRIES).parent,
+        )
+
+
+def _select(values: Mapping[str, _T], names: Collection[str]) -> dict[str, _T]:
+    """Return the values of these names, as far as there are any."""
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _read_entries(library: Library) -> dict[str, Entry]:
+    """Return the library's entries that can be used."""
+    saved, damaged = scan_entries(library.root / ENTRIES)
+    for reason in damaged.values():
+        logger.warning("an entry is left out: %s", reason)
+    return saved
+
+
+def _find_valid(
+    saved: Mapping[str, Entry], digests: dict[str, str]
+) -> dict[str, Mapping[str, Coefficient]]:
+    """Return the entries whose experts are those that are served."""
+    return {
+        name: entry.coefficients
+        for name, entry in saved.items()
+        if entry.digests.items() <= digests.items()
+    }
 
 
 def _read_prompts(library: Library, name: str, before: View | None) -> list[str]:
@@ -109,6 +248,56 @@ def _read_prompts(library: Library, name: str, before: View | None) -> list[str]
             raise
         logger.warning("the prompts of %s stay as they were: %s", name, error)
         return before.examples[name]
+
+
+def _find_parts(
+    library: Library, digests: Mapping[str, str], before: View | None
+) -> dict[str, TwinPart]:
+    """Return which of the experts served are parts of Twin-Merging.
+
+    What is served may be another version than the library's current one: then it is what it was in
+    the view before.
+    """
+    found = {
+        name: part
+        for name, part in library.parts.items()
+        if library.managed[name].digest == digests.get(name)
+    }
+    if before is None:
+        return found
+    kept = {
+        name: part
+        for name, part in before.parts.items()
+        if name not in found and before.digests[name] == digests.get(name)
+    }
+    return found | kept
+
+
+def _find_forms(
+    library: Library, digests: Mapping[str, str], before: View | None
+) -> dict[str, str]:
+    """Return the form of each expert served that is no low-rank one, as `_find_parts` does."""
+    forms = {m.digest: m.form for m in library.managed.values()}
+    if before is not None:
+        forms |= {before.digests[name]: form for name, form in before.forms.items()}
+    found = {name: forms.get(digest, "low_rank") for name, digest in digests.items()}
+    return {name: form for name, form in found.items() if form != "low_rank"}
+
+
+def _find_invocations(
+    library: Library, digests: Mapping[str, str], before: View | None
+) -> dict[str, tuple[int, ...]]:
+    """Return the invocation of each expert served that has one, as `_find_parts` does."""
+    found = {}
+    for name in digests:
+        manifest = library.managed.get(name)
+        if manifest is not None and manifest.digest == digests[name]:
+            found[name] = manifest.invocation
+        elif before and before.digests.get(name) == digests[name]:
+            found[name] = before.invocations.get(name, ())
+        elif manifest is None:
+            found[name] = library.invocation(name)
+    return {name: tokens for name, tokens in found.items() if tokens}
 
 
 def _made(digests: dict[str, str], artifacts: Path) -> str:

@@ -1,16 +1,18 @@
 """One request that generates, from what it asks to what its answer says."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from vllm.lora.request import LoRARequest
+
 from adapters.mix import Mix
 from router.decision import Prompt
-from tta_serve.engine.client.engine_client import EngineCall, EngineClient
+from tta_serve.engine.client.engine_client import EngineCall, EngineClient, UndecidedRequest
 from tta_serve.engine.client.usage import Usage
-from tta_serve.engine.wire import make_mix_request
 from tta_serve.exceptions import RequestError
 from tta_serve.protocol import MergeInfo
 from tta_serve.serving.generation.admission import Admitted
@@ -58,6 +60,7 @@ class Exchange:
         self._engine = engine
         self._admitted = admitted
         self._prompts: list[tuple[Prompt, Turn]] = []
+        self._placed: dict[int, LoRARequest | UndecidedRequest | None] = {}
         self._routes: dict[int, asyncio.Task[RequestRoute]] = {}
         self._first: EngineCall | None = None
         self._handed = 0
@@ -73,6 +76,7 @@ class Exchange:
 
         Further steps of the last one, as beam search has them, are run like it.
         """
+        call = _salt(call, self.request.caller.tenant)
         prompts = self._read()
         index = min(self._handed, len(prompts) - 1)
         self._handed += 1
@@ -84,8 +88,10 @@ class Exchange:
         try:
             async with self._admitted.room_for(call.params.n):
                 route = await self._route(index)
+                if index not in self._placed:
+                    self._placed[index] = self._place(call, route, index)
                 outputs: Any = self.record.usage.watch(
-                    self._engine.run(call, route.adapter), call.params
+                    self._engine.run(call, self._placed[index]), call.params
                 )
                 async with aclosing(outputs):
                     async for output in outputs:
@@ -94,6 +100,13 @@ class Exchange:
         except Exception as error:
             self.error = error
             raise
+
+    def _place(
+        self, call: EngineCall, route: RequestRoute, index: int
+    ) -> LoRARequest | UndecidedRequest | None:
+        """Return what the engine runs a prompt as; steps of a beam search run as their first."""
+        turns = self.request.user_turns()[index]
+        return route.turn.place(self._engine.placer, call.tokens, turns)
 
     def _read(self) -> list[tuple[Prompt, Turn]]:
         """What policies read of each prompt, once vLLM has found nothing wrong with the request."""
@@ -134,7 +147,9 @@ class Exchange:
         call = self._first._replace(
             name=f"{self._first.name}-shadow", params=self._first.params.clone()
         )
-        outputs = self._engine.run(call, make_mix_request(mix, self.record.view.digests))
+        turn = self.record.view.router.shadow(mix, self._wish.acts_from)
+        placed = turn.place(self._engine.placer, call.tokens, self.request.user_turns()[0])
+        outputs = self._engine.run(call, placed)
         async for _ in usage.watch(outputs, call.params):
             pass
         took = 1e3 * (time.perf_counter() - start)
@@ -148,6 +163,14 @@ class Exchange:
     def asked(self) -> bool:
         """Whether vLLM has read the request, and handed a prompt over."""
         return self._first is not None
+
+
+def _salt(call: EngineCall, tenant: str | None) -> EngineCall:
+    """Return a call whose prefix cache no other tenant shares, nor sees by the time it takes."""
+    if tenant is None:
+        return call
+    own = call.prompt.get("cache_salt") or ""
+    return call._replace(prompt={**call.prompt, "cache_salt": json.dumps([tenant, own])})
 
 
 def _check_grammar(call: EngineCall, output: Any) -> None:

@@ -5,6 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tta_serve import metrics
 from tta_serve.engine.client.engine_client import OWNER, EngineClient
 from tta_serve.exceptions import RequestError
+from tta_serve.serving.access.budgets import Budgets
 from tta_serve.serving.experts.live_experts import LiveExperts
 from tta_serve.serving.generation.admission import Admission
 from tta_serve.serving.generation.answer import Answer
@@ -28,6 +29,7 @@ class Merging:
         experts: LiveExperts,
         admission: Admission,
         trials: Trials,
+        budgets: Budgets,
     ) -> None:
         self._app = app
         self._routes = routes
@@ -35,6 +37,7 @@ class Merging:
         self._experts = experts
         self._admission = admission
         self._trials = trials
+        self._budgets = budgets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request: GenerateRequest | None = scope.get(REQUEST)
@@ -50,7 +53,7 @@ class Merging:
     ) -> None:
         """Answer a request: read its wish, admit it, and let vLLM answer with the mix it gets."""
         with (
-            self._experts.hold() as view,
+            self._experts.hold(self._experts.find(request.caller.tenant)) as view,
             metrics.count_request() as count,
             self._trials.follow(view) as record,
         ):
@@ -58,7 +61,10 @@ class Merging:
                 wish = self._read_wish(scope["path"], request, record)
                 count.policy = wish.label
 
-                with self._admission.admit(request.count * request.samples) as admitted:
+                with (
+                    self._budgets.admit(request.caller, record.usage),
+                    self._admission.admit(request.count * request.samples) as admitted,
+                ):
                     exchange = Exchange(request, wish, record, self._engine, admitted)
                     await self._answer(exchange, scope, receive, send)
             except RequestError as error:
@@ -92,7 +98,7 @@ class Merging:
         """No mix is needed; the model has to exist."""
         try:
             self._routes.check(scope["path"], request.body, self._engine.vocabulary)
-            self._experts.current.catalog.read_wish(request.model, None)
+            self._experts.find(request.caller.tenant).catalog.read_wish(request.model, None)
         except RequestError as error:
             await failure_of(error).response()(scope, receive, send)
             return

@@ -1,15 +1,14 @@
 """The outermost layer of the HTTP side.
 
 In: headers that no client may set are gone; a path has no slash at its end; HEAD is GET; a body is
-whole, unpacked and, where JSON is wanted, has been read. Management is asked for its key before
-anything of its body is looked at. Out: every failure has OpenAI's shape, whoever found it; every
+whole, unpacked and, where JSON is wanted, has been read. Nothing of a body is looked at before the
+key. Out: every failure has OpenAI's shape, whoever found it; every
 answer has the request's id.
 """
 
 import asyncio
 import json
 import re
-import secrets
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +16,13 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tta_serve.config import KEY_VARIABLE, ServerConfig
+from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
+from tta_serve.serving.access.key_ring import CALLER, KeyRing
 from tta_serve.serving.http.body import ClientLeft, read_body, read_json
 from tta_serve.serving.http.openai_errors import Failure, failure_of, reshaped
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest
 
-_MANAGED = ("/admin/", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 NOT_FROM_CLIENTS = re.compile(
     r"x-request-timeout-seconds|x-request-disconnect-disabled|x-session-id|x-data-parallel-rank"
     r"|x-vllm-priority|serve[-_]multiplexed[-_]model[-_]id|x-serve-.*|x-forwarded-prefix"
@@ -39,13 +38,13 @@ class Edge:
     """An ASGI app around all others.
 
     Args:
-        admin_key: Of management, None to switch it off.
+        keys: Who may ask.
     """
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, admin_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, config: ServerConfig, keys: KeyRing) -> None:
         self._app = app
         self._config = config
-        self._admin_key = admin_key
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,8 +68,7 @@ class Edge:
         path = scope["path"].rstrip("/") or "/"
         if not path.isprintable():  # Starlette would take a line break at its end for nothing
             raise RequestError("Not Found", status=404)
-        if path.startswith(_MANAGED):
-            self._check_key(headers)
+        caller = self._keys.identify(path, headers)
         body = await read_body(
             receive, headers, self._config.max_request_bytes, self._config.body_timeout_s
         )
@@ -80,29 +78,13 @@ class Edge:
             "path": path,
             "raw_path": path.encode(),
             "headers": _passed_on(scope["headers"], name, len(body)),
+            CALLER: caller,
         }
         if scope["method"] == "POST" and body:
             given = _json(body, headers)
             if isinstance(given, dict):
-                inner[REQUEST] = GenerateRequest(given, headers)
+                inner[REQUEST] = GenerateRequest(given, headers, caller)
         await self._app(inner, _replayed(body, receive), reply.send)
-
-    def _check_key(self, headers: Mapping[str, str]) -> None:
-        """Check the key of management.
-
-        Raises RequestError: 403 if management is off, 401 for a wrong key.
-        """
-        if not self._admin_key:
-            message = f"management is off; start the server with {KEY_VARIABLE} in its environment"
-            raise RequestError(message, status=403)
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        if not secrets.compare_digest(given.encode(), self._admin_key.encode()):
-            wanted = {"www-authenticate": "Bearer"}
-            raise RequestError(
-                "management wants its own key: Authorization: Bearer KEY",
-                status=401,
-                headers=wanted,
-            )
 
 
 def _decoded(headers: Any) -> dict[str, str]:

@@ -9,14 +9,22 @@ from pydantic import ValidationError
 
 from adapters.coefficient import Coefficient, numbers_of
 from adapters.errors import MixError
+from adapters.library.twins import TwinTies
 from adapters.mix import Mix, MixRules
-from tta_serve.config import ServeConfig
+from router.decision import ActsFrom
+from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import ConfigError, RequestError
 from tta_serve.protocol import MergeRequest
 from tta_serve.serving.reading.validation import explain_validation
 
+_NO_TIES = TwinTies()
 _ONE_OF = "merge takes exactly one of: experts, policy, entry, preference"
-_TOGETHER = ({"policy", "preference"}, {"policy", "preference", "read"}, {"read"})
+_TOGETHER: tuple[set[str], ...] = (
+    {"policy", "preference"},
+    {"policy", "preference", "read"},
+    {"read"},
+    set(),
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Wish:
     """Under which outcomes of the request are sent."""
     read: str | None = None
     """The text that policies read in place of the prompt."""
+    acts_from: ActsFrom | None = None
+    """Where the mix is to begin to act, if the request says so."""
     warnings: tuple[str, ...] = ()
     """What of the wish is not heeded."""
 
@@ -61,12 +71,13 @@ class Catalog:
     default_policy: str
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - all that names come from
         cls,
         config: ServeConfig,
         experts: tuple[str, ...],
         layers: int,
         saved: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType({}),
+        ties: TwinTies = _NO_TIES,
         *,
         strict: bool = True,
     ) -> "Catalog":
@@ -77,10 +88,18 @@ class Catalog:
         Args:
             layers: Of the base's decoder.
             saved: Entries of experts that are all there, besides the config's.
+            ties: What parts of Twin-Merging among the experts mean.
         """
         mix = config.mix
         rules = MixRules(
-            frozenset(experts), layers, mix.grid, mix.max_experts, mix.minimum, mix.maximum
+            frozenset(experts),
+            layers,
+            mix.grid,
+            mix.max_experts,
+            mix.minimum,
+            mix.maximum,
+            ties.shared,
+            ties.aside,
         )
         entries: dict[str, Mix] = {}
         whole = {
@@ -130,12 +149,15 @@ class Catalog:
                 if pin is None
                 else Wish("pinned", mix=self.pinned(pin))
             )
-        if pin is not None:
+        wanted = _read_merge(merge)
+        if pin is None:
+            return replace(self._wish_of(wanted), acts_from=wanted.acts_from)
+        if not _says_where_alone(wanted):
             raise RequestError(
                 f"model {model!r} already fixes the mix; send merge with {self.served!r}",
                 param="merge",
             )
-        return self._wish_of(_read_merge(merge))
+        return Wish("pinned", mix=self.pinned(pin), acts_from=wanted.acts_from)
 
     def _wish_of(self, wish: MergeRequest) -> Wish:
         if wish.policy is not None:
@@ -143,7 +165,7 @@ class Catalog:
         if wish.preference is not None:
             chooser = self._chooser(wish.policy)
             return Wish(chooser, policy=chooser, preference=wish.preference, read=wish.read)
-        if wish.policy is not None or wish.read is not None:
+        if wish.policy is not None or wish.read is not None or _says_where_alone(wish):
             name = wish.policy or self.default_policy
             return Wish(name, policy=name, free=wish.policy is None, read=wish.read)
         if wish.entry is not None:
@@ -201,10 +223,13 @@ class Catalog:
         return RequestError(message, status=404, param="model")
 
     def pinned(self, pin: str) -> Mix:
-        """The mix of the base, an expert or an entry."""
+        """The mix of the base, an expert or an entry.
+
+        Of an exclusive part of Twin-Merging it is that and the shared one: the expert itself.
+        """
         if pin == "base":
             return Mix()
-        return self.entries[pin] if pin in self.entries else Mix.of({pin: 1.0})
+        return self.entries[pin] if pin in self.entries else self.rules.complete({pin: 1.0})
 
 
 def _known(kind: str, name: str, names: tuple[str, ...]) -> str:
@@ -216,6 +241,11 @@ def _known(kind: str, name: str, names: tuple[str, ...]) -> str:
     return name
 
 
+def _says_where_alone(wish: MergeRequest) -> bool:
+    """Return whether a wish leaves the mix open, and says only where it is to act."""
+    return wish.model_dump(exclude_none=True).keys() == {"acts_from"}
+
+
 def _read_merge(value: Any) -> MergeRequest:
     """Read the `merge` field. Raises RequestError that names the fields there are."""
     try:
@@ -225,10 +255,12 @@ def _read_merge(value: Any) -> MergeRequest:
             [{**one, "loc": ("merge", *one["loc"])} for one in error.errors()]
         )
         raise RequestError(f"{message}; {_ONE_OF}", param=place or "merge") from None
-    given = merge.model_dump(exclude_none=True).keys()
+    given = merge.model_dump(exclude_none=True).keys() - {"acts_from"}
+    if not given and merge.acts_from is None:
+        raise RequestError(_ONE_OF, param="merge")
     if not (len(given - {"read"}) == 1 or given in _TOGETHER):
         raise RequestError(
-            f"{_ONE_OF}; or a policy with a preference, or read alone", param="merge"
+            f"{_ONE_OF}; or a policy with a preference, or read or acts_from alone", param="merge"
         )
     if "read" in given and given & {"experts", "entry"}:
         raise RequestError(

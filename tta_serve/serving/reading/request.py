@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.decision import Prompt
+from tta_serve.engine.client.placement import UserTurns
+from tta_serve.serving.access.key_ring import ANYBODY, Caller
 
 REQUEST = "tta.request"
 """The key of an ASGI scope under which the edge leaves what it has read: a `GenerateRequest`."""
@@ -40,6 +42,8 @@ class GenerateRequest:
     body: Mapping[str, Any]
     headers: Mapping[str, str]
     """By lower-case name."""
+    caller: Caller = ANYBODY
+    """Who sends it."""
 
     @property
     def model(self) -> str | None:
@@ -61,7 +65,9 @@ class GenerateRequest:
 
     @property
     def tenant(self) -> str | None:
-        """A hash of its API key."""
+        """Whose it is: that of its key, else a hash of whatever key it carries."""
+        if self.caller.tenant is not None:
+            return self.caller.tenant
         key = self.headers.get("authorization", "").removeprefix(
             "Bearer "
         ).strip() or self.headers.get("x-api-key")
@@ -139,13 +145,22 @@ class GenerateRequest:
             for turn in turns
         ]
 
+    def user_turns(self) -> list[UserTurns]:
+        """Return each prompt's first and last user turns; None of those that are no chats."""
+        chats = self.chats
+        if chats is None:
+            return [UserTurns()] * self.count
+        if self.searches and len(chats) > 1:
+            return [UserTurns()]
+        return [UserTurns(_user_turn(chat, 0), _user_turn(chat)) for chat in chats]
+
     def turns(self) -> list[Turn]:
         """Where each prompt stands in its conversation.
 
         By the session, else the user: one conversation of one tenant for as long as they come.
-        Without them a chat is found by its messages up to the last but one user turn, whoever sends
-        it: equal prefixes have equal mixes. A completion, and each of several prompts, has no turns
-        of its own.
+        Without them a chat is found by its messages up to the last but one user turn, whoever of a
+        tenant, or without keys, sends it: equal prefixes have equal mixes. A completion, and each
+        of several prompts, has no turns of its own.
         """
         chats = self.chats
         count = self.count
@@ -154,7 +169,9 @@ class GenerateRequest:
                 if name:
                     key = hashlib.sha256(json.dumps([kind, self.tenant, name]).encode()).hexdigest()
                     return [Turn(key, key)]
-        return [_turn_of(chat) for chat in chats] if chats is not None else [Turn()] * count
+        if chats is None:
+            return [Turn()] * count
+        return [_turn_of(chat, self.caller.tenant) for chat in chats]
 
 
 def _name(value: Any) -> str | None:
@@ -165,9 +182,9 @@ def _messages(value: Any) -> list[Message]:
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
-def _user_turn(messages: Sequence[Message]) -> str:
+def _user_turn(messages: Sequence[Message], which: int = -1) -> str:
     turns = [message for message in messages if message.get("role") == "user"]
-    return _text(turns[-1].get("content")) if turns else ""
+    return _text(turns[which].get("content")) if turns else ""
 
 
 def _text(content: Any) -> str:
@@ -182,8 +199,8 @@ def _text(content: Any) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _turn_of(messages: Sequence[Message]) -> Turn:
-    text = hashlib.sha256()
+def _turn_of(messages: Sequence[Message], tenant: str | None) -> Turn:
+    text = hashlib.sha256((tenant or "").encode())
     ends: list[str] = []
     for message in messages:
         text.update(json.dumps(message, sort_keys=True, default=str).encode())

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tta_serve import metrics
-from tta_serve.config import ServeConfig
+from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import RequestError
 from tta_serve.experiments.control.lifecycle import Lifecycle
 from tta_serve.experiments.control.watchdog import Watchdog

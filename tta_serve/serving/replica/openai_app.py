@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tta_serve import metrics
 from tta_serve.exceptions import RequestError
 from tta_serve.protocol import MergeRequest
+from tta_serve.serving.access.key_ring import CALLER, Caller
 from tta_serve.serving.http import openai_errors
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import GENERATES, keep_served
@@ -56,6 +57,11 @@ def _models_router(replica: Any) -> APIRouter:
     router = APIRouter()
     began = int(time.time())
 
+    def find(request: Request) -> Catalog:
+        caller: Caller = request.scope[CALLER]
+        catalog: Catalog = replica.find_catalog(caller.tenant)
+        return catalog
+
     def card(catalog: Catalog, name: str) -> dict[str, Any]:
         return {
             "id": name,
@@ -68,17 +74,17 @@ def _models_router(replica: Any) -> APIRouter:
         }
 
     @router.get("/v1/models")
-    async def models() -> Response:
+    async def models(request: Request) -> Response:
         """All names that a request's `model` may have."""
-        catalog: Catalog = replica.catalog
+        catalog = find(request)
         return JSONResponse(
             {"object": "list", "data": [card(catalog, name) for name in catalog.models()]}
         )
 
     @router.get("/v1/models/{model:path}")
-    async def model(model: str) -> Response:
+    async def model(request: Request, model: str) -> Response:
         """One of them."""
-        catalog: Catalog = replica.catalog
+        catalog = find(request)
         if model not in catalog.models():
             raise catalog.unknown(model)
         return JSONResponse(card(catalog, model))

@@ -2,6 +2,7 @@
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -12,17 +13,20 @@ from starlette.types import ASGIApp
 
 from router.decision import Prompt
 from tta_serve import metrics
-from tta_serve.config import ServerConfig
+from tta_serve.config.sections import ServerConfig
 from tta_serve.engine.client.engine_client import EngineClient
 from tta_serve.exceptions import RequestError
 from tta_serve.protocol import Change, Explained, ExplainRequest
+from tta_serve.serving.access.budgets import Budgets
+from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.experts.live_experts import LiveExperts
-from tta_serve.serving.experts.startup import StartupPlan
+from tta_serve.serving.experts.startup import StartupPlan, source_of
 from tta_serve.serving.generation.admission import Admission
 from tta_serve.serving.generation.merging import Merging
 from tta_serve.serving.http.edge import Edge
 from tta_serve.serving.http.http_server import HttpServer
 from tta_serve.serving.http.proxy_middleware import EDGES
+from tta_serve.serving.ray_private import skip_download
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import Routes
 from tta_serve.serving.replica.experiments_admin import ControlPlane
@@ -69,15 +73,21 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
             self._control_plane = ControlPlane(config, db, _leads)
         await warm_up(self._engine)
         self._server: HttpServer | None = None
+        keys = KeyRing(config.access, self._admin_key)
         if config.server.replicas > 1:
-            EDGES.append(partial(build_edge, config=config.server, admin_key=self._admin_key))
+            EDGES.append(partial(build_edge, config=config.server, keys=keys))
         else:
-            app = build_edge(await self.__serve_build_asgi_app__(), config.server, self._admin_key)
+            app = build_edge(await self.__serve_build_asgi_app__(), config.server, keys)
             self._server = HttpServer(app, config.server.host, config.server.port)
             await self._server.start()
 
     async def _start_engine(self) -> None:
-        """Without the actor that Ray would start to report on the model's use."""
+        """Without the actor that Ray would start to report on the model's use.
+
+        Without the process, too, that it would start to download a base that is a folder here.
+        """
+        if isinstance(source_of(self._plan.config.model.source), Path):
+            skip_download(self.engine.llm_config)
         await self.engine.start()
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -94,7 +104,10 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         admission = Admission(
             2 * config.server.slots, config.server.slots + config.server.max_queued
         )
-        return Merging(app, Routes.of(app), self._engine, self._experts, admission, self._trials)
+        budgets = Budgets(config.server.replicas)
+        return Merging(
+            app, Routes.of(app), self._engine, self._experts, admission, self._trials, budgets
+        )
 
     async def check_health(self) -> None:
         """Raise if the engine is dead, or nobody can be answered."""
@@ -118,7 +131,11 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
     @property
     def catalog(self) -> Catalog:
         """The names that requests may use now."""
-        return self._experts.current.catalog
+        return self.find_catalog(None)
+
+    def find_catalog(self, tenant: str | None) -> Catalog:
+        """Return the names that a tenant's requests may use now."""
+        return self._experts.find(tenant).catalog
 
     @property
     def max_model_len(self) -> int:
@@ -173,9 +190,9 @@ def _leads() -> bool:
     return bool(serve.get_replica_context().rank.rank == 0)
 
 
-def build_edge(app: ASGIApp, config: ServerConfig, admin_key: str | None) -> ASGIApp:
+def build_edge(app: ASGIApp, config: ServerConfig, keys: KeyRing) -> ASGIApp:
     """The outermost layers of the HTTP side."""
-    edge = Edge(app, config, admin_key)
+    edge = Edge(app, config, keys)
     if not config.cors_origins:
         return edge
     exposed = ["x-request-id", "x-tta-policy", "x-tta-arm", "x-tta-mix", "retry-after"]

@@ -2,8 +2,11 @@
 
 dispatcher      decides a prompt's mix by its policy, within a deadline
 route           how one prompt runs through the engine
+decided_turn    a turn whose mix is decided before the pass that answers it
+invoked_mix     a mix of experts that act only from their invocation on
 inline_turn     a turn whose mix the pass that answers it decides
 decision        a decision, how it was reached, and what an answer says of it
 conversations   what was decided for the turns before
 probe_cache     passes of the engine for policies, each made once
+example_readings  what the base reads in the example prompts, kept between starts
 """

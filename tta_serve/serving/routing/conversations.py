@@ -4,17 +4,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from router.decision import Decision
-
-
-class Conversation(NamedTuple):
-    """Whose keys and values are its own, since its mix was decided inside a pass."""
-
-    name: str
-    since: int = 0
-    """The token from which it is used."""
+from tta_serve.engine.client.placement import PromptHistory
 
 
 @dataclass(frozen=True)
@@ -23,22 +15,30 @@ class RememberedDecision:
 
     decision: Decision
     digests: Mapping[str, str]
-    conversation: Conversation | None = None
+    history: PromptHistory | None = None
+    """What the prompt's tokens ran as, None where that is not known."""
 
     @classmethod
     def of(
         cls,
         decision: Decision,
         digests: Mapping[str, str],
-        conversation: Conversation | None = None,
+        history: PromptHistory | None = None,
     ) -> "RememberedDecision":
         return cls(
-            decision, {name: digests[name] for name, _ in decision.mix.coefficients}, conversation
+            decision, {name: digests[name] for name, _ in decision.mix.coefficients}, history
         )
 
     def holds(self, digests: Mapping[str, str]) -> bool:
         """Whether every expert of the mix is still what it was."""
         return all(digests.get(name) == digest for name, digest in self.digests.items())
+
+    def find_history(self, digests: Mapping[str, str]) -> PromptHistory | None:
+        """Return what tokens ran as, if all experts of that are still served."""
+        if self.history is None:
+            return None
+        used = {digest for part in self.history.parts for digest in part.mix}
+        return self.history if used <= set(digests.values()) else None
 
 
 class Conversations:

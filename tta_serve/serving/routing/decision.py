@@ -55,6 +55,7 @@ def describe_decision(
         gating=decision.gating,
         abstained=decision.abstained,
         kept=trace.reused,
+        batch=decision.batch,
         fallback=trace.fallback,
         scores=_best(decision.scores),
         reason=decision.reason,

@@ -1,26 +1,31 @@
 """From a request to a mix, within the policy's deadline."""
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from adapters.errors import AdapterError
-from router.decision import Decision, Prompt
+from adapters.mix import Mix
+from router.decision import ActsFrom, Decision, Prompt
 from router.errors import RouterError
 from router.policy import Context, Policy
-from router.registry import check_options, create_policy
+from router.registry import check_options, create_policy, find_forms
 from tta_serve import metrics
-from tta_serve.config import ServeConfig
+from tta_serve.config.sections import PolicyConfig, ServeConfig
 from tta_serve.engine.client.engine_client import ProbeError
+from tta_serve.engine.client.placement import PromptHistory
 from tta_serve.engine.wire import make_mix_request
 from tta_serve.exceptions import RequestError
-from tta_serve.protocol import Explained
+from tta_serve.protocol import Explained, MergeInfo
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
 from tta_serve.serving.routing.conversations import Conversations, RememberedDecision
+from tta_serve.serving.routing.decided_turn import DecidedTurn
 from tta_serve.serving.routing.decision import (
     DecisionTrace,
     describe_decision,
@@ -28,8 +33,11 @@ from tta_serve.serving.routing.decision import (
     round_scores,
 )
 from tta_serve.serving.routing.inline_turn import InlineTurn, InstalledPolicy
+from tta_serve.serving.routing.invoked_mix import InvokedMix
 from tta_serve.serving.routing.probe_cache import ViewProbe
 from tta_serve.serving.routing.route import RequestRoute
+
+logger = logging.getLogger("ray.serve")
 
 
 class _Unusable(Exception):
@@ -37,6 +45,16 @@ class _Unusable(Exception):
 
 
 _NO_DECISION = (TimeoutError, ProbeError, _Unusable)
+
+
+class MadeTurn(NamedTuple):
+    """A decision for a turn of a conversation."""
+
+    trace: DecisionTrace
+    history: PromptHistory | None = None
+    """What the turns before ran as."""
+    remember: Callable[[PromptHistory], None] = lambda _: None
+    """Takes what this one ran as."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,8 @@ class PolicyDispatcher:
     conversations: Conversations
     inline: Mapping[str, InstalledPolicy] = field(default_factory=dict)
     """Those that the engine decides by, inside the pass."""
+    invocations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The tokens from which on some experts act, by expert."""
 
     @classmethod
     async def create(
@@ -63,6 +83,8 @@ class PolicyDispatcher:
     ) -> "PolicyDispatcher":
         """Build every policy on the context; `probe` is for the requests.
 
+        A policy chooses among the experts whose forms it can choose.
+
         Raises RouterError if one of those that `must` work refuses the library as it is; any other
         is unusable then.
         """
@@ -71,9 +93,8 @@ class PolicyDispatcher:
         inline = {}
         for name, policy in config.policies.items():
             try:
-                made = await create_policy(
-                    policy.type, policy.options, replace(context, inline=policy.inline)
-                )
+                within = narrow_context(name, policy, context)
+                made = await create_policy(policy.type, policy.options, within)
                 if policy.inline:
                     inline[name] = await InstalledPolicy.into(probe, made, context.rules)
                 policies[name] = made
@@ -81,7 +102,7 @@ class PolicyDispatcher:
                 if name in must:
                     raise RouterError(f"policy {name!r}: {error}") from None
                 unusable[name] = str(error)
-        return cls(config, policies, unusable, probe, conversations, inline)
+        return cls(config, policies, unusable, probe, conversations, inline, context.invocations)
 
     async def route(self, wish: Wish, prompt: Prompt, turn: Turn) -> RequestRoute:
         """Decide a prompt's mix, or have the engine decide it inside the pass.
@@ -93,37 +114,81 @@ class PolicyDispatcher:
         Raises RequestError if the policy cannot do what this request wants of it.
         """
         start = time.perf_counter()
+        acts_from = wish.acts_from or self.config.acts_from
         if wish.mix is not None:
-            trace = DecisionTrace(Decision(wish.mix))
+            made = MadeTurn(DecisionTrace(Decision(wish.mix)))
         else:
             assert wish.policy is not None
-            if wish.policy in self.inline and prompt.in_prompt and prompt.user_turn.strip():
-                return self._leave_to_pass(wish, wish.policy, prompt, turn, start)
-            trace = await self._decide_turn(wish.policy, prompt, turn)
+            within = wish.policy in self.inline and prompt.in_prompt and acts_from != "answer"
+            if within and prompt.user_turn.strip():
+                inline_turn = InlineTurn(
+                    wish=wish,
+                    policy=self.inline[wish.policy],
+                    policy_name=wish.policy,
+                    turn=turn,
+                    before=self._before(wish.policy, turn),
+                    digests=self.probe.digests,
+                    conversations=self.conversations,
+                    acts_from=acts_from,
+                    router_ms=_ms_since(start),
+                )
+                return RequestRoute(wish, inline_turn)
+            made = await self._decide_turn(wish.policy, prompt, turn)
 
-        decision = trace.decision
-        adapter = make_mix_request(decision.mix, self.probe.digests, decision.gating)
-        info = describe_decision(wish, trace, self.probe.digests, _ms_since(start))
+        decision = made.trace.decision
+        self._check_acts_from(wish, decision)
+        info = describe_decision(wish, made.trace, self.probe.digests, _ms_since(start))
         metrics.observe_decision(info, decision.mix)
-        return RequestRoute(wish, adapter, decided=info)
+        return RequestRoute(wish, self._make_turn(decision, info, acts_from, made))
 
-    def _leave_to_pass(
-        self, wish: Wish, name: str, prompt: Prompt, turn: Turn, start: float
-    ) -> RequestRoute:
-        before = self._before(name, turn)
-        if before is not None and before.conversation is None:
-            before = None
-        inline_turn = InlineTurn(
-            wish=wish,
-            policy=self.inline[name],
-            policy_name=name,
-            turn=turn,
-            before=before,
+    def shadow(self, mix: Mix, acts_from: ActsFrom | None) -> DecidedTurn:
+        """Return the turn of an answer for nobody, by this mix.
+
+        Args:
+            mix: The mix.
+            acts_from: As the request that it is a shadow of says.
+        """
+        info = MergeInfo(policy="shadow", experts={}, mix="")
+        return self._make_turn(Decision(mix), info, acts_from or self.config.acts_from)
+
+    def _make_turn(
+        self,
+        decision: Decision,
+        info: MergeInfo,
+        acts_from: ActsFrom,
+        made: MadeTurn | None = None,
+    ) -> DecidedTurn:
+        make = partial(
+            make_mix_request,
             digests=self.probe.digests,
-            conversations=self.conversations,
-            router_ms=_ms_since(start),
+            gating=decision.gating,
+            dense=self.probe.dense,
         )
-        return RequestRoute(wish, inline_turn.start(prompt), turn=inline_turn)
+        mix = decision.mix
+        own = {n: self.invocations[n] for n in mix.as_dict() if n in self.invocations}
+        invoked = InvokedMix(mix, own, make) if own else None
+        if made is None:
+            return DecidedTurn(make(mix), info, acts_from, invoked=invoked)
+        return DecidedTurn(
+            make(mix), info, acts_from, made.history, made.trace.reused, made.remember, invoked
+        )
+
+    def _check_acts_from(self, wish: Wish, decision: Decision) -> None:
+        """Raise RequestError if a mix that is merged into the weights is to act later."""
+        digests = self.probe.digests
+        names = decision.mix.as_dict().keys()
+        dense = [name for name in names if digests[name] in self.probe.dense]
+        if dense and (invoked := names & self.invocations.keys()):
+            raise RequestError(
+                f"{', '.join(dense)} is dense, and acts on all tokens;"
+                f" {', '.join(sorted(invoked))} acts only from its invocation on: no mix has both",
+                param="merge",
+            )
+        if dense and wish.acts_from not in (None, "start"):
+            raise RequestError(
+                f"merge.acts_from: {', '.join(dense)} is dense, and acts from the start",
+                param="merge.acts_from",
+            )
 
     def _before(self, name: str, turn: Turn) -> RememberedDecision | None:
         """What was decided for the turn before, if its experts are still what they were."""
@@ -177,16 +242,25 @@ class PolicyDispatcher:
             passes=probe.passes,
         )
 
-    async def _decide_turn(self, name: str, prompt: Prompt, turn: Turn) -> DecisionTrace:
+    async def _decide_turn(self, name: str, prompt: Prompt, turn: Turn) -> MadeTurn:
         before = self._before(name, turn)
         if before is not None:
             trace, kept = await self._follow_up(name, prompt, before)
+            history = before.find_history(self.probe.digests)
         else:
             trace = await self._or_fallback(name, prompt, self.probe)
             kept = RememberedDecision.of(trace.decision, self.probe.digests)
-        if turn.here and trace.fallback is None:
-            self.conversations.keep((name, turn.here), kept)
-        return trace
+            history = None
+        if not turn.here or trace.fallback is not None:
+            return MadeTurn(trace, history)
+
+        key = name, turn.here
+        self.conversations.keep(key, kept)
+
+        def remember(ran: PromptHistory) -> None:
+            self.conversations.keep(key, replace(kept, history=ran))
+
+        return MadeTurn(trace, history, remember)
 
     async def _follow_up(
         self, name: str, prompt: Prompt, before: RememberedDecision
@@ -235,6 +309,30 @@ class PolicyDispatcher:
 
 def _why(error: Exception) -> str:
     return "the policy was late" if isinstance(error, TimeoutError) else str(error)
+
+
+def narrow_context(name: str, policy: PolicyConfig, context: Context) -> Context:
+    """Return the context of a policy, which is to choose experts of forms alone that it can.
+
+    Inside the pass nobody can choose a dense expert, as by then the weights are in use, nor one
+    that acts from its invocation on, as that may stand before the turn.
+    """
+    able = find_forms(policy.type, policy.options) - ({"dense"} if policy.inline else set())
+    classes = context.rules.classes
+    forms = {expert: context.forms.get(expert, "low_rank") for expert in classes}
+    left_out = {
+        expert: f"of the forms of experts it knows {', '.join(sorted(able))}"
+        for expert, form in forms.items()
+        if form not in able
+    }
+    if policy.inline:
+        reason = "it decides inside the pass, and the expert acts from an invocation on"
+        left_out |= dict.fromkeys(classes & context.invocations.keys(), reason)
+    for expert, reason in sorted(left_out.items()):
+        logger.warning("policy %s never chooses %s: %s", name, expert, reason)
+    if left_out:
+        context = replace(context, rules=context.rules.narrow(classes - left_out.keys()))
+    return replace(context, inline=policy.inline)
 
 
 def _ms_since(start: float) -> float:

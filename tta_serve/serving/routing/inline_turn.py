@@ -1,31 +1,35 @@
 """Turns whose mix is decided inside the pass that answers them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
-from vllm.lora.request import LoRARequest
-
 from adapters.bank.token_gating import Gating
+from adapters.coefficient import Coefficient
 from adapters.mix import Mix, MixRules
-from router.decision import Decision, Prompt
+from router.decision import ActsFrom, Decision
 from router.errors import RouterError
 from router.policies.selector import InlineSelector
 from router.policies.token_gated import GatedPolicy
+from router.policies.twin import TwinPolicy
 from router.policy import Policy
 from router.scoring.heads import Head
 from tta_serve import metrics
 from tta_serve.engine.client.engine_client import UndecidedRequest
+from tta_serve.engine.client.placement import PromptHistory, PromptPlacer, UserTurns
 from tta_serve.engine.wire import (
+    EarlierMix,
     InlineDecision,
-    make_conversation_request,
+    TurnBefore,
+    acting_from,
     make_undecided_request,
-    write_mix,
+    with_turn,
 )
 from tta_serve.protocol import MergeInfo
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
-from tta_serve.serving.routing.conversations import Conversation, Conversations, RememberedDecision
+from tta_serve.serving.routing.conversations import Conversations, RememberedDecision
 from tta_serve.serving.routing.decision import DecisionTrace, describe_decision, reuse_mix
 from tta_serve.serving.routing.probe_cache import ViewProbe
 
@@ -38,7 +42,9 @@ class InstalledPolicy(NamedTuple):
     rules: MixRules
     wire: str
     """The engine's name for it."""
-    gating: Gating | None
+    finish: Callable[[Decision], Decision] = lambda decision: decision
+    """Makes the policy's decision of its selector's."""
+    gating: Gating | None = None
     """Of what it decides."""
 
     @classmethod
@@ -47,9 +53,8 @@ class InstalledPolicy(NamedTuple):
 
         Raises RouterError if it cannot decide inside a pass, or the engine refuses it.
         """
-        selector, gating = (
-            (policy.selector, policy.gating) if isinstance(policy, GatedPolicy) else (policy, None)
-        )
+        around = policy if isinstance(policy, GatedPolicy | TwinPolicy) else None
+        selector = around.selector if around else policy
         if not isinstance(selector, InlineSelector):
             raise RouterError(
                 "it cannot decide inside a pass; policies of type retrieval and gate can"
@@ -60,7 +65,12 @@ class InstalledPolicy(NamedTuple):
                 f" {rules.maximum}"
             )
         heads = selector.make_heads()
-        return cls(selector, heads, rules, await engine.install(heads, rules), gating)
+        if around is None:
+            return cls(selector, heads, rules, await engine.install(heads, rules))
+        heads = around.finish_heads(heads)
+        gating = around.gating if isinstance(around, GatedPolicy) else None
+        installed = await engine.install(heads, rules)
+        return cls(selector, heads, rules, installed, around.finish, gating)
 
     def decision(self, made: InlineDecision) -> Decision:
         """Return what the engine decided; the policy says what its scores mean."""
@@ -69,18 +79,17 @@ class InstalledPolicy(NamedTuple):
         selection = self.selector.judge(made.head, scores, made.floor)
         units = zip(names, made.units, strict=True)
         mix = self.rules.mix({name: number * self.rules.grid for name, number in units})
-        return Decision(
-            mix, selection.scores, mix.is_base, selection.reason, selection.floor
-        ).with_gating(self.gating)
+        return self.finish(
+            Decision(mix, selection.scores, mix.is_base, selection.reason, selection.floor)
+        )
 
 
 @dataclass
 class InlineTurn:
     """A turn whose mix the pass that answers it decides.
 
-    The first turn of a conversation starts undecided. A later one starts with the conversation's
-    mix and cache, and the pass says what it would have decided for it: if the policy then holds
-    that the topic has changed, the request starts anew, as a conversation of its own.
+    The mix acts from this turn on, after what the conversation's earlier turns ran as. The mix of
+    the turn before holds unless the pass finds that the topic has changed.
     """
 
     wish: Wish
@@ -88,78 +97,77 @@ class InlineTurn:
     policy_name: str
     turn: Turn
     before: RememberedDecision | None
-    """What was decided for the turn before, with whose mix this one begins."""
+    """What was decided for the turn before."""
     digests: Mapping[str, str]
     """The digest of each expert by its name."""
     conversations: Conversations
+    acts_from: ActsFrom
+    """Where the mix of a first turn acts."""
     router_ms: float
     info: MergeInfo | None = None
     """What was decided, None until the pass has said it."""
-    _started: LoRARequest = field(init=False)
-    """What the engine began to run it as."""
 
-    def start(self, prompt: Prompt) -> UndecidedRequest:
-        """Return how the engine is to run the turn."""
-        self._started = self._adapter()
-        text = prompt.user_turn if prompt.chat else None
-        return UndecidedRequest(self._started, text, self.settle, follows=self.before is not None)
+    def place(
+        self, placer: PromptPlacer, tokens: Sequence[int], turns: UserTurns
+    ) -> UndecidedRequest:
+        """Return how the engine is to run a prompt."""
+        history = self.before.find_history(self.digests) if self.before else None
+        placed = placer.place(tokens, self.acts_from, turns, history)
+        start = min(placed.start, placed.turn[0])  # what is read must not be another's in the cache
+        request = make_undecided_request(self.policy.wire, self.policy.gating, self._before())
+        adapter = with_turn(acting_from(request, start, placed.earlier), placed.turn)
+        own = EarlierMix(start, adapter.lora_name, {}, upper=True, gating=self.policy.gating)
 
-    def _adapter(self) -> LoRARequest:
+        def remember(decision: Decision, since: int) -> PromptHistory:
+            mix = self._by_digest(decision.mix)
+            ran = own._replace(mix=mix, since=since)
+            return PromptHistory.of(tokens, (*placed.earlier, ran))
+
+        settle = partial(self._settle, acts_from=placed.acts_from, remember=remember)
+        return UndecidedRequest(adapter, settle)
+
+    def _before(self) -> TurnBefore | None:
         if self.before is None:
-            return make_undecided_request(self.policy.wire, self.policy.gating)
-        conversation = self.before.conversation
-        assert conversation is not None
-        return self._conversation(conversation.name, self.before.decision.mix, conversation.since)
+            return None
+        decision = self.before.decision
+        choice = self.digests.get(decision.choice) if decision.choice else None
+        return TurnBefore(self._by_digest(decision.mix), choice)
 
-    def _conversation(self, name: str | None, mix: Mix, since: int = 0) -> LoRARequest:
-        return make_conversation_request(
-            name, write_mix(mix, self.digests), since, self.policy.wire, self.policy.gating
-        )
+    def _by_digest(self, mix: Mix) -> dict[str, Coefficient]:
+        return {self.digests[name]: c for name, c in mix.coefficients}
 
-    def settle(self, made: InlineDecision | None) -> LoRARequest | None:
-        """Take what the pass decided, None if the turn could not be read.
-
-        Returns how the request is to start anew, if the topic has changed.
-        """
+    def _settle(
+        self,
+        made: InlineDecision | None,
+        acts_from: ActsFrom,
+        remember: Callable[[Decision, int], PromptHistory],
+    ) -> None:
+        """Take what the pass decided, None if the turn could not be read."""
         if self.info is not None:
-            return None  # another sample or beam of the same request
-        if self.before is not None:
-            return self._followed(self.before, made)
-        if made is None:
-            unread = Decision(
-                Mix(), abstained=True, reason="not all of the turn passed by: the base answers"
-            )
-            self._end(DecisionTrace(unread, fallback="base"), None)
-            return None
-        decision = self.policy.decision(made)
-        self._end(DecisionTrace(decision), Conversation(self._started.lora_name, made.since))
-        return None
-
-    def _followed(
-        self, before: RememberedDecision, made: InlineDecision | None
-    ) -> LoRARequest | None:
-        then = before.decision
-        if made is None:
-            same = replace(
-                then, scores={}, reason="the mix of an earlier turn; this one was in the cache"
-            )
-            self._end(DecisionTrace(same, reused=True), before.conversation)
-            return None
-        now = self.policy.decision(made)
-        if self.policy.selector.should_move(then, now):
-            adapter = self._conversation(None, now.mix)
-            self._end(DecisionTrace(now), Conversation(adapter.lora_name))
-            return adapter
-        self._end(reuse_mix(then, now), before.conversation)
-        return None
-
-    def _end(self, trace: DecisionTrace, conversation: Conversation | None) -> None:
+            return  # another sample or beam of the same request, or a later output
+        trace = self._trace(made)
         self.info = describe_decision(self.wish, trace, self.digests, self.router_ms)
+        self.info.acts_from = acts_from
         metrics.observe_decision(self.info, trace.decision.mix)
-        if self.turn.here and conversation:
-            if trace.reused:
-                kept = self.before
-            else:
-                kept = RememberedDecision.of(trace.decision, self.digests, conversation)
-            assert kept is not None
+
+        # A turn that could not be read decides nothing that could be kept.
+        if self.turn.here and (made is not None or self.before is not None):
+            decided = self.before.decision if self.before and trace.reused else trace.decision
+            history = remember(decided, made.since if made is not None else 0)
+            kept = RememberedDecision.of(decided, self.digests, history)
             self.conversations.keep((self.policy_name, self.turn.here), kept)
+
+    def _trace(self, made: InlineDecision | None) -> DecisionTrace:
+        if made is None and self.before is None:
+            reason = "not all of the turn passed by: the base answers"
+            return DecisionTrace(Decision(Mix(), abstained=True, reason=reason), fallback="base")
+        if made is None:
+            assert self.before is not None
+            reason = "the mix of an earlier turn; not all of this one passed by"
+            return DecisionTrace(
+                replace(self.before.decision, scores={}, reason=reason), reused=True
+            )
+        now = self.policy.decision(made)
+        if made.kept and self.before is not None:
+            return reuse_mix(self.before.decision, now)
+        return DecisionTrace(now)

@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -27,7 +28,12 @@ class Engine(Protocol):
     async def features(self, text: str, *, chat: bool = False) -> Tensor: ...
 
     async def compare(
-        self, prompt: Prompt, candidates: Sequence[Mix], window: Window, digests: Mapping[str, str]
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Mix],
+        window: Window,
+        digests: Mapping[str, str],
+        dense: Collection[str] = (),
     ) -> Outputs: ...
 
     async def activations(self, text: str) -> Activations: ...
@@ -102,19 +108,32 @@ class ViewProbe:
     A `router.probing.Probe`.
 
     Attributes:
+        forms: The form of each expert that is no low-rank one, by name.
         passes: Rows that the engine was asked to run for this probe; what another one asked for
             costs none.
     """
 
-    def __init__(self, engine: Engine, digests: Mapping[str, str], cache: ProbeCache) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        digests: Mapping[str, str],
+        cache: ProbeCache,
+        forms: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._engine = engine
         self.digests = digests
+        self.forms = forms
         self._cache = cache
         self.passes = 0
 
+    @property
+    def dense(self) -> frozenset[str]:
+        """The digests of the experts that are merged into the weights, for one mix at a time."""
+        return frozenset(self.digests[name] for name, f in self.forms.items() if f == "dense")
+
     def counting(self) -> "ViewProbe":
         """The same probe with a count of its own."""
-        return ViewProbe(self._engine, self.digests, self._cache)
+        return ViewProbe(self._engine, self.digests, self._cache, self.forms)
 
     async def features(self, text: str, *, chat: bool = False) -> Tensor:
         ask = self._pass(1, lambda: self._engine.features(text, chat=chat))
@@ -130,7 +149,8 @@ class ViewProbe:
         ]
         rows = 1 + len(candidates) + (window.draft > 0)
         ask = self._pass(
-            rows, lambda: self._engine.compare(prompt, candidates, window, self.digests)
+            rows,
+            lambda: self._engine.compare(prompt, candidates, window, self.digests, self.dense),
         )
         return await self._cache.get("compare", key, ask)
 
@@ -156,10 +176,11 @@ class ViewProbe:
 def named(found: Activations, digests: Mapping[str, str]) -> Activations:
     """Activations by digest as those of the experts of a view, at the sites that any of them has.
 
+    Of experts that are no low-rank ones nobody knows what they read: they are not among them.
     The engine may hold more experts than a view names; what a policy sees depends on the view
     alone.
     """
-    names = sorted(digests)
+    names = sorted(name for name in digests if digests[name] in found.experts)
     rows = [found.experts.index(digests[name]) for name in names]
     columns = [i for i in range(len(found.sites)) if not bool(found.norm[rows, i].isnan().all())]
 

@@ -2,31 +2,25 @@
 
 from dataclasses import dataclass
 
-from vllm.lora.request import LoRARequest
-
-from tta_serve.engine.client.engine_client import UndecidedRequest
 from tta_serve.protocol import MergeInfo
 from tta_serve.serving.reading.catalog import Wish
+from tta_serve.serving.routing.decided_turn import DecidedTurn
 from tta_serve.serving.routing.decision import describe_undecided
 from tta_serve.serving.routing.inline_turn import InlineTurn
 
 
 @dataclass(frozen=True)
 class RequestRoute:
-    """A prompt's way through the engine, with a mix that is decided or that its pass decides."""
+    """A prompt's way through the engine."""
 
     wish: Wish
-    adapter: LoRARequest | UndecidedRequest | None
-    """What the engine runs it with, None for the base."""
-    decided: MergeInfo | None = None
-    """What was decided before the pass."""
-    turn: InlineTurn | None = None
-    """Where the pass leaves its decision, if it is to decide."""
+    turn: DecidedTurn | InlineTurn
+    """With a mix that is decided, or that its pass decides."""
 
     @property
     def info(self) -> MergeInfo | None:
         """What was decided, None as long as nothing is."""
-        return self.turn.info if self.turn else self.decided
+        return self.turn.info
 
     def merge_info(self) -> MergeInfo:
         """Return what the answer says."""

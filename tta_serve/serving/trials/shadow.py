@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters.coefficient import from_json
 from tta_serve import metrics
-from tta_serve.config import ShadowConfig
+from tta_serve.config.sections import ShadowConfig
 from tta_serve.experiments.design.assignment import uniform
 from tta_serve.serving.experts.view import View
 from tta_serve.serving.trials.journal import AnswerAgain, RequestRecord

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
-from tta_serve.config import ServeConfig
+from tta_serve.config.sections import ServeConfig
 from tta_serve.experiments.control.snapshot import LiveExperiments
 from tta_serve.experiments.design.assignment import Request
 from tta_serve.serving.experts.view import View
@@ -44,7 +44,6 @@ class StoredTrials(Trials):
         """
         assert config.store is not None
         self._db = db
-        self._labels = {digest: label for label, digest in config.experiments.api_keys.items()}
         self._live = LiveExperiments(db, config.policies.keys(), config.experiments.refresh_s)
         self._journal = Journal(db, config.store)
         shadow = config.experiments.shadow
@@ -63,7 +62,7 @@ class StoredTrials(Trials):
         catalog = record.view.catalog
         if self._live.snapshot.kill is not None:
             return _kill(self._live.snapshot.kill, catalog, wish)
-        if not wish.free:
+        if not wish.free or record.view.tenant is not None:  # it has policies of its own
             return wish
 
         record.assigned = self._live.assign(self._unit(request, record))
@@ -81,13 +80,13 @@ class StoredTrials(Trials):
         self._db.close()
 
     def _unit(self, request: GenerateRequest, record: RequestRecord) -> Request:
-        label = self._labels.get(request.tenant or "")
+        label = request.caller.label
         model = request.model or "auto"
         return Request(record.id, request.user, request.session, model, request.headers, label)
 
     def _end(self, record: RequestRecord) -> None:
         write = partial(self._journal.write, record)
-        if self._shadow is None:
+        if self._shadow is None or record.view.tenant is not None:
             write(None)
         else:
             again = record.answer_again if self._shadow.generates(record) else None

@@ -139,7 +139,8 @@ def test_the_first_that_takes_a_request_has_it() -> None:
 def test_another_process_assigns_the_same() -> None:
     code = (
         "import json, sys; from tests.tta_serve.experiments.design.test_assignment import *; "
-        "found = arms(running()); print(json.dumps([found[user].arm for user in USERS[:200]]))"
+        "found = [running().assign(request(user), 0.0).arm for user in USERS[:200]]; "
+        "print(json.dumps(found))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -23,9 +23,20 @@ from tta_serve.experiments.statistics.moments import Array, Bivariate, Moments
 from tta_serve.experiments.statistics.ratio import ratio
 from tta_serve.experiments.statistics.sequential import PRIOR_MISSES, Sequential, pad_range
 
-EXPERIMENTS, AT_ONCE, LAST = 2000, 50, 5000
+AT_ONCE, LAST = 50, 5000
 TEST = Sequential(target=2000)
 Draw = Callable[[np.random.Generator, tuple[int, int]], Array]
+
+
+@pytest.fixture(params=[400, pytest.param(2000, marks=pytest.mark.long)])
+def experiments(request: pytest.FixtureRequest) -> int:
+    """How many experiments are simulated."""
+    return int(request.param)
+
+
+def find_noise(share: float, experiments: int) -> float:
+    """Return how far a share of so many experiments may be from what is expected of them."""
+    return float(3 * (share * (1 - share) / experiments) ** 0.5)
 
 
 def bernoulli(rate: float) -> Draw:
@@ -70,11 +81,15 @@ class ArmOverTime(NamedTuple):
 
 
 def simulated(
-    *draws: Draw, span: float, last: int = LAST, every: tuple[int, ...] = (1, 1)
+    experiments: int,
+    *draws: Draw,
+    span: float,
+    last: int = LAST,
+    every: tuple[int, ...] = (1, 1),
 ) -> Iterator[list[ArmOverTime]]:
     """Yield the arms of experiments, some experiments at once."""
     rng = np.random.default_rng(8)
-    for _ in range(EXPERIMENTS // AT_ONCE):
+    for _ in range(experiments // AT_ONCE):
         yield [
             ArmOverTime.of(draw(rng, (AT_ONCE, last * k)), span, k)
             for draw, k in zip(draws, every, strict=False)
@@ -134,14 +149,19 @@ def test_what_is_simulated_is_what_the_test_does() -> None:
     ],
 )
 def test_of_equal_arms_at_most_alpha_are_ever_found_to_differ(
-    draw: Draw, span: float, every: tuple[int, int]
+    draw: Draw, span: float, every: tuple[int, int], experiments: int
 ) -> None:
-    assert outside(simulated(draw, draw, span=span, every=every)) <= TEST.alpha
+    assert outside(simulated(experiments, draw, draw, span=span, every=every)) <= TEST.alpha
 
 
-def test_without_its_range_a_rate_in_a_small_arm_breaks_the_promise() -> None:
+def test_without_its_range_a_rate_in_a_small_arm_breaks_the_promise(experiments: int) -> None:
     assert (
-        outside(simulated(bernoulli(0.01), bernoulli(0.01), span=0, every=(9, 1), last=1000)) > 0.2
+        outside(
+            simulated(
+                experiments, bernoulli(0.01), bernoulli(0.01), span=0, every=(9, 1), last=1000
+            )
+        )
+        > 0.2
     )
 
 
@@ -158,9 +178,9 @@ def test_without_its_range_a_rate_in_a_small_arm_breaks_the_promise() -> None:
     ],
 )
 def test_the_sequence_covers_the_truth_at_all_looks(
-    draws: tuple[Draw, ...], span: float, truth: float
+    draws: tuple[Draw, ...], span: float, truth: float, experiments: int
 ) -> None:
-    assert outside(simulated(*draws, span=span), truth) <= TEST.alpha
+    assert outside(simulated(experiments, *draws, span=span), truth) <= TEST.alpha
 
 
 @pytest.mark.parametrize(
@@ -172,23 +192,28 @@ def test_the_sequence_covers_the_truth_at_all_looks(
     ],
 )
 def test_a_plan_keeps_its_promise(
-    metric: PlannedMetric, difference: float, draws: tuple[Draw, Draw], span: float
+    metric: PlannedMetric,
+    difference: float,
+    draws: tuple[Draw, Draw],
+    span: float,
+    experiments: int,
 ) -> None:
     n = units_needed(tuned_design(TEST), metric, difference, power=0.8)
     assert outside(
-        simulated(*draws, span=span, last=n), test=replace(TEST, target=n)
-    ) == pytest.approx(0.8, abs=0.03)
+        simulated(experiments, *draws, span=span, last=n), test=replace(TEST, target=n)
+    ) == pytest.approx(0.8, abs=find_noise(0.8, experiments))
 
 
-def test_a_plan_knows_how_often_nothing_is_taken_for_something() -> None:
+def test_a_plan_knows_how_often_nothing_is_taken_for_something(experiments: int) -> None:
     expected = peeking_design(TEST)(Mean(1.0), 0.0, LAST)
-    assert outside(simulated(normal(0), normal(0), span=0)) == pytest.approx(expected, abs=0.008)
+    found = outside(simulated(experiments, normal(0), normal(0), span=0))
+    assert found == pytest.approx(expected, abs=find_noise(expected, experiments))
 
 
-def test_ratios_and_adjusted_means_err_no_more_than_means() -> None:
+def test_ratios_and_adjusted_means_err_no_more_than_means(experiments: int) -> None:
     rng = np.random.default_rng(10)
     wrong = {"ratio": 0, "cuped": 0}
-    for _ in range(1000):
+    for _ in range(experiments // 2):
         pairs = {arm: Bivariate() for arm in "ab"}
         past = {arm: Bivariate() for arm in "ab"}
         found = dict.fromkeys(wrong, False)
@@ -205,4 +230,4 @@ def test_ratios_and_adjusted_means_err_no_more_than_means() -> None:
             found["cuped"] |= TEST.difference(adjusted["a"], adjusted["b"]).p <= TEST.alpha
         for name, claimed in found.items():
             wrong[name] += claimed
-    assert max(wrong.values()) / 1000 <= TEST.alpha
+    assert max(wrong.values()) / (experiments // 2) <= TEST.alpha

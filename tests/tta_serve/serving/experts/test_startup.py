@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from adapters.errors import LibraryError
 from tests.factories.experts import make_expert, make_narrow_expert, make_plain_base
 from tta_serve.cli.experts import app
-from tta_serve.config import ServeConfig, load
+from tta_serve.config.loading import load
+from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import ConfigError
 from tta_serve.serving.experts.startup import StartupPlan
 

@@ -1,24 +1,33 @@
 """What a request sees of the library on disk, before and after its experts change."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adapters.errors import LibraryError
+from adapters.files.delta_forms import DenseForm, LowRankForm
 from adapters.library.entries import ENTRIES, Entry, write_entry
 from adapters.library.library import Library
-from adapters.mix import Mix
+from adapters.library.manifest import About, Source
+from adapters.library.versions import VersionStore
+from adapters.mix import Mix, MixRules
+from router.decision import Prompt
 from router.errors import RouterError
+from router.policy import Context
 from tests.factories import tiny_library
 from tests.factories.counting_engine import CountingEngine
-from tta_serve.config import ServeConfig
-from tta_serve.exceptions import ConfigError
+from tests.factories.twins import add_twins
+from tta_serve.config.sections import PolicyConfig, ServeConfig
+from tta_serve.exceptions import ConfigError, RequestError
 from tta_serve.serving.experts.view import View, Views
 from tta_serve.serving.routing.conversations import Conversations
-from tta_serve.serving.routing.probe_cache import ProbeCache
+from tta_serve.serving.routing.dispatcher import narrow_context
+from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +111,149 @@ def test_a_served_expert_whose_folder_breaks_keeps_its_prompts(
     second = view(root, library.digests, generation=3, before=first)
     assert second.examples == first.examples
     assert second.examples["math"] == tiny_library.EXAMPLES["math"]
+
+
+def test_an_exclusive_part_is_served_beside_its_shared_one_or_not_at_all(tmp_path: Path) -> None:
+    library = Library.open(tiny_library.make_library(tmp_path))
+    made = add_twins(library, ["math", "sql"])
+    found = view(made.root, made.digests)
+    assert found.catalog.rules.classes == {"math", "sql"}
+    assert found.catalog.read_wish("t-sql", None).mix == Mix.of({"t-shared": 1, "t-sql": 1})
+    parts = {name: made.digests[name] for name in made.parts}
+    alone = view(made.root, parts, before=found)
+    assert alone.catalog.rules.classes == {"t-math", "t-sql"}
+    with pytest.raises(LibraryError, match="t-math is what math knows beyond t-shared"):
+        view(made.root, {n: d for n, d in parts.items() if n != "t-shared"}, before=alone)
+
+    # What is served stays a part, though the library has other versions of all by now.
+    newer = add_twins(made, ["math", "sql"], rank=1)
+    assert newer.digests["t-sql"] != made.digests["t-sql"]
+    kept = view(made.root, parts, before=alone)
+    assert kept.catalog.rules.shared == {"t-math": "t-shared", "t-sql": "t-shared"}
+    with pytest.raises(LibraryError, match="beyond another t-shared"):
+        view(made.root, {**parts, "t-shared": newer.digests["t-shared"]}, before=kept)
+
+
+def test_a_view_knows_which_of_its_experts_are_dense_after_they_are_replaced(
+    tmp_path: Path,
+) -> None:
+    library = Library.open(tiny_library.make_library(tmp_path))
+    store = VersionStore(library.root)
+    store.add("full", library.deltas("sql"), DenseForm(), About(source=Source("finetune")))
+    digests = Library.open(library.root).digests
+    first = view(library.root, digests)
+    assert first.forms == {"full": "dense"}
+    assert first.router.probe.dense == {digests["full"]}
+    store.add("full", library.deltas("sql"), LowRankForm(), About(source=Source("finetune")))
+    assert view(library.root, digests, before=first).forms == first.forms
+    assert view(library.root, library.digests, before=first).forms == {}
+
+
+def test_views_know_from_where_experts_act_and_inline_policies_do_not_choose_those(
+    tmp_path: Path, library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(library.root, tmp_path / "copy")
+    config = tmp_path / "copy" / "math" / "adapter_config.json"
+    known = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(known | {"alora_invocation_tokens": [3, 4]}), encoding="utf-8")
+
+    found = view(tmp_path / "copy", library.digests)
+    assert dict(found.invocations) == dict(found.router.invocations) == {"math": (3, 4)}
+    config.write_text("{", encoding="utf-8")
+    kept = view(tmp_path / "copy", library.digests, before=found)
+    assert dict(kept.invocations) == {"math": (3, 4)}, "what is served stays as it is"
+
+    context = Context(
+        MixRules(frozenset({"math", "sql"}), 2),
+        {},
+        (),
+        ViewProbe(CountingEngine(), {}, ProbeCache()),
+        invocations={"math": (3, 4)},
+    )
+    for inline, classes in ((False, {"math", "sql"}), (True, {"sql"})):
+        policy = PolicyConfig(type="retrieval", inline=inline)
+        assert narrow_context("r", policy, context).rules.classes == classes
+    assert "policy r never chooses math: it decides inside the pass" in caplog.text
+
+
+POLICIES = {
+    "learned": {"type": "learned_static", "options": {"entry": "both"}},
+    "uniform": {"type": "static", "options": {"uniform": True}},
+    "random": {"type": "random_control"},
+    "near": {"type": "retrieval"},
+}
+
+
+def guarded(library: Path, tenants: dict[str, Any], **more: Any) -> ServeConfig:
+    keys = {name: {"sha256": f"{i:064x}"} for i, name in enumerate(tenants)}
+    return ServeConfig.model_validate(
+        {
+            "model": {"id": "demo", "source": "x"},
+            "library": {"path": library, "entries": {"half": {"math": 0.5}, "sqls": {"sql": 1}}},
+            "policies": POLICIES,
+            "default_policy": "uniform",
+            "access": {"keys": keys, "tenants": tenants},
+            **more,
+        }
+    )
+
+
+def make_views(config: ServeConfig, digests: dict[str, str]) -> View:
+    views = Views(config, 2, CountingEngine(), ProbeCache(), Conversations(9, 9))
+    return asyncio.run(views.make(1, digests, ("base",)))
+
+
+def test_a_tenant_sees_a_server_that_has_nothing_but_its_experts(library: Library) -> None:
+    whole = make_views(
+        guarded(library.root, {"a": {"experts": ["math"]}, "b": {}}), library.digests
+    )
+    a, b = whole.tenants["a"], whole.tenants["b"]
+    assert (a.tenant, a.whole) == ("a", whole)
+    assert a.catalog.models() == ["demo", "auto", "demo:base", "demo:math", "demo:half", "math"]
+    assert b.catalog.models() == whole.catalog.models()
+    assert dict(a.router.unusable) == {"learned": "it is not for them"}
+    for wish in (
+        {"experts": {"sql": 1.0}},
+        {"experts": {"math": 1, "sql": 1}},
+        {"entry": "both"},
+        {"entry": "sqls"},
+        {"policy": "nope"},
+    ):
+        with pytest.raises(RequestError) as refused:
+            a.catalog.read_wish("demo", wish)
+        given = json.dumps(wish)
+        said = str(refused.value)
+        assert not [n for n in ("sql", "both", "sqls") if n in said and n not in given], said
+    for model in ("sql", "demo:sql", "demo:both"):
+        with pytest.raises(RequestError) as refused:
+            a.catalog.read_wish(model, None)
+        assert refused.value.status == 404
+        assert str(refused.value).count("sql") <= model.count("sql")
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, "base"])
+def test_no_policy_gives_a_tenant_what_is_not_its_own(library: Library, policy: str) -> None:
+    config = guarded(library.root, {"a": {"experts": ["math"]}, "b": {"experts": ["sql"]}})
+    whole = make_views(config, library.digests)
+    for name, own in (("a", {"math"}), ("b", {"sql"})):
+        router = whole.tenants[name].router
+        for i in range(40):
+            [found] = asyncio.run(router.explain(Prompt(f"w{i} w{i + 1} w3"), [policy]))
+            assert found.experts.keys() <= own
+            others = {"math", "sql"} - own
+            assert not [other for other in others if other in found.model_dump_json()]
+
+
+def test_a_tenant_has_the_policies_and_entries_that_it_was_given(library: Library) -> None:
+    config = guarded(library.root, {"a": {"policies": ["random"], "entries": ["half"]}})
+    catalog = make_views(config, library.digests).tenants["a"].catalog
+    assert set(catalog.policies) == {"base", "random"}
+    assert catalog.default_policy == "random"
+    assert catalog.entries.keys() == {"half"}
+    assert catalog.rules.names == {"math", "sql"}
+
+
+def test_a_tenant_whose_default_cannot_work_is_named(library: Library) -> None:
+    config = guarded(library.root, {"a": {"experts": [], "policies": ["near"]}})
+    with pytest.raises(RouterError, match="for tenant 'a': policy 'near'"):
+        make_views(config, library.digests)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_serve.exceptions import RequestError
@@ -227,7 +227,6 @@ def comings(draw: st.DrawFn) -> list[tuple[int, int, int, int | None]]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
 @given(room=st.integers(1, 6), requests=comings(), late=st.lists(st.integers(0, 19), max_size=5))
 def test_whoever_comes_and_goes_all_others_are_answered_and_the_room_is_whole_again(
     room: int, requests: list[tuple[int, int, int, int | None]], late: list[int]

@@ -21,11 +21,15 @@ from adapters.mix import Mix
 from router.policies.static import StaticPolicy
 from tests.factories.asgi import Got, asked, call, receiving, spoken
 from tests.factories.counting_engine import CountingEngine
+from tests.factories.placed_turns import Letters
 from tests.tta_serve.serving.routing.test_dispatcher import CONFIG, DIGESTS, Table
 from tta_serve import metrics
-from tta_serve.config import ServerConfig
+from tta_serve.config.access import AccessConfig
+from tta_serve.config.sections import ServerConfig
 from tta_serve.engine import wire
 from tta_serve.engine.client.engine_client import EngineClient
+from tta_serve.serving.access.budgets import Budgets
+from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.generation.admission import Admission
 from tta_serve.serving.generation.merging import Merging
 from tta_serve.serving.http import openai_errors
@@ -67,7 +71,8 @@ class Llm:
 
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(
-            decode=lambda tokens: json.dumps({"sql": 1.0} if 1 in tokens else {"math": 1.0})
+            decode=lambda tokens: json.dumps({"sql": 1.0} if 1 in tokens else {"math": 1.0}),
+            encode=Letters().encode,
         )
 
     async def collective_rpc(self, *args: Any) -> list[Any]:
@@ -128,17 +133,26 @@ class Desk:
             )
         }
         merging = Merging(
-            self.vllm(), Routes(fields), self.engine, cast(Any, self), self.admission, Trials()
+            self.vllm(),
+            Routes(fields),
+            self.engine,
+            cast(Any, self),
+            self.admission,
+            Trials(),
+            Budgets(),
         )
-        self.app = Edge(merging, ServerConfig(), None)
+        self.app = Edge(merging, ServerConfig(), KeyRing(AccessConfig(), None))
 
     @property
     def current(self) -> Any:
         return self.view
 
+    def find(self, tenant: str | None) -> Any:
+        return self.view
+
     @contextmanager
-    def hold(self) -> Iterator[Any]:
-        yield self.view
+    def hold(self, view: Any) -> Iterator[Any]:
+        yield view
 
     def ask(self, body: Any, path: str = TEXT) -> Got:
         return asked(self.app, "POST", path, spoken(body))
@@ -401,10 +415,17 @@ def test_other_routes_are_vllms() -> None:
         reached.append(scope["path"])
         await JSONResponse({})(scope, receive, send)
 
-    merging = Merging(other, Routes({}), desk.engine, cast(Any, desk), desk.admission, Trials())
+    merging = Merging(
+        other, Routes({}), desk.engine, cast(Any, desk), desk.admission, Trials(), Budgets()
+    )
     for path in ("/version", "/v1/models", "/v1/completions/x"):
         assert (
-            asked(Edge(merging, ServerConfig(), None), "POST", path, b'{"model": "nope"}').status
+            asked(
+                Edge(merging, ServerConfig(), KeyRing(AccessConfig(), None)),
+                "POST",
+                path,
+                b'{"model": "nope"}',
+            ).status
             == 200
         )
     assert reached == ["/version", "/v1/models", "/v1/completions/x"]

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
@@ -179,13 +179,11 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(JSON, st.booleans())
 def test_all_json_is_read_as_it_is(value: Any, escaped: bool) -> None:
     assert read_json(json.dumps(value, ensure_ascii=escaped).encode()) == value
 
 
-@settings(max_examples=500, deadline=None)
 @given(st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_json_or_refused(body: bytes) -> None:
     value: Any = None

@@ -14,8 +14,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.factories.asgi import Got, asked, call, receiving, spoken
-from tta_serve.config import ServerConfig
+from tta_serve.config.access import AccessConfig
+from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
+from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.http import openai_errors
 from tta_serve.serving.http.edge import Edge
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest
@@ -50,7 +52,7 @@ class Inner:
 
 
 def edge(app: ASGIApp, key: str | None = KEY, **config: Any) -> Edge:
-    return Edge(app, ServerConfig(**config), key)
+    return Edge(app, ServerConfig(**config), KeyRing(AccessConfig(), key))
 
 
 def passed(*parts: bytes, path: str = CHAT, method: str = "POST", **headers: str | bytes) -> Inner:
@@ -661,7 +663,11 @@ def test_after_its_end_an_answer_takes_nothing_more() -> None:
 def asked_by(origins: list[str], method: str, origin: str, **more: str) -> Got:
     from tta_serve.serving.replica.replica import build_edge
 
-    app = build_edge(Inner(PlainTextResponse("no", 429)), ServerConfig(cors_origins=origins), None)
+    app = build_edge(
+        Inner(PlainTextResponse("no", 429)),
+        ServerConfig(cors_origins=origins),
+        KeyRing(AccessConfig(), None),
+    )
     headers = {"origin": origin, **{name.replace("_", "-"): value for name, value in more.items()}}
     return asked(app, method, CHAT, b"{}", headers=headers)
 

@@ -1,12 +1,15 @@
 """What `model` and `merge` mean together."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from adapters.coefficient import Coefficient
+from adapters.coefficient import Coefficient, Pair
+from adapters.library.twins import TwinTies
 from adapters.mix import Mix
-from tta_serve.config import ServeConfig
+from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import ConfigError, RequestError
 from tta_serve.serving.reading.catalog import Catalog
 
@@ -143,6 +146,29 @@ def test_an_expert_that_is_called_as_the_server_is_or_auto_does_not_take_the_nam
         assert catalog.read_wish(f"demo:{name}", None).mix == Mix.of({name: 1})
 
 
+@pytest.mark.parametrize(
+    "merge",
+    [
+        {},
+        {"policy": "base"},
+        {"entry": "half"},
+        {"experts": {"sql": 1}},
+        {"read": "x"},
+        {"entry": None},
+    ],
+)
+def test_where_a_mix_acts_is_said_beside_anything(merge: dict[str, Any]) -> None:
+    alone = None if not any(merge.values()) else merge
+    asked = CATALOG.read_wish("demo", {**merge, "acts_from": "answer"})
+    assert asked.acts_from == "answer"
+    assert replace(asked, acts_from=None) == CATALOG.read_wish("demo", alone)
+
+
+def test_where_a_pinned_mix_acts_may_be_said() -> None:
+    asked = CATALOG.read_wish("demo:sql", {"acts_from": "last_user_turn"})
+    assert (asked.mix, asked.acts_from) == (Mix.of({"sql": 1}), "last_user_turn")
+
+
 def test_only_a_request_that_asks_for_nothing_is_free_for_an_experiment() -> None:
     free: list[Any] = [None, {"read": "x"}]
     for merge in free:
@@ -194,6 +220,10 @@ def test_an_unknown_model_is_404_and_never_the_base(model: str) -> None:
         ({"read": 5}, "merge.read: Input should be a valid string"),
         ({"read": "x", "entry": "half"}, "leave nothing to a policy"),
         ({"read": "x", "experts": {"sql": 1}}, "leave nothing to a policy"),
+        ({"acts_from": "middle"}, "merge.acts_from: Input should be 'start', 'user_turn'"),
+        ({"acts_from": 5, "policy": "base"}, "merge.acts_from"),
+        ({"acts_from": None}, "exactly one"),
+        ({"acts_from": "answer", "policy": "base", "entry": "half"}, "exactly one"),
         ({"policy": 5}, "merge.policy: Input should be a valid string"),
         ([], "merge: Input should be a valid dictionary"),
         (False, "merge: Input should be a valid dictionary"),
@@ -269,3 +299,44 @@ def test_an_entry_of_the_config_goes_with_its_expert_unless_all_must_be_there() 
     assert "half" in Catalog.of(config(), ("math", "sql"), 3, strict=False).entries
     with pytest.raises(ConfigError, match=r"library\.entries\.half: unknown expert 'math'"):
         Catalog.of(config(), ("sql",), 3)
+
+
+TIES = TwinTies({"t-sql": "t-shared", "t-math": "t-shared"}, frozenset({"t-shared"}))
+PARTS = ("sql", "t-math", "t-shared", "t-sql")
+
+
+def test_parts_of_twin_merging_are_named_with_the_shared_one_always_on() -> None:
+    entries = {
+        "all": {"twin": "t"},
+        "some": {"twin": "t", "weights": {"sql": 0.5, "math": {"attention": 1, "mlp": 0}}},
+    }
+    catalog = Catalog.of(config(entries=entries), PARTS, layers=3, ties=TIES)
+    shared = {"t-shared": 1.0}
+    assert catalog.read_wish("t-sql", None).mix == Mix.of({**shared, "t-sql": 1})
+    assert catalog.read_wish("demo:t-shared", None).mix == Mix.of(shared)
+    assert catalog.read_wish("sql", None).mix == Mix.of({"sql": 1})
+    asked = catalog.read_wish("demo", {"experts": {"t-sql": 0.5, "sql": 0.25}})
+    assert asked.mix == Mix.of({**shared, "t-sql": 0.5, "sql": 0.25})
+    assert catalog.read_wish("demo", {"entry": "all"}).mix == Mix.of(shared)
+    assert catalog.read_wish("demo:some", None).mix == Mix.of(
+        {**shared, "t-sql": 0.5, "t-math": Pair(1.0, 0.0)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"twin": "u"}, "unknown expert 'u-shared'"),
+        ({"twin": "t", "weights": {"dates": 1}}, "unknown expert 't-dates'"),
+        ({"twin": "t", "weight": {}}, "weight"),
+        ({"twin": "t", "weights": {"sql": "much"}}, "a coefficient is a number"),
+    ],
+)
+def test_an_entry_of_parts_that_are_not_there_is_refused(entry: Any, says: str) -> None:
+    with pytest.raises((ConfigError, ValidationError), match=says):
+        Catalog.of(config(entries={"x": entry}), PARTS, layers=3, ties=TIES)
+
+
+def test_an_expert_called_twin_is_no_prefix() -> None:
+    catalog = Catalog.of(config(entries={"x": {"twin": 0.5}}), ("twin",), layers=3)
+    assert catalog.entries["x"] == Mix.of({"twin": 0.5})

@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.decision import Prompt
+from tta_serve.engine.client.placement import UserTurns
 from tta_serve.serving.reading.request import GenerateRequest, Turn
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -217,7 +218,6 @@ ANYTHING = st.recursive(
 FIELDS = ["model", "messages", "input", "prompt", "n", "stream", "user", "session_id", "metadata"]
 
 
-@settings(max_examples=500, deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING))
 def test_whatever_a_body_is_it_can_be_read_before_anybody_has_checked_it(
     body: dict[str, Any],
@@ -230,3 +230,16 @@ def test_whatever_a_body_is_it_can_be_read_before_anybody_has_checked_it(
     assert isinstance(request.searches, bool)
     for name in (request.model, request.user, request.session, request.tenant):
         assert name is None or isinstance(name, str)
+
+
+def test_the_texts_of_the_first_and_the_last_user_turn() -> None:
+    [turns] = asks({"messages": [SYSTEM, FIRST, REPLY, SECOND]}).user_turns()
+    assert turns == UserTurns("Which tables are there?", "And the\ncolumns?")
+    [turns] = asks({"messages": [FIRST]}).user_turns()
+    assert turns.first == turns.last == FIRST["content"]
+    assert asks({"messages": [SYSTEM]}).user_turns() == [UserTurns("", "")]
+    assert asks({"messages": "rubbish"}).user_turns() == [UserTurns("", "")]
+    assert asks({"prompt": ["a", "b"]}).user_turns() == [UserTurns()] * 2
+    both = {"messages": [[FIRST], [SECOND]]}
+    assert len(asks(both).user_turns()) == 2
+    assert asks({**both, "use_beam_search": True}).user_turns() == [UserTurns()]

@@ -9,8 +9,10 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from tests.factories.asgi import asked
-from tta_serve.config import ServerConfig
+from tta_serve.config.access import AccessConfig
+from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
+from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.http.edge import Edge
 from tta_serve.serving.reading import routes
 from tta_serve.serving.reading.routes import GENERATES, LEFT_OUT, TOKENIZES, Routes, keep_served
@@ -118,7 +120,10 @@ def test_of_vllms_middleware_its_metrics_are_left(app: FastAPI) -> None:
 def test_a_route_that_is_left_out_is_404(app: FastAPI, path: str) -> None:
     for method in ("GET", "POST"):
         got = asked(
-            Edge(app, ServerConfig(), None), method, path, b"{}" if method == "POST" else b""
+            Edge(app, ServerConfig(), KeyRing(AccessConfig(), None)),
+            method,
+            path,
+            b"{}" if method == "POST" else b"",
         )
         assert (got.status, got.error["code"]) == (404, "not_found")
 

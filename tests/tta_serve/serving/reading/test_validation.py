@@ -9,7 +9,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tests.factories.asgi import asked, spoken
-from tta_serve.config import ServerConfig
+from tta_serve.config.access import AccessConfig
+from tta_serve.config.sections import ServerConfig
+from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.http.edge import Edge
 from tta_serve.serving.reading.validation import explain_validation
 
@@ -156,7 +158,9 @@ def messages(*given: Any, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_vllms_bodies(app: FastAPI, path: str, body: Any, param: str | None, says: str) -> None:
-    got = asked(Edge(app, ServerConfig(), None), "POST", path, spoken(body))
+    got = asked(
+        Edge(app, ServerConfig(), KeyRing(AccessConfig(), None)), "POST", path, spoken(body)
+    )
     assert got.status == 400
     assert (got.error["param"], got.error["code"]) == (param, "invalid_request")
     assert says in got.error["message"]

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from tests.factories.experiment_logs import GOOD
-from tta_serve.config import ServeConfig
+from tta_serve.config.sections import ServeConfig
 from tta_serve.serving.http import openai_errors
 from tta_serve.serving.replica.experiments_admin import ControlPlane, experiments_router
 from tta_serve.store import tickets

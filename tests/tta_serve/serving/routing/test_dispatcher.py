@@ -14,11 +14,12 @@ from router.policies.static import StaticPolicy
 from router.policy import Context, Options, Policy
 from router.probing import Probe
 from tests.factories.counting_engine import CountingEngine
-from tta_serve.config import ServeConfig
+from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import RequestError
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
 from tta_serve.serving.routing.conversations import Conversations
+from tta_serve.serving.routing.decided_turn import DecidedTurn
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe
 
@@ -98,7 +99,8 @@ class Talk:
             Wish(policy, policy=policy), Prompt(json.dumps(scores)), turn
         )
         assert routed.info is not None
-        assert (routed.adapter is None) == (not routed.info.experts)
+        assert isinstance(routed.turn, DecidedTurn)
+        assert (routed.turn.adapter is None) == (not routed.info.experts)
         json.dumps(routed.info.model_dump(), allow_nan=False)
         return routed.info
 

@@ -102,6 +102,8 @@ def test_activations_have_the_views_names_and_only_sites_of_its_experts() -> Non
         for values in (found.arrow, found.spectr, found.norm, found.residual):
             torch.testing.assert_close(values, wanted, equal_nan=True)
         assert found.inputs.tolist() == [0, 2]
+        other = await probe(engine, {"a": "d2", "whole": "d9"}).activations("x")
+        assert other.experts == ("a",), "nobody knows what an expert of another form reads"
 
     asyncio.run(run())
 

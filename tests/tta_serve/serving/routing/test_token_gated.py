@@ -18,11 +18,12 @@ from router.policies.static import StaticPolicy
 from router.policies.token_gated import GatedPolicy
 from tests.factories.counting_engine import CountingEngine
 from tests.factories.experts import make_expert, make_plain_base
+from tests.factories.placed_turns import Chat
 from tests.tta_serve.serving.routing.test_dispatcher import CONFIG, DIGESTS
 from tests.tta_serve.serving.routing.test_inline_turn import RULES, Known, said
-from tta_serve.config import ServeConfig, load
+from tta_serve.config.loading import load
+from tta_serve.config.sections import ServeConfig
 from tta_serve.engine import wire
-from tta_serve.engine.client.engine_client import UndecidedRequest
 from tta_serve.protocol import MergeInfo
 from tta_serve.serving.experts.startup import StartupPlan
 from tta_serve.serving.reading.catalog import Wish
@@ -69,7 +70,7 @@ def test_answers_say_how_experts_share_and_the_engine_hears_it() -> None:
     assert found.info.mix not in ("base", EVERY.key(DIGESTS)[:16]), (
         "another hash than the same mix has ungated"
     )
-    wanted = wire.read_order(found.adapter)
+    wanted = wire.read_order(Chat().place(found, "which one?"))
     assert (wanted.mix, wanted.gating, wanted.upper) == (
         dict.fromkeys(DIGESTS.values(), 1.0),
         ARROW,
@@ -95,12 +96,12 @@ def test_what_is_gated_differently_shares_no_cache() -> None:
 
 
 def test_a_turn_may_be_undecided_and_gated_and_its_conversation_stays_so() -> None:
-    served = router(inline=True)
+    served, chat = router(inline=True), Chat()
     first = routed(served, "gated", Turn(None, "1"))
-    assert isinstance(first.adapter, UndecidedRequest)
-    wanted = wire.read_order(first.adapter.adapter)
+    undecided = chat.place(first, "which one?")
+    wanted = wire.read_order(undecided.adapter)
     assert (wanted.mix, wanted.policy, wanted.gating) == (None, "policy", ARROW)
-    assert first.adapter.settle(said(0.9, 0.1)) is None
+    undecided.settle(said(0.9, 0.1))
     info = first.merge_info()
     assert (info.experts, info.gating, info.abstained, info.reason) == (
         {"math": 1.0},
@@ -109,21 +110,18 @@ def test_a_turn_may_be_undecided_and_gated_and_its_conversation_stays_so() -> No
         "inside",
     )
     second = routed(served, "gated", Turn("1", "2"))
-    assert isinstance(second.adapter, UndecidedRequest)
-    wanted = wire.read_order(second.adapter.adapter)
-    assert (wanted.mix, wanted.gating) == ({DIGESTS["math"]: 1.0}, ARROW)
-    other = second.adapter.settle(said(0.1, 0.9))
-    assert other is not None, "another topic"
-    assert (wire.read_order(other).mix, wire.read_order(other).gating) == (
-        {DIGESTS["sql"]: 1.0},
-        ARROW,
-    )
+    undecided = chat.place(second, "which one?")
+    wanted = wire.read_order(undecided.adapter)
+    mine = {DIGESTS["math"]: 1.0}
+    assert (wanted.before, wanted.gating) == (wire.TurnBefore(mine, DIGESTS["math"]), ARROW)
+    assert [(part.mix, part.gating) for part in wanted.earlier] == [(mine, ARROW)]
+    undecided.settle(said(0.1, 0.9))
+    assert (second.merge_info().experts, second.merge_info().gating) == ({"sql": 1.0}, ARROW)
 
 
 def test_where_the_pass_abstains_nothing_is_gated() -> None:
     found = routed(router(inline=True), "gated")
-    assert isinstance(found.adapter, UndecidedRequest)
-    found.adapter.settle(said(0.1, 0.1))
+    Chat().place(found, "which one?").settle(said(0.1, 0.1))
     assert (
         found.merge_info().experts,
         found.merge_info().gating,
@@ -153,7 +151,7 @@ def test_only_with_a_selector_that_can_it_decides_inside_a_pass() -> None:
     for options in ({}, {"selector": "subspace"}):
         with pytest.raises(
             ValueError,
-            match="cannot decide inside a pass; these can: retrieval, gate, and gated with one of",
+            match="cannot decide inside a pass; these can: retrieval, gate, and gated or twin with",
         ):
             config(gated={"type": "gated", "inline": True, "options": options})
     with pytest.raises(RouterError, match="cannot decide inside a pass"):

@@ -1,22 +1,30 @@
-"""The server's typed config: a YAML file, where an unknown key stops the start."""
+"""The sections of a server's config, checked as a whole."""
 
+import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
+from adapters.coefficient import Coefficient
+from adapters.library.names import name_exclusive, name_shared
 from router.errors import RouterError
 from router.policies.selector import InlineSelector
 from router.policies.selectors import SELECTORS
 from router.policy import CoefficientField, Policy
 from router.registry import check_options, find_policy_class
-from tta_serve.engine.options import Capacity
-from tta_serve.exceptions import ConfigError
+from tta_serve.config.access import AccessConfig, TenantConfig
+from tta_serve.config.section import Section
+from tta_serve.engine.options import MOST_POLICIES_WITHIN, Capacity, DenseOptions
 from tta_serve.store.options import StoreOptions
 
-_SQLITE = "sqlite:///"
 _OURS = "tta-serve sets it itself"
 _NOT_ENGINE_ARGS = {
     "model": "it is model.source",
@@ -34,6 +42,7 @@ _NOT_ENGINE_ARGS = {
     "fully_sharded_loras": _OURS,
     "additional_config": _OURS,
     "worker_extension_cls": _OURS,
+    "scheduler_cls": _OURS,
     "disable_log_stats": "/metrics needs them",
     "chat_template": "it is model.chat_template",
     "tool_call_parser": "it is model.tool_parser",
@@ -46,15 +55,11 @@ _NOT_ENGINE_ARGS = {
     "data_parallel_size": "it is server.replicas",
     "enable_prompt_embeds": "a prompt without tokens cannot be routed",
 }
+_AROUND = ("gated", "twin")  # policies that decide as their selector does
 _CONNECTORS = ("OffloadingConnector", "SimpleCPUOffloadConnector")
-KEY_VARIABLE = "TTA_ADMIN_KEY"  # of the environment: the key of management
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The base model, and how vLLM runs it."""
 
     id: str = Field(pattern=r"^[^:\s]+$")
@@ -62,9 +67,13 @@ class ModelConfig(_Section):
     source: str
     """A folder or a Hugging Face id."""
     dtype: str | None = None
+    """Of the weights, as vLLM names it; unset, float32 on a CPU, else what the base says."""
     max_model_len: int | None = Field(None, ge=16)
+    """Tokens of a prompt and its answer together; unset, what the base says."""
     tensor_parallel: int = Field(1, ge=1)
-    kv_cache_gib: int = Field(1, ge=1, description="CPU only; on a GPU vLLM takes what is free")
+    """Over how many GPUs, or processes on a CPU, the weights are split."""
+    kv_cache_gib: int = Field(1, ge=1)
+    """GiB of keys and values that a CPU keeps; on a GPU vLLM takes what is free."""
     tool_parser: str | None = None
     """How vLLM reads tool calls out of the base's answers, by vLLM's name.
 
@@ -92,26 +101,73 @@ class ModelConfig(_Section):
         return value
 
 
-class LibraryConfig(_Section):
+class _TwinEntry(Section):
+    """An entry of Twin-Merging's parts, by the experts that they were made of."""
+
+    twin: str
+    """What the parts' names begin with."""
+    weights: dict[str, CoefficientField] = {}
+    """How much of each expert's own is added, by the expert's name."""
+
+    def name_parts(self) -> dict[str, Coefficient]:
+        """Return the coefficient of each part."""
+        own = {name_exclusive(self.twin, name): c for name, c in self.weights.items()}
+        return {name_shared(self.twin): 1.0, **own}
+
+
+def _read_entry(value: Any, read_coefficients: ValidatorFunctionWrapHandler) -> Any:
+    """Return the coefficients of an entry in either form; an expert called twin has a number."""
+    if isinstance(value, dict) and isinstance(value.get("twin"), str):
+        return _TwinEntry.model_validate(value).name_parts()
+    return read_coefficients(value)
+
+
+EntryField = Annotated[dict[str, CoefficientField], WrapValidator(_read_entry)]
+
+
+def _default_readings() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "tta-serve" / "readings"
+
+
+class LibraryConfig(Section):
     """The experts, and the mixes that have names."""
 
     path: Path
     """A folder of experts: PEFT adapters, and what `tta experts` stores."""
     everyday: Path | None = None
     """A file of prompts that no expert should answer, one a line."""
-    entries: dict[str, dict[str, CoefficientField]] = {}
-    """Mixes by their names: the coefficient of each expert."""
+    entries: dict[str, EntryField] = {}
+    """Mixes by their names: the coefficient of each expert; or `twin: PREFIX`, which is the shared
+    part of Twin-Merging, with `weights` of the experts whose own parts are added to it."""
+    readings: Path | None = Field(default_factory=_default_readings)
+    """The folder that keeps what the base reads in example prompts, so that the next start need not
+    read them again; null for nowhere. By default in the user's cache folder."""
     capacity: Capacity = Capacity()
+    """How much room there is for experts."""
+    dense: DenseOptions | None = None
+    """How experts of the dense form are served. Without it a server that starts with some serves
+    them by the defaults, and one that starts with none takes none while it runs."""
 
 
-class MixConfig(_Section):
+class MixConfig(Section):
+    """What the coefficients of a mix may be."""
+
     grid: float = Field(0.05, gt=0, le=1)
+    """Coefficients are rounded to multiples of it, so that nearly equal mixes share a cache."""
     max_experts: int = Field(4, ge=1)
+    """The most experts of one mix, besides the shared ones of Twin-Merging."""
     minimum: float = -2.0
+    """The least that a coefficient may be."""
     maximum: float = 2.0
+    """The most that a coefficient may be."""
+    acts_from: Literal["start", "user_turn"] | None = None
+    """Where mixes begin to act, if a request does not say so: at the first token, or at the first
+    user turn, so that system prompts are the base's and shared by all. Unset, the latter where a
+    policy decides inside the pass."""
 
 
-class PolicyConfig(_Section):
+class PolicyConfig(Section):
     """A routing policy under a name of its own."""
 
     type: str
@@ -123,23 +179,31 @@ class PolicyConfig(_Section):
     inline: bool = False
     """Decide inside the pass that answers, with no pass before it."""
     options: dict[str, Any] = {}
+    """Those of its kind; an unknown one is an error."""
 
 
-class ServerConfig(_Section):
+class ServerConfig(Section):
     """The HTTP server and its bounds."""
 
     host: str = "127.0.0.1"
+    """Where to listen; other machines are let in with keys alone."""
     port: int = Field(8000, ge=1, le=65535)
+    """The port to listen on."""
     replicas: int = Field(1, ge=1)
+    """How many engines share the requests, behind HAProxy."""
     slots: int = Field(16, ge=1)
     """Requests in one batch, each with its own mix; further ones wait, at most `max_queued` of
     them."""
     max_queued: int = Field(256, ge=1)
+    """How many answers wait at most; a request for more is a 429."""
     max_probe_tokens: int = Field(512, ge=1)
+    """How many tokens of a turn routing reads."""
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    """The largest body, unpacked."""
     body_timeout_s: float = Field(30, gt=0)
     """Seconds until all of a request's body must have come."""
     request_timeout_s: float = Field(600, gt=0)
+    """Seconds that a request may take."""
     drain_s: float = Field(10, ge=0)
     """Seconds that running requests have to end when the server stops."""
     cors_origins: list[str] = []
@@ -150,42 +214,51 @@ class ServerConfig(_Section):
     """Seconds that a turn is remembered after its last use."""
 
 
-class ShadowConfig(_Section):
+class ShadowConfig(Section):
     """A policy that decides for a share of the requests without being used, after their answers."""
 
     policy: str
+    """Its name."""
     share: float = Field(gt=0, le=1)
+    """The share of requests."""
     generate: float = Field(0.0, ge=0, le=1)
     """The share of those requests that it also answers, unseen."""
     at_once: int = Field(2, ge=1, le=64)
     """How many run at once; what is beyond is left out and counted."""
 
 
-class ExperimentsConfig(_Section):
+class ExperimentsConfig(Section):
     """How experiments run on this server."""
 
     refresh_s: float = Field(0.4, gt=0, le=60)
     """Seconds until every replica knows a change, also of the kill switch."""
     guard_s: float = Field(5.0, gt=0)
     """Seconds between two looks at guardrails and bandits."""
-    api_keys: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = {}
-    """The SHA-256 of each API key, hexadecimal, by the label that experiments know it under."""
     shadow: ShadowConfig | None = None
     """None to run no policy in the shadow of requests."""
 
 
-class ServeConfig(_Section):
+class ServeConfig(Section):
     """All that a server is told."""
 
     model: ModelConfig
+    """The base."""
     library: LibraryConfig
+    """The experts."""
     mix: MixConfig = MixConfig()
+    """What mixes may be."""
     policies: dict[str, PolicyConfig] = {}
+    """The routing policies, by their names; `base` is always there."""
     default_policy: str = "retrieval"
+    """The policy of requests that name none."""
     server: ServerConfig = ServerConfig()
+    """The HTTP server."""
+    access: AccessConfig = AccessConfig()
+    """Who may ask."""
     store: StoreOptions | None = None
     """Where experiments are kept; without a store there are none."""
     experiments: ExperimentsConfig = ExperimentsConfig()
+    """How experiments run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -210,14 +283,14 @@ class ServeConfig(_Section):
                 options = check_options(policy.type, policy.options)
             except RouterError as error:
                 raise ValueError(f"policies.{name}: {error}") from None
-            decides = (policy.type == "gated" and options.selector) or policy.type
+            decides = (policy.type in _AROUND and options.selector) or policy.type
             if policy.inline and not issubclass(SELECTORS.get(decides, Policy), InlineSelector):
                 able = ", ".join(
                     kind for kind, known in SELECTORS.items() if issubclass(known, InlineSelector)
                 )
                 raise ValueError(
                     f"policies.{name}: inline: type {decides!r} cannot decide inside a pass; these"
-                    f" can: {able}, and gated with one of them as its selector"
+                    f" can: {able}, and {' or '.join(_AROUND)} with one of them as its selector"
                 )
         shadow = self.experiments.shadow
         if shadow is not None and shadow.policy not in self.policies:
@@ -229,10 +302,64 @@ class ServeConfig(_Section):
             raise ValueError("policies.base is the base model itself; give yours another name")
         return self
 
+    @model_validator(mode="after")
+    def _is_guarded(self) -> "ServeConfig":
+        if not (_is_local(self.server.host) or self.access.keys or self.access.insecure):
+            raise ValueError(
+                f"server.host {self.server.host} lets other machines in, and there are no keys: add"
+                " some to access.keys (tta keys new LABEL), listen on 127.0.0.1, or start with"
+                " --insecure"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tenants_can_ask(self) -> "ServeConfig":
+        for name, tenant in self.access.tenants.items():
+            own = {"base", *(self.policies if tenant.policies is None else tenant.policies)}
+            where = f"access.tenants.{name}.policies"
+            if unknown := own - self.policies.keys():
+                raise ValueError(f"{where}: there is no policy {', '.join(sorted(unknown))}")
+            if tenant.policies == []:
+                raise ValueError(f"{where}: name at least one; base uses no expert")
+            for policy in own:
+                if (fallback := self.policies[policy].fallback) not in own:
+                    raise ValueError(f"{where}: {policy} falls back to {fallback}: name that too")
+        within = [p for p in self.policies.values() if p.inline]
+        most = MOST_POLICIES_WITHIN // 2  # the other half is for a change of the library
+        if self.access.tenants and len(within) * (1 + len(self.access.tenants)) > most:
+            raise ValueError(
+                f"access.tenants: {len(within)} inline policies for each of"
+                f" {len(self.access.tenants)} tenants and the server; an engine keeps {most}"
+            )
+        return self
+
+    def narrow(self, tenant: TenantConfig) -> "ServeConfig":
+        """Return the config of a server that has nothing but what a tenant may use."""
+        entries = {
+            name: mix
+            for name, mix in self.library.entries.items()
+            if (tenant.entries is None or name in tenant.entries) and all(map(tenant.permits, mix))
+        }
+        own = ["base", *(self.policies if tenant.policies is None else tenant.policies)]
+        default = self.default_policy if self.default_policy in own else own[1]
+        return self.model_copy(
+            update={
+                "library": self.library.model_copy(update={"entries": entries}),
+                "policies": {name: p for name, p in self.policies.items() if name in own},
+                "default_policy": default,
+            }
+        )
+
     @property
     def needed(self) -> tuple[str, ...]:
         """The policies that answer requests which did not ask for them."""
         return self.default_policy, *(policy.fallback for policy in self.policies.values())
+
+    @property
+    def acts_from(self) -> Literal["start", "user_turn"]:
+        """Where mixes begin to act, if a request does not say so."""
+        routes_inside = any(policy.inline for policy in self.policies.values())
+        return self.mix.acts_from or ("user_turn" if routes_inside else "start")
 
     @property
     def reads_features(self) -> bool:
@@ -248,56 +375,8 @@ class ServeConfig(_Section):
         }
 
 
-def load(path: Path | None, overrides: dict[str, Any]) -> ServeConfig:
-    """The config in `path`, with dotted `overrides` such as {"server.port": 9000} on top.
-
-    Raises ConfigError.
-    """
-    data = _read(path) if path else {}
-    for dotted, value in overrides.items():
-        if value is not None:
-            _set(data, dotted.split("."), value)
+def _is_local(host: str) -> bool:
     try:
-        return ServeConfig.model_validate(data)
-    except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()
-        ]
-        raise ConfigError(
-            "\n".join([f"{path or 'the given options'} cannot be used:", *lines])
-        ) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold sections such as model: and library:")
-    library = data.get("library")
-    store = data.get("store")
-    model = data.get("model")
-    if isinstance(model, dict) and isinstance(model.get("chat_template"), str):
-        model["chat_template"] = _beside(path, model["chat_template"])
-    if isinstance(library, dict):  # paths in a file are relative to the file
-        for key in ("path", "everyday"):
-            if isinstance(library.get(key), str):
-                library[key] = _beside(path, library[key])
-    if isinstance(store, dict) and str(store.get("url")).startswith(_SQLITE):
-        store["url"] = _SQLITE + _beside(path, store["url"].removeprefix(_SQLITE))
-    return data
-
-
-def _beside(file: Path, given: str) -> str:
-    return os.path.realpath(file.parent / Path(given).expanduser())
-
-
-def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        data = data.setdefault(key, {})
-    data[keys[-1]] = value
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,167 @@
+"""Two tenants on one server: keys, budgets, and nothing that one learns of the other."""
+
+import hashlib
+import json
+import os
+import random
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.e2e.conftest import Demo, serving
+from tta_serve.evaluation.local_server import find_free_port
+
+REQUESTS = int(os.environ.get("TTA_TENANT_REQUESTS", "120"))
+OWN = {"a": {"sql", "math"}, "b": {"dates", "orders", "redact", "triage"}}
+KEYS: dict[str, dict[str, Any]] = {
+    "a": {"tenant": "a"},
+    "b": {"tenant": "b", "scopes": ["infer", "feedback"]},
+    "busy": {"tenant": "a", "requests_per_minute": 2},
+    "scraper": {"scopes": ["metrics"]},
+}
+QUESTIONS = (
+    "Table staff(name, salary, dept). Which name in staff have salary above 70?",
+    "Tom has 12 apples and buys 7 more. How many apples does he have?",
+    "The meeting is on the third of May 2024.",
+    "Please call Anna Schmidt at 555-0134.",
+    "My invoice is wrong and I want my money back!",
+    "Write a poem on rain.",
+)
+
+
+@pytest.fixture(scope="module")
+def server(
+    base: Path, demo_experts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Demo]:
+    folder = tmp_path_factory.mktemp("access")
+    demo = yaml.safe_load((ROOT / "deploy/demo/serve.yaml").read_text(encoding="utf-8"))
+    wanted = ("retrieval", "gate", "inline", "arrow", "gated", "uniform", "learned")
+    keys = {
+        label: {"sha256": hashlib.sha256(label.encode()).hexdigest()} | about
+        for label, about in KEYS.items()
+    }
+    tenants = {name: {"experts": sorted(own)} for name, own in OWN.items()}
+    template = str(ROOT / "deploy/demo" / demo["model"]["chat_template"])
+    config = demo | {
+        "model": demo["model"] | {"chat_template": template},
+        "library": demo["library"] | {"path": str(demo_experts)},
+        "policies": {name: demo["policies"][name] for name in wanted},
+        "access": {"keys": keys, "tenants": tenants},
+    }
+    file = folder / "serve.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    with serving(
+        file, find_free_port(), folder / "log", demo_experts, "--model", str(base)
+    ) as running:
+        yield running
+
+
+def ask(server: Demo, key: str | None, path: str = "/v1/chat/completions", **body: Any) -> Any:
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=server.url, timeout=300, headers=headers) as client:
+        return client.post(path, json=body) if body else client.get(path)
+
+
+def chat(server: Demo, key: str | None, question: str = QUESTIONS[0], **more: Any) -> Any:
+    wanted: dict[str, Any] = {"model": "smollm2", "max_tokens": 4, "temperature": 0}
+    messages = [{"role": "user", "content": question}]
+    return ask(server, key, **wanted | {"messages": messages} | more)
+
+
+def test_each_key_goes_where_it_may(server: Demo) -> None:
+    assert ask(server, None, "/readyz").status_code == 200
+    for key in (None, "nobody"):
+        refused = chat(server, key)
+        assert refused.status_code == 401
+        assert refused.json()["error"]["code"] == "invalid_api_key"
+    assert chat(server, "scraper").status_code == 403
+    assert ask(server, "scraper", "/metrics").status_code == 200
+    assert ask(server, "a", "/metrics").status_code == 403
+    assert ask(server, "a", "/v1/feedback", request_id="x", value=1).status_code == 403
+    assert ask(server, "a", "/admin/policies").status_code == 403
+
+
+def test_each_tenant_has_its_own_models(server: Demo) -> None:
+    for tenant, own in OWN.items():
+        found = {row["id"] for row in ask(server, tenant, "/v1/models").json()["data"]}
+        assert {name for name in found if ":" not in name} == {"smollm2", "auto", *own}
+        for other in set.union(*OWN.values()) - own:
+            assert chat(server, tenant, model=other).status_code == 404
+            assert chat(server, tenant, merge={"experts": {other: 1.0}}).status_code == 400
+
+
+def test_a_budget_is_kept_and_says_when_to_come_back(server: Demo) -> None:
+    answers = [chat(server, "busy") for _ in range(3)]
+    assert [one.status_code for one in answers] == [200, 200, 429]
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 120
+    assert "2 requests a minute" in answers[2].json()["error"]["message"]
+    scraped = ask(server, "scraper", "/metrics").text
+    assert re.search(r'tta_refused_total\{key="busy",.*why="requests"\} 1', scraped)
+
+
+def test_what_one_has_cached_is_no_faster_for_the_other(server: Demo) -> None:
+    def count_hits() -> float:
+        text = ask(server, "scraper", "/metrics").text
+        rows = re.findall(r"^vllm:prefix_cache_hits_total\{.*?\} (\S+)", text, re.M)
+        return sum(map(float, rows))
+
+    def hits_of(key: str) -> float:
+        before = count_hits()
+        assert chat(server, key, long, merge={"policy": "base"}).status_code == 200
+        return count_hits() - before
+
+    long = "Please repeat after me what I say now, word by word: " + "all good things, " * 60
+    assert hits_of("a") == 0
+    assert hits_of("a") > 100
+    assert hits_of("b") == 0, "the same prompt, of another tenant"
+    assert hits_of("b") > 100
+
+
+def test_no_answer_tells_a_tenant_of_the_other_one(server: Demo) -> None:
+    draw = random.Random(0)
+    everybody = sorted(set.union(*OWN.values()))
+    policies = ("retrieval", "gate", "inline", "arrow", "gated", "uniform", "learned", "base")
+
+    def draw_wish() -> dict[str, Any]:
+        kind = draw.randrange(6)
+        if kind == 0:
+            return {"model": draw.choice(everybody)}
+        if kind == 1:
+            return {"model": f"smollm2:{draw.choice([*everybody, 'learned', 'balanced'])}"}
+        if kind == 2:
+            names = draw.sample(everybody, 2)
+            return {"merge": {"experts": dict.fromkeys(names, 0.5)}}
+        if kind == 3:
+            return {"merge": {"entry": draw.choice(["balanced", "learned", "nope"])}}
+        if kind == 4:
+            return {"merge": {"policy": draw.choice([*policies, "nope"])}}
+        return {}
+
+    def check(asked: tuple[str, str, dict[str, Any]]) -> int:
+        tenant, question, wish = asked
+        answer = chat(server, tenant, question, user=draw.choice("xyz"), **wish)
+        assert answer.status_code in (200, 400, 404), answer.text
+        said = dict(answer.headers) | answer.json()
+        said.pop("choices", None)  # what a model says is its own
+        text = json.dumps(said)
+        others = set.union(*OWN.values()) - OWN[tenant]
+        given = json.dumps(wish)
+        for name in others:
+            assert text.count(name) <= given.count(name), (wish, text)
+        if answer.status_code == 200:
+            assert answer.json()["merge"]["experts"].keys() <= OWN[tenant]
+        return int(answer.status_code)
+
+    drawn = [
+        (draw.choice(sorted(OWN)), draw.choice(QUESTIONS), draw_wish()) for _ in range(REQUESTS)
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(check, drawn))
+    assert codes.count(200) > REQUESTS / 3

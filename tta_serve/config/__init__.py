@@ -1,0 +1,8 @@
+"""The server's typed config, where an unknown key stops the start.
+
+section    what all sections are
+access     keys, and what their tenants may use
+sections   all others, and the whole
+reference  the page that documents every field
+loading    a YAML file, the environment on top of it, options on top of both
+"""

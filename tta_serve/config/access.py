@@ -1,0 +1,66 @@
+"""Keys, and what their tenants may use."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tta_serve.config.section import Section
+
+Scope = Literal["infer", "feedback", "metrics", "admin"]
+
+
+class KeyConfig(Section):
+    """An API key, and what it may do."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the key, hexadecimal; `tta keys new` makes one."""
+    tenant: str | None = Field(None, min_length=1)
+    """Whose key it is; unset, it is a tenant of its own."""
+    scopes: frozenset[Scope] = frozenset({"infer"})
+    """Where it may go: answers and names of models, feedback, metrics, management."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    """Unset, as many as it likes."""
+    tokens_per_minute: int | None = Field(None, ge=1)
+    """Of prompts and answers together."""
+    at_once: int | None = Field(None, ge=1)
+    """How many requests of it run at once, in a replica."""
+
+
+class TenantConfig(Section):
+    """What a tenant may use. Of all else it learns nothing."""
+
+    experts: list[str] | None = None
+    """The experts, also those that are added later; unset, all."""
+    entries: list[str] | None = None
+    """The entries, of those whose experts it has; unset, all."""
+    policies: list[str] | None = None
+    """The policies; unset, all. The first is its default if the server's is not among them."""
+
+    def permits(self, expert: str) -> bool:
+        """Return whether an expert is among them."""
+        return self.experts is None or expert in self.experts
+
+
+class AccessConfig(Section):
+    """Who may use the server. Without keys everybody on this machine may."""
+
+    keys: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")], KeyConfig] = {}
+    """By their labels, which logs, metrics and experiments know them under."""
+    tenants: dict[str, TenantConfig] = {}
+    """What tenants may use; one that is not named may use everything."""
+    insecure: bool = False
+    """Whether to listen to other machines without asking for keys."""
+
+    @model_validator(mode="after")
+    def _keys_differ(self) -> "AccessConfig":
+        known: dict[str, str] = {}
+        for label, key in self.keys.items():
+            if (other := known.setdefault(key.sha256, label)) != label:
+                raise ValueError(f"keys.{label}: it is the same key as {other}")
+        tenants = {key.tenant or label for label, key in self.keys.items()}
+        if unknown := self.tenants.keys() - tenants:
+            raise ValueError(
+                f"tenants: no key is of {', '.join(sorted(unknown))}; keys are of:"
+                f" {', '.join(sorted(tenants)) or 'nobody'}"
+            )
+        return self
