@@ -1,5 +1,5 @@
 """Who may ask, for what, and how much.
 
-key_ring  whose key a request carries, and whether it may go where it wants to
-budgets   requests, tokens and concurrency by key
+key_ring   whose key a request carries, and whether it may go where it wants to
+admission  who is let into the engine: by the budget of its key, and by room
 """

@@ -1,7 +1,6 @@
 """Our layer around vLLM's app: from a wish to an answer that says what was merged.
 
 merging     the layer: reads the wish, admits, lets vLLM answer
-admission   who is let into the engine
 exchange    a request's prompts on their way through the engine
 answer      `merge` put into what vLLM answers
 """

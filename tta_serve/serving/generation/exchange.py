@@ -15,11 +15,11 @@ from tta_serve.engine.client.engine_client import EngineCall, EngineClient, Unde
 from tta_serve.engine.client.usage import Usage
 from tta_serve.exceptions import RequestError
 from tta_serve.protocol import MergeInfo
-from tta_serve.serving.generation.admission import Admitted
+from tta_serve.serving.access.admission import Admitted
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import GenerateRequest, Turn
 from tta_serve.serving.routing.route import RequestRoute
-from tta_serve.serving.trials.journal import RequestRecord
+from tta_serve.serving.trials.trials import RequestRecord
 
 _FORMATS = {
     "json": "response_format",

@@ -5,17 +5,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tta_serve import metrics
 from tta_serve.engine.client.engine_client import OWNER, EngineClient
 from tta_serve.exceptions import RequestError
-from tta_serve.serving.access.budgets import Budgets
+from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.experts.live_experts import LiveExperts
-from tta_serve.serving.generation.admission import Admission
 from tta_serve.serving.generation.answer import Answer
 from tta_serve.serving.generation.exchange import Exchange
 from tta_serve.serving.http.openai_errors import failure_of
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest
 from tta_serve.serving.reading.routes import GENERATES, TOKENIZES, Routes
-from tta_serve.serving.trials.journal import RequestRecord
-from tta_serve.serving.trials.trials import Trials
+from tta_serve.serving.trials.trials import RequestRecord, Trials
 
 
 class Merging:

@@ -17,11 +17,10 @@ from tta_serve.config.sections import ServerConfig
 from tta_serve.engine.client.engine_client import EngineClient
 from tta_serve.exceptions import RequestError
 from tta_serve.protocol import Change, Explained, ExplainRequest
-from tta_serve.serving.access.budgets import Budgets
+from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.experts.live_experts import LiveExperts
 from tta_serve.serving.experts.startup import StartupPlan, source_of
-from tta_serve.serving.generation.admission import Admission
 from tta_serve.serving.generation.merging import Merging
 from tta_serve.serving.http.edge import Edge
 from tta_serve.serving.http.http_server import HttpServer
@@ -34,7 +33,8 @@ from tta_serve.serving.replica.model_names import serve_names
 from tta_serve.serving.replica.openai_app import complete_app
 from tta_serve.serving.replica.peers import Peers
 from tta_serve.serving.replica.warm_up import warm_up
-from tta_serve.serving.trials.trials import StoredTrials, Trials
+from tta_serve.serving.trials.stored_trials import StoredTrials
+from tta_serve.serving.trials.trials import Trials
 from tta_serve.store.database import Database
 
 

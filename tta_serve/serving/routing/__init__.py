@@ -1,8 +1,7 @@
 """From a prompt to a mix: policies, conversations, probes.
 
 dispatcher      decides a prompt's mix by its policy, within a deadline
-route           how one prompt runs through the engine
-decided_turn    a turn whose mix is decided before the pass that answers it
+route           how one prompt runs through the engine, by a mix decided before its pass or in it
 invoked_mix     a mix of experts that act only from their invocation on
 inline_turn     a turn whose mix the pass that answers it decides
 decision        a decision, how it was reached, and what an answer says of it

@@ -25,7 +25,6 @@ from tta_serve.protocol import Explained, MergeInfo
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
 from tta_serve.serving.routing.conversations import Conversations, RememberedDecision
-from tta_serve.serving.routing.decided_turn import DecidedTurn
 from tta_serve.serving.routing.decision import (
     DecisionTrace,
     describe_decision,
@@ -35,7 +34,7 @@ from tta_serve.serving.routing.decision import (
 from tta_serve.serving.routing.inline_turn import InlineTurn, InstalledPolicy
 from tta_serve.serving.routing.invoked_mix import InvokedMix
 from tta_serve.serving.routing.probe_cache import ViewProbe
-from tta_serve.serving.routing.route import RequestRoute
+from tta_serve.serving.routing.route import DecidedTurn, RequestRoute
 
 logger = logging.getLogger("ray.serve")
 

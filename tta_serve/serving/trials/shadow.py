@@ -10,7 +10,7 @@ from tta_serve import metrics
 from tta_serve.config.sections import ShadowConfig
 from tta_serve.experiments.design.assignment import uniform
 from tta_serve.serving.experts.view import View
-from tta_serve.serving.trials.journal import AnswerAgain, RequestRecord
+from tta_serve.serving.trials.trials import AnswerAgain, RequestRecord
 
 Write = Callable[[dict[str, Any] | None], None]
 Hold = Callable[[View], AbstractContextManager[View]]

@@ -8,7 +8,7 @@ import pytest
 from tta_serve.config.access import KeyConfig
 from tta_serve.engine.client.usage import Usage
 from tta_serve.exceptions import RequestError
-from tta_serve.serving.access.budgets import Budgets
+from tta_serve.serving.access.admission import Budgets
 from tta_serve.serving.access.key_ring import ANYBODY, Caller
 
 

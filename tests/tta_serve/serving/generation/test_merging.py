@@ -28,9 +28,8 @@ from tta_serve.config.access import AccessConfig
 from tta_serve.config.sections import ServerConfig
 from tta_serve.engine import wire
 from tta_serve.engine.client.engine_client import EngineClient
-from tta_serve.serving.access.budgets import Budgets
+from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.key_ring import KeyRing
-from tta_serve.serving.generation.admission import Admission
 from tta_serve.serving.generation.merging import Merging
 from tta_serve.serving.http import openai_errors
 from tta_serve.serving.http.edge import Edge

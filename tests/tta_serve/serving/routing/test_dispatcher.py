@@ -19,9 +19,9 @@ from tta_serve.exceptions import RequestError
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
 from tta_serve.serving.routing.conversations import Conversations
-from tta_serve.serving.routing.decided_turn import DecidedTurn
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe
+from tta_serve.serving.routing.route import DecidedTurn
 
 DIGESTS = {"sql": "d1", "math": "d2"}
 FLOOR = 0.5

@@ -31,11 +31,10 @@ from tta_serve.protocol import MergeInfo
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
 from tta_serve.serving.routing.conversations import Conversations
-from tta_serve.serving.routing.decided_turn import DecidedTurn
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.inline_turn import InstalledPolicy
 from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe
-from tta_serve.serving.routing.route import RequestRoute
+from tta_serve.serving.routing.route import DecidedTurn, RequestRoute
 
 RULES = MixRules(frozenset(DIGESTS), layers=2)
 NAMES = ("math", "sql")

@@ -17,8 +17,8 @@ from tests.factories.placed_turns import SYSTEM, Letters
 from tta_serve.engine import wire
 from tta_serve.engine.client.placement import PromptHistory, PromptPlacer, UserTurns
 from tta_serve.protocol import MergeInfo
-from tta_serve.serving.routing.decided_turn import DecidedTurn
 from tta_serve.serving.routing.invoked_mix import InvokedMix
+from tta_serve.serving.routing.route import DecidedTurn
 
 DIGESTS = {"judge": "d1", "sql": "d2", "title": "d3"}
 INVOCATIONS = {"judge": [ord(c) for c in "[judge]"], "title": [ord(c) for c in "[title]"]}

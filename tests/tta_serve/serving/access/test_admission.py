@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_serve.exceptions import RequestError
-from tta_serve.serving.generation.admission import Admission, Admitted
+from tta_serve.serving.access.admission import Admission, Admitted
 
 
 class Engine:

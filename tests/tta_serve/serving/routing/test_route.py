@@ -12,7 +12,7 @@ from tta_serve.engine import wire
 from tta_serve.engine.client.placement import PromptHistory, PromptPlacer, UserTurns
 from tta_serve.engine.wire import EarlierMix
 from tta_serve.protocol import MergeInfo
-from tta_serve.serving.routing.decided_turn import DecidedTurn
+from tta_serve.serving.routing.route import DecidedTurn
 
 DIGESTS = {"math": "d1", "sql": "d2"}
 MATH, SQL = ({name: 1.0} for name in DIGESTS)
