@@ -22,12 +22,16 @@ unit: $(VENV)/.ready
 	$(BIN)/python -m deploy.demo base
 	$(BIN)/python -m pytest -n 2 $(COVERAGE) --ignore tests/engine --ignore tests/e2e
 
+# Tests that hold on vLLM's second model runner too; `make test` runs some of each there.
+SECOND_RUNNER := $(patsubst %,tests/engine/test_%.py,acts_from gated head_and_embedding invoked lifecycle places twin)
+
 # What takes too long for every change: soaks, whole experiments and long simulations, ten times as much
 # of all that is generated, and all clients, each in an environment of its own.
 test-long: $(VENV)/.ready
 	$(BIN)/python -m deploy.demo base
 	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m pytest -n 2 -m "hypothesis and not long" --hypothesis-profile long --ignore tests/e2e
+	TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1 $(BIN)/python -m pytest -p tests.factories.second_runner $(SECOND_RUNNER)
 	TTA_TENANT_REQUESTS=10000 $(BIN)/python -m pytest tests/e2e/test_access.py
 	TTA_FUZZ_CASES=3000 $(BIN)/python -m pytest tests/e2e/test_fuzzed.py
 	$(BIN)/python -m tests.clients --write

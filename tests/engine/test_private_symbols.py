@@ -194,6 +194,34 @@ def test_which_model_runner_is_used_is_a_property_of_the_configuration() -> None
     assert "vllm_config.use_v2_model_runner" in inspect.getsource(gpu_worker)
 
 
+def test_the_second_model_runner_has_the_places_at_which_we_meet_it() -> None:
+    from vllm.v1.worker.cpu.model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu.input_batch import InputBatch
+    from vllm.v1.worker.gpu.lora_utils import LoraState
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+    from vllm.v1.worker.gpu.sample.prompt_logprob import PromptLogprobsWorker
+
+    assert {
+        "req_ids",
+        "query_start_loc_np",
+        "num_computed_tokens_np",
+        "num_scheduled_tokens",
+    } <= InputBatch.__dataclass_fields__.keys()
+    step = inspect.getsource(GPUModelRunner.execute_model)
+    prepared, active = step.index("self.prepare_inputs("), step.index("self._set_active_loras(")
+    assert prepared < active, "the manager is told of a step's requests before it plans the step"
+    assert "self.lora_ids = np.zeros(max_num_reqs, dtype=np.int32)" in inspect.getsource(
+        LoraState.__init__
+    )
+    assert "self.lora_requests[req_id] = lora_request" in inspect.getsource(LoraState.add_request)
+    parameters = inspect.signature(PromptLogprobsWorker.compute_prompt_logprobs).parameters
+    assert [*parameters][1:3] == ["logits_fn", "hidden_states"]
+    assert "compute_prompt_logprobs(\n            self.model.compute_logits," in inspect.getsource(
+        GPUModelRunner.sample_tokens
+    )
+    assert CPUModelRunner.sample_tokens is GPUModelRunner.sample_tokens
+
+
 def test_the_prefix_cache_is_keyed_by_the_adapters_name() -> None:
     from vllm.v1.core import kv_cache_utils
 

@@ -12,6 +12,7 @@ tools              programs from Debian packages
 tiny_library       a library of two experts of a tiny random base
 tiny_engines       tiny random bases of many architectures, and vLLM in the test's own process
 engines            vLLM's offline engine with mixture slots, and what it answered
+second_runner      a plugin of pytest for engines on vLLM's second model runner
 inline_world       random heads, requests that they decide, and the slow maths of both
 one_bit            one-bit experts of tiny random bases, and what they change in plain transformers
 offline_client     the server's client over an offline engine, and the slow maths of what it asks

@@ -32,5 +32,6 @@ inline_routing     reads users' turns inside the pass, and decides their mixes
 head_table         the policies that decide inside the pass
 probe_seats        which observer of probes sits where
 
-probes/ has the observers, and cpu/ the bank's product on a CPU.
+probes/ has the observers, cpu/ the bank's product on a CPU, dense/ what is merged into weights, and
+runners/ the seams of vLLM's two model runners.
 """

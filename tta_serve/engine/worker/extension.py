@@ -8,6 +8,7 @@ from router.errors import RouterError
 from tta_serve.engine import wire
 from tta_serve.engine.policy_wire import PackedPolicy
 from tta_serve.engine.worker.mixture_manager import MixtureManager
+from tta_serve.engine.worker.vllm_hooks import get_seam
 
 
 class WorkerExtension:
@@ -47,8 +48,7 @@ class WorkerExtension:
 
         Returns whether it is gone.
         """
-        requests = self.model_runner.requests.values()
-        running = [r.lora_request for r in requests if r.lora_request is not None]
+        running = get_seam().find_adapters(self.model_runner)
         return self._tta_manager.experts.unload(digest, running)
 
     def tta_install(self, name: str, settings: str, tensors: bytes) -> str | None:

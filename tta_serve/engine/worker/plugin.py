@@ -24,12 +24,19 @@ def register() -> None:
         return
 
     def manager(vllm_config: Any, device: Any, embedding_modules: Any) -> Any:
+        from adapters.errors import ExpertError
         from tta_serve.engine.options import BankOptions
         from tta_serve.engine.worker.mixture_manager import MixtureManager
+        from tta_serve.engine.worker.vllm_hooks import is_second_runner
 
         options = BankOptions.read(vllm_config.additional_config)
         if options is None:
             return stock(vllm_config, device, embedding_modules)
+        if options.dense is not None and is_second_runner():
+            raise ExpertError(
+                "dense experts take turns, and vLLM's second model runner has no room for requests"
+                " that wait for theirs; unset VLLM_USE_V2_MODEL_RUNNER"
+            )
         return MixtureManager(vllm_config, device, embedding_modules, options)
 
     _end_with_parent()
@@ -91,18 +98,19 @@ def _keep_weights_writable() -> None:
 def _report_decisions() -> None:
     """Let decisions made inside the pass travel back with the outputs.
 
-    Routing inside the pass needs to know where requests stand, which only the first of vLLM's two
-    model runners lets us see: the other is switched off.
+    It is of one of vLLM's two model runners: our engines run on the first, whatever vLLM would
+    choose for the model, unless the environment asks for the second.
     """
     from vllm.config import VllmConfig
 
     from tta_serve.engine.options import BankOptions
-    from tta_serve.engine.worker.vllm_hooks import wrap_vllm
+    from tta_serve.engine.worker.vllm_hooks import is_second_runner, wrap_vllm
 
     wrap_vllm()
     stock = VllmConfig.use_v2_model_runner.fget
 
     def use_v2_model_runner(self: Any) -> bool:
-        return BankOptions.read(self.additional_config) is None and bool(stock(self))
+        ours = BankOptions.read(self.additional_config) is not None
+        return is_second_runner() if ours else bool(stock(self))
 
     VllmConfig.use_v2_model_runner = property(use_v2_model_runner)

@@ -92,7 +92,7 @@ def keep_writable(stock: Callable[..., None]) -> Callable[..., None]:
         options = BankOptions.read(config.additional_config) if config is not None else None
         if options is None or options.dense is None or not _is_matrix(layer.weight):
             stock(layer, remove_weight)
-        elif remove_weight and _can_pack(layer.weight.dtype):
+        elif remove_weight and can_pack(layer.weight.dtype):
             layer.cpu_linear = PackedProduct(layer.weight.data)
             layer.weight.data = layer.weight.data.new_empty(0)
         else:
@@ -105,7 +105,8 @@ def _is_matrix(weight: Tensor) -> bool:
     return weight.ndim == 2 and not weight.is_meta
 
 
-def _can_pack(dtype: torch.dtype) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
+    """Return whether this CPU has oneDNN's products by packed weights of a dtype."""
     if not torch.backends.mkldnn.is_available():
         return False
     mkldnn = torch.ops.mkldnn
