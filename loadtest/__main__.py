@@ -12,6 +12,7 @@ from loadtest.commands import (
     lifecycle,
     prefix,
     profile,
+    replicas,
     soak,
 )
 
@@ -25,6 +26,7 @@ app.command("kernel")(kernel.command)
 app.command("library")(library.command)
 app.command("lifecycle")(lifecycle.command)
 app.command("prefix")(prefix.command)
+app.command("replicas")(replicas.command)
 app.command("profile")(profile.command)
 app.command("soak")(soak.command)
 

@@ -71,6 +71,17 @@ refused = Counter(
     " tokens).",
     ["key", "why"],
 )
+turned_away = Counter(
+    "tta_turned_away",
+    "Requests that a busy server did not take: its queue was full (full), or a tenant's part of it"
+    " (tenant), or their turn would have come too late (deadline).",
+    ["why"],
+)
+policies_paused = Counter(
+    "tta_policies_paused",
+    "Times that a policy was left alone for a while, as it failed again and again.",
+    ["policy"],
+)
 shadows = Counter(
     "tta_shadow_requests",
     "What shadow policies did: the same mix as the live policy (same), another, failed, or"

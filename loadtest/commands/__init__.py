@@ -5,6 +5,7 @@ engine_parts      its parts: cells, scaling, first token
 inline            `python -m loadtest inline`: routing inside the pass
 prefix            `python -m loadtest prefix`: one prefix cache for all mixes, and topics
 edge              `python -m loadtest edge`: the way from client to engine over HTTP
+replicas          `python -m loadtest replicas`: by what replicas should share conversations
 dense             `python -m loadtest dense`: task vectors in the weights, part by part
 dense_switch      what a switch takes, over what the memory allows
 dense_arrivals    slots beside dense mixes, by the order in which mixes arrive

@@ -15,6 +15,7 @@ import psutil
 from loadtest.common.processes import MARK, Tree
 from loadtest.common.workload import ROOT
 
+DEMO = ROOT / "deploy" / "demo" / "serve.yaml"
 SLOTS = 16
 MAX_MODEL_LEN = 2048
 KV_CACHE_GIB = 1
@@ -69,9 +70,8 @@ def ray_direct(base: Path, port: int) -> ServerSide:
     return ServerSide(command, env, "base", "/v1/models")
 
 
-def ours(base: Path, port: int) -> ServerSide:
+def ours(base: Path, port: int, config: Path = DEMO) -> ServerSide:
     """Return how to start ours as a user does, and to ask it for the base, pinned."""
-    config = ROOT / "deploy" / "demo" / "serve.yaml"
     tta = Path(sys.executable).with_name("tta")
     options = ("--config", str(config), "--model", str(base), "--port", str(port))
     return ServerSide((str(tta), "serve", *options), {}, "smollm2:base", "/readyz")

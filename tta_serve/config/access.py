@@ -57,10 +57,14 @@ class AccessConfig(Section):
         for label, key in self.keys.items():
             if (other := known.setdefault(key.sha256, label)) != label:
                 raise ValueError(f"keys.{label}: it is the same key as {other}")
-        tenants = {key.tenant or label for label, key in self.keys.items()}
+        tenants = self.find_tenants()
         if unknown := self.tenants.keys() - tenants:
             raise ValueError(
                 f"tenants: no key is of {', '.join(sorted(unknown))}; keys are of:"
                 f" {', '.join(sorted(tenants)) or 'nobody'}"
             )
         return self
+
+    def find_tenants(self) -> set[str]:
+        """Return the tenants that keys are of."""
+        return {key.tenant or label for label, key in self.keys.items()}

@@ -191,6 +191,9 @@ class ServerConfig(Section):
     """The port to listen on."""
     replicas: int = Field(1, ge=1)
     """How many engines share the requests, behind HAProxy."""
+    affinity: Literal["conversation", "prefix"] = "conversation"
+    """Which of several replicas answers: the one that has the conversation, and so remembers its
+    mix; or the one that was asked the longest prefix of the prompt."""
     slots: int = Field(16, ge=1)
     """Requests in one batch, each with its own mix; further ones wait, at most `max_queued` of
     them."""

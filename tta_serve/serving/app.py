@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from tta_serve.config.loading import read_admin_key
-from tta_serve.config.sections import ServeConfig
+from tta_serve.config.sections import ServeConfig, ServerConfig
+from tta_serve.serving.conversation_router import ConversationRouter
 from tta_serve.serving.experts.startup import StartupPlan, source_of
+from tta_serve.serving.prefix_router import PrefixRouter
 from tta_serve.serving.ray_private import with_request_router
 from tta_serve.serving.replica.replica import MergingReplica
 
@@ -25,7 +28,8 @@ def build_app(plan: StartupPlan) -> serve.Application:
     llm_config = _llm_config(plan)
     arguments = {"plan": plan, "admin_key": read_admin_key()}
     if plan.config.server.replicas > 1:
-        return with_request_router(MergingReplica, llm_config, arguments)
+        router = _choose_router(plan.config.server)
+        return with_request_router(MergingReplica, llm_config, arguments, router)
     return build_llm_deployment(llm_config, deployment_cls=MergingReplica, bind_kwargs=arguments)
 
 
@@ -53,6 +57,15 @@ def _llm_config(plan: StartupPlan) -> LLMConfig:
         # agent.
         log_engine_metrics=False,
     )
+
+
+def _choose_router(server: ServerConfig) -> RequestRouterConfig:
+    """Return what chooses among several replicas."""
+    if server.affinity == "conversation":
+        return RequestRouterConfig(request_router_class=ConversationRouter)
+    # Unset, prompts that begin alike would all go to one replica, however busy it is.
+    balance = {"imbalanced_threshold": server.slots}
+    return RequestRouterConfig(request_router_class=PrefixRouter, request_router_kwargs=balance)
 
 
 def _engine_args(plan: StartupPlan, on_gpu: bool) -> dict[str, Any]:

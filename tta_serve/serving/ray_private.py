@@ -18,8 +18,6 @@ from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.config import RequestRouterConfig
 from ray.util import list_named_actors
 
-from tta_serve.serving.conversation_router import ConversationRouter
-
 __all__ = ["ask_replicas", "end_unneeded", "skip_download", "with_request_router"]
 
 logger = logging.getLogger("ray.serve")
@@ -74,16 +72,18 @@ async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
 
 
 def with_request_router(
-    replica: type, llm_config: Any, arguments: dict[str, Any]
+    replica: type, llm_config: Any, arguments: dict[str, Any], router: RequestRouterConfig
 ) -> serve.Application:
     """Return an application whose replicas serve their own app behind HAProxy.
 
     HAProxy asks a router for the replica of each request.
     """
-    chosen = {"request_router_config": RequestRouterConfig(request_router_class=ConversationRouter)}
     server = _build_direct_streaming_llm_deployment(
-        llm_config, deployment_cls=replica, bind_kwargs=arguments, override_serve_options=chosen
+        llm_config,
+        deployment_cls=replica,
+        bind_kwargs=arguments,
+        override_serve_options={"request_router_config": router},
     )
-    router = _build_openai_ingress_request_router(server=server, llm_config=llm_config)
-    application: serve.Application = server._with_ingress_request_router(router)
+    ingress = _build_openai_ingress_request_router(server=server, llm_config=llm_config)
+    application: serve.Application = server._with_ingress_request_router(ingress)
     return application

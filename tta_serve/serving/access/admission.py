@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from limits import RateLimitItem, RateLimitItemPerMinute
@@ -16,7 +16,9 @@ from tta_serve.engine.client.usage import Usage
 from tta_serve.exceptions import RequestError
 from tta_serve.serving.access.key_ring import Caller
 
-_RETRY_AFTER_S = "1"
+_LONGEST_RETRY_S = 60
+_NEWEST = 0.1
+"""What the newest sample counts in the time that samples stay."""
 
 
 class Budgets:
@@ -88,46 +90,91 @@ class Budgets:
 class Admission:
     """Counts samples: a request with 10 prompts and n = 2 is 20.
 
-    Args:
-        room: Samples in the engine at once.
-        most: Of all requests that are admitted.
+    Those that wait take turns: first tenants, then the requests of a tenant, then a request's
+    prompts.
     """
 
-    def __init__(self, room: int, most: int) -> None:
+    def __init__(
+        self,
+        room: int,
+        most: int,
+        most_each: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with nobody inside.
+
+        Args:
+            room: Samples in the engine at once.
+            most: Of all requests that are admitted.
+            most_each: Of those of one tenant; None for `most`.
+            clock: Seconds that only grow.
+        """
         self._free = self._room = room
         self._most = most
-        self._admitted = 0
-        self._turns: deque[Admitted] = deque()
+        self._most_each = most if most_each is None else most_each
+        self._clock = clock
+        self._admitted: Counter[str | None] = Counter()  # by tenant
+        self._lines: dict[str | None, deque[Admitted]] = {}  # by tenant, the next one first
+        self._waiting = 0  # samples of all lines
+        self._stay_s = 0.0  # how long a sample is inside: lately, about
 
     @contextmanager
-    def admit(self, samples: int) -> Iterator["Admitted"]:
+    def admit(
+        self, samples: int, tenant: str | None = None, within_s: float = math.inf
+    ) -> Iterator["Admitted"]:
         """Count a request in for as long as the block lasts.
 
+        Args:
+            samples: How many it asks for.
+            tenant: Whose it is.
+            within_s: Seconds after which nobody wants its answer any more.
+
         Raises RequestError: 400 for a request that can never be admitted, 429 while there is no
-        room for it.
+        room for it, 503 if its turn would come too late.
         """
-        if samples > self._most:
+        if samples > self._most_each:
             raise RequestError(
                 f"the request asks for {samples} answers (prompts times n); this server takes at"
-                f" most {self._most} at once"
+                f" most {self._most_each} at once"
             )
-        if self._admitted + samples > self._most:
-            message = "the server's queue is full; try again later"
-            raise RequestError(message, status=429, headers={"retry-after": _RETRY_AFTER_S})
-        self._admitted += samples
+        if self._admitted.total() + samples > self._most:
+            raise self._turn_away("full", 429, "the server's queue is full; try again later")
+        if self._admitted[tenant] + samples > self._most_each:
+            message = "your requests fill their part of the server's queue; try again later"
+            raise self._turn_away("tenant", 429, message)
+        if (wait_s := self.estimate_wait(samples)) >= within_s:
+            message = (
+                f"the server is busy: this request would wait for about {wait_s:.1f} s, and is to"
+                f" be answered within {within_s:.1f} s; try again later"
+            )
+            raise self._turn_away("deadline", 503, message)
+
+        self._admitted[tenant] += samples
         try:
-            yield Admitted(self)
+            yield Admitted(self, tenant)
         finally:
-            self._admitted -= samples
+            self._admitted[tenant] -= samples
+            if not self._admitted[tenant]:
+                del self._admitted[tenant]
+
+    def estimate_wait(self, samples: int) -> float:
+        """Return about how many seconds so many samples would wait for room if they came now.
+
+        Samples that wait, in the order of their coming, go in by roomfuls.
+        """
+        beyond = self._waiting + min(samples, self._room) - self._free
+        return self._stay_s * max(beyond, 0) / self._room
 
     async def take(self, who: "Admitted", samples: int) -> None:
-        if not self._turns and self._free >= samples:
+        """Wait for room for samples of an admitted request."""
+        if not self._lines and self._free >= samples:
             self._free -= samples
             return
         entered = asyncio.get_running_loop().create_future()
         if not who.waiting:
-            self._turns.append(who)
+            self._lines.setdefault(who.tenant, deque()).append(who)
         who.waiting.append((entered, samples))
+        self._waiting += samples
         try:
             await entered
         except asyncio.CancelledError:
@@ -140,35 +187,56 @@ class Admission:
         The next request in turn sends as many as there is room for.
         """
         self._free += samples
-        while self._turns:
-            who = self._turns[0]
+        while self._lines:
+            tenant, line = next(iter(self._lines.items()))
+            who = line[0]
             entered, wanted = who.waiting[0]
-            if entered.cancelled():
-                who.waiting.popleft()
-            elif wanted <= self._free:
-                who.waiting.popleft()
+            if not entered.cancelled():
+                if wanted > self._free:
+                    return
                 self._free -= wanted
                 entered.set_result(None)
-            else:
-                return
-            self._turns.popleft()
+            who.waiting.popleft()
+            self._waiting -= wanted
+
+            # The request goes to the end of its tenant's line, and that line behind all others.
+            line.popleft()
             if who.waiting:
-                self._turns.append(who)
+                line.append(who)
+            del self._lines[tenant]
+            if line:
+                self._lines[tenant] = line
+
+    @contextmanager
+    def watch_stay(self) -> Iterator[None]:
+        """Learn from the time that the block takes how long samples stay inside."""
+        began = self._clock()
+        yield
+        stay_s = self._clock() - began
+        self._stay_s += (stay_s - self._stay_s) * (_NEWEST if self._stay_s else 1)
 
     @property
     def room(self) -> int:
+        """Samples in the engine at once."""
         return self._room
+
+    def _turn_away(self, why: str, status: int, message: str) -> RequestError:
+        metrics.turned_away.labels(why).inc()
+        after = min(max(1, math.ceil(self.estimate_wait(0))), _LONGEST_RETRY_S)
+        return RequestError(message, status=status, headers={"retry-after": str(after)})
 
 
 class Admitted:
     """A request that was admitted.
 
     Attributes:
+        tenant: Whose it is.
         waiting: Those of its prompts that wait for room, with their samples.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, tenant: str | None) -> None:
         self._admission = admission
+        self.tenant = tenant
         self.waiting: deque[tuple[asyncio.Future[None], int]] = deque()
 
     @asynccontextmanager
@@ -177,7 +245,8 @@ class Admitted:
         wanted = min(samples, self._admission.room)
         await self._admission.take(self, wanted)
         try:
-            yield
+            with self._admission.watch_stay():
+                yield
         finally:
             self._admission.give(wanted)
 

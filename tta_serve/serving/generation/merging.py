@@ -61,7 +61,9 @@ class Merging:
 
                 with (
                     self._budgets.admit(request.caller, record.usage),
-                    self._admission.admit(request.count * request.samples) as admitted,
+                    self._admission.admit(
+                        request.count * request.samples, request.caller.tenant, request.left_s
+                    ) as admitted,
                 ):
                     exchange = Exchange(request, wish, record, self._engine, admitted)
                     await self._answer(exchange, scope, receive, send)

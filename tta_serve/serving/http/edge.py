@@ -9,6 +9,7 @@ answer has the request's id.
 import asyncio
 import json
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,7 @@ NOT_FROM_CLIENTS = re.compile(
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 _MOST_ERROR_BYTES = 1 << 20
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class Edge:
@@ -55,15 +57,23 @@ class Edge:
         name = name if _ID.fullmatch(name) else uuid.uuid4().hex
         reply = _Reply(send, name, without_body=scope["method"] == "HEAD")
         try:
-            async with asyncio.timeout(self._config.request_timeout_s):
-                await self._serve(scope, headers, name, receive, reply)
+            limit_s = read_timeout(headers, self._config.request_timeout_s)
+            ends = time.monotonic() + limit_s
+            async with asyncio.timeout(limit_s):
+                await self._serve(scope, headers, name, ends, receive, reply)
         except ClientLeft:
             return
         except Exception as error:
             await reply.fail(failure_of(error))
 
-    async def _serve(
-        self, scope: Scope, headers: Mapping[str, str], name: str, receive: Receive, reply: "_Reply"
+    async def _serve(  # noqa: PLR0913 - what ASGI hands over, and what was read of it
+        self,
+        scope: Scope,
+        headers: Mapping[str, str],
+        name: str,
+        ends: float,
+        receive: Receive,
+        reply: "_Reply",
     ) -> None:
         path = scope["path"].rstrip("/") or "/"
         if not path.isprintable():  # Starlette would take a line break at its end for nothing
@@ -83,8 +93,23 @@ class Edge:
         if scope["method"] == "POST" and body:
             given = _json(body, headers)
             if isinstance(given, dict):
-                inner[REQUEST] = GenerateRequest(given, headers, caller)
+                inner[REQUEST] = GenerateRequest(given, headers, caller, ends)
         await self._app(inner, _replayed(body, receive), reply.send)
+
+
+def read_timeout(headers: Mapping[str, str], most_s: float) -> float:
+    """Return the seconds that a request may take: its own `x-request-timeout`, at most `most_s`.
+
+    Raises RequestError for a value that is no number above 0.
+    """
+    given = headers.get("x-request-timeout")
+    if given is None:
+        return most_s
+    if not _SECONDS.fullmatch(given) or not float(given):
+        raise RequestError(
+            f"x-request-timeout: {given[:40]!r} is no number of seconds above 0, such as 2.5"
+        )
+    return min(float(given), most_s)
 
 
 def _decoded(headers: Any) -> dict[str, str]:

@@ -10,6 +10,8 @@ prompt: ["...", ...] | [[1, 2], ...]   several texts                   each
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,12 +46,19 @@ class GenerateRequest:
     """By lower-case name."""
     caller: Caller = ANYBODY
     """Who sends it."""
+    ends: float = math.inf
+    """When nobody wants its answer any more, by the monotonic clock."""
 
     @property
     def model(self) -> str | None:
         """The name that it sends, None if it sends none."""
         model = self.body.get("model")
         return model if isinstance(model, str) else None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until nobody wants its answer any more."""
+        return self.ends - time.monotonic()
 
     @property
     def user(self) -> str | None:

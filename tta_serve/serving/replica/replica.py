@@ -101,9 +101,9 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         complete_app(
             app, self, Peers(self, config.server.replicas), config.library.path, self._control_plane
         )
-        admission = Admission(
-            2 * config.server.slots, config.server.slots + config.server.max_queued
-        )
+        most = config.server.slots + config.server.max_queued
+        most_each = -(-most // 2) if len(config.access.find_tenants()) > 1 else most
+        admission = Admission(2 * config.server.slots, most, most_each)
         budgets = Budgets(config.server.replicas)
         return Merging(
             app, Routes.of(app), self._engine, self._experts, admission, self._trials, budgets

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from adapters.errors import AdapterError
@@ -33,6 +33,7 @@ from tta_serve.serving.routing.decision import (
 )
 from tta_serve.serving.routing.inline_turn import InlineTurn, InstalledPolicy
 from tta_serve.serving.routing.invoked_mix import InvokedMix
+from tta_serve.serving.routing.policy_breaker import PausedError, PolicyBreaker
 from tta_serve.serving.routing.probe_cache import ViewProbe
 from tta_serve.serving.routing.route import DecidedTurn, RequestRoute
 
@@ -43,7 +44,8 @@ class _Unusable(Exception):
     """A policy refuses the experts that are served now."""
 
 
-_NO_DECISION = (TimeoutError, ProbeError, _Unusable)
+_FAILURES = (TimeoutError, ProbeError)
+_NO_DECISION = (*_FAILURES, _Unusable, PausedError)
 
 
 class MadeTurn(NamedTuple):
@@ -70,6 +72,12 @@ class PolicyDispatcher:
     """Those that the engine decides by, inside the pass."""
     invocations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The tokens from which on some experts act, by expert."""
+
+    @cached_property
+    def _breakers(self) -> dict[str, PolicyBreaker]:
+        """Whether each policy is worth asking."""
+        paused = metrics.policies_paused
+        return {name: PolicyBreaker(paused.labels(name).inc) for name in self.policies}
 
     @classmethod
     async def create(
@@ -298,10 +306,10 @@ class PolicyDispatcher:
             raise _Unusable(
                 f"{name} cannot work with the experts served now: {self.unusable[name]}"
             )
+        deadline_s = self.config.policies[name].deadline_s
         try:
-            return await asyncio.wait_for(
-                self.policies[name].route(prompt, probe), self.config.policies[name].deadline_s
-            )
+            with self._breakers[name].watch(*_FAILURES):
+                return await asyncio.wait_for(self.policies[name].route(prompt, probe), deadline_s)
         except RouterError as error:
             raise RequestError(f"policy {name!r}: {error}", param="merge") from None
 

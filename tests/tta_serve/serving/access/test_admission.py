@@ -39,9 +39,11 @@ class Engine:
             finally:
                 self.inside -= taken
 
-    async def request(self, name: str, prompts: int, samples: int = 1) -> None:
+    async def request(
+        self, name: str, prompts: int, samples: int = 1, tenant: str | None = None
+    ) -> None:
         """All prompts at once, as vLLM hands them over."""
-        with self.admission.admit(prompts * samples) as who:
+        with self.admission.admit(prompts * samples, tenant) as who:
             async with asyncio.TaskGroup() as group:
                 for _ in range(prompts):
                     group.create_task(self.prompt(who, name, samples))
@@ -97,6 +99,81 @@ def test_many_requests_come_in_by_turns() -> None:
         engine.gate.set()
         await asyncio.gather(first, *others)
         assert engine.came == ["first", *"abcabcabc"]
+
+    running(run)
+
+
+def test_tenants_come_in_by_turns_however_many_requests_each_has() -> None:
+    async def run() -> None:
+        engine = Engine(room=1)
+        first = asyncio.create_task(engine.request("first", 1))
+        await settle()
+        many = [asyncio.create_task(engine.request("many", 2, tenant="a")) for _ in range(20)]
+        await settle()
+        few = [asyncio.create_task(engine.request("few", 1, tenant="b")) for _ in range(3)]
+        await settle()
+        engine.gate.set()
+        await asyncio.gather(first, *many, *few)
+        assert engine.came == ["first", *["many", "few"] * 3, *["many"] * 37]
+        await engine.empty()
+
+    running(run)
+
+
+def test_a_tenant_fills_its_part_of_the_queue_and_no_more() -> None:
+    admission = Admission(room=2, most=10, most_each=6)
+    with pytest.raises(RequestError, match="at most 6 at once"), admission.admit(7, "a"):
+        pass
+    with admission.admit(5, "a"):
+        with pytest.raises(RequestError, match="your requests") as later, admission.admit(2, "a"):
+            pass
+        assert later.value.status == 429
+        with admission.admit(5, "b"), pytest.raises(RequestError, match="the server's queue"):
+            admission.admit(1, "c").__enter__()
+        with admission.admit(1, "a"):
+            pass
+
+
+class Clock:
+    """A clock that stands still unless it is told."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_would_come_too_late_is_turned_away_at_once() -> None:
+    async def run() -> None:
+        clock = Clock()
+        admission = Admission(room=2, most=100, clock=clock)
+        with admission.admit(1, within_s=1e-9) as who:  # nobody knows yet how long one stays
+            async with who.room_for(1):
+                clock.now += 4
+        assert admission.estimate_wait(2) == 0, "there is room"
+        assert admission.estimate_wait(1000) == 0, "a large request goes in by roomfuls"
+
+        with admission.admit(6) as who:
+            tasks = [asyncio.create_task(hold(who)) for _ in range(6)]
+            await settle()
+            assert admission.estimate_wait(1) == 4 * (4 + 1) / 2
+            with (
+                pytest.raises(RequestError, match=r"about 10\.0 s, and .* within 9\.5 s") as late,
+                admission.admit(1, within_s=9.5),
+            ):
+                pass
+            assert (late.value.status, late.value.headers) == (503, {"retry-after": "8"})
+            with admission.admit(1, within_s=10.5):
+                pass
+            for task in tasks:
+                task.cancel()
+            await settle()
+        assert admission.estimate_wait(2) == 0, "who is cancelled waits no longer"
+
+    async def hold(who: Admitted) -> None:
+        async with who.room_for(1):
+            await asyncio.Event().wait()
 
     running(run)
 

@@ -19,7 +19,7 @@ from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
 from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.http import openai_errors
-from tta_serve.serving.http.edge import Edge
+from tta_serve.serving.http.edge import Edge, read_timeout
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest
 from tta_serve.serving.reading.routes import GENERATES
 
@@ -607,6 +607,26 @@ def test_the_time_of_a_body_counts_and_what_runs_is_cancelled() -> None:
 
     assert asked(edge(app, request_timeout_s=0.05), "POST", CHAT, spoken(BODY)).status == 408
     assert cancelled == [True]
+
+
+@pytest.mark.parametrize(
+    ("given", "limit_s", "takes_s"), [("0.05", 60, 0.05), ("600", 0.05, 0.05), ("2.5", 7, 2.5)]
+)
+def test_a_request_may_say_how_long_it_may_take_but_no_longer_than_the_server_allows(
+    given: str, limit_s: float, takes_s: float
+) -> None:
+    assert read_timeout({"x-request-timeout": given}, limit_s) == takes_s
+    if takes_s < 1:
+        app = edge(stalling(), request_timeout_s=limit_s)
+        got = asked(app, "POST", CHAT, spoken(BODY), headers={"x-request-timeout": given})
+        assert got.status == 408
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "soon", "inf", "nan", "1e3", "", "1" * 40, "0.0"])
+def test_a_time_that_is_none_is_refused(given: str) -> None:
+    got = asked(edge(stalling()), "POST", CHAT, spoken(BODY), headers={"x-request-timeout": given})
+    assert got.status == 400
+    assert "x-request-timeout" in got.error["message"]
 
 
 # Clients that leave.

@@ -20,6 +20,7 @@ from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
 from tta_serve.serving.routing.conversations import Conversations
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
+from tta_serve.serving.routing.policy_breaker import FAILURES
 from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe
 from tta_serve.serving.routing.route import DecidedTurn
 
@@ -171,6 +172,22 @@ def test_a_policy_that_is_late_keeps_a_conversations_mix_and_else_has_its_fallba
         assert (third.experts, third.fallback, third.kept) == ({"math": 1.0}, None, True)
         assert "late" in third.reason
         assert (await talk.say(sql=0.9)).experts == {"math": 1.0}
+
+    talking(run)
+
+
+def test_a_policy_that_is_late_again_and_again_is_not_waited_for() -> None:
+    async def run(talk: Talk) -> None:
+        talk.table.late = True
+        for _ in range(FAILURES):
+            talk.turns = 0
+            assert "the policy was late" in (await talk.say(sql=0.9)).reason
+        talk.table.late = False
+        talk.turns = 0
+        paused = await talk.say(sql=0.9)
+        assert (paused.experts, paused.fallback) == ({"sql": 0.5}, "half")
+        assert paused.reason.endswith("since it failed 5 times in a row, and is left alone")
+        assert (await talk.say("other", sql=0.9)).experts == {"sql": 1.0}, "others go on"
 
     talking(run)
 
