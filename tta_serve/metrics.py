@@ -1,10 +1,12 @@
 """Every metric of ours, declared once. vLLM's own live in the same registry."""
 
+import time
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     REGISTRY,
@@ -21,18 +23,50 @@ from adapters.coefficient import numbers_of
 from adapters.mix import Mix
 from tta_serve.protocol import MergeInfo
 
+if TYPE_CHECKING:
+    from tta_serve.engine.client.usage import Usage
+
 RECENT_REQUESTS = 1024
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
 requests = Counter(
     "tta_requests",
     "Requests by policy and outcome (ok, client_error, error, aborted).",
     ["policy", "outcome"],
 )
+tokens = Counter(
+    "tta_tokens",
+    "Tokens of requests by policy, read (prompt) and written (completion).",
+    ["policy", "kind"],
+)
+first_token_seconds = Histogram(
+    "tta_first_token_seconds",
+    "Time from a request's arrival at the server until its first token.",
+    ["policy"],
+    buckets=_SECONDS,
+)
+next_token_seconds = Histogram(
+    "tta_next_token_seconds",
+    "Time between the tokens of an answer, its mean; of several samples together.",
+    ["policy"],
+    buckets=_SECONDS,
+)
+tenant_requests = Counter(
+    "tta_tenant_requests",
+    "Requests by tenant and outcome, where the server has keys.",
+    ["tenant", "outcome"],
+)
+tenant_tokens = Counter(
+    "tta_tenant_tokens",
+    "Tokens of requests by tenant, read (prompt) and written (completion), where the server has"
+    " keys.",
+    ["tenant", "kind"],
+)
 router_seconds = Histogram(
     "tta_router_seconds",
     "Time from a request's arrival at the server until its mix is known.",
     ["policy"],
-    buckets=(0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+    buckets=(0.0001, 0.0005, *_SECONDS[:10]),
 )
 coefficient_mass = Counter(
     "tta_expert_coefficient",
@@ -142,12 +176,16 @@ class RequestOutcome:
 
     policy: str = "none"
     value: str = "ok"
+    tenant: str | None = None
+    """Whose it is, None where the server has no keys."""
+    usage: "Usage | None" = None
+    """What it took of the engine, None if it never came to that."""
 
 
 @contextmanager
 def count_request() -> Iterator[RequestOutcome]:
     """Count a request under its policy and outcome when the block ends, however it ends."""
-    outcome = RequestOutcome()
+    outcome, began = RequestOutcome(), time.perf_counter()
     try:
         yield outcome
     except Exception:
@@ -158,6 +196,26 @@ def count_request() -> Iterator[RequestOutcome]:
         raise
     finally:
         requests.labels(outcome.policy, outcome.value).inc()
+        if outcome.usage is not None and outcome.usage.first is not None:
+            _observe_usage(outcome, outcome.usage, outcome.usage.first, began)
+        if outcome.tenant is not None:
+            tenant_requests.labels(outcome.tenant, outcome.value).inc()
+
+
+def _observe_usage(outcome: RequestOutcome, usage: "Usage", first: float, began: float) -> None:
+    """Observe what a request took whose first token came."""
+    first_token_seconds.labels(outcome.policy).observe(first - began)
+    if usage.completion_tokens > 1:
+        took = time.perf_counter() - first
+        next_token_seconds.labels(outcome.policy).observe(took / (usage.completion_tokens - 1))
+    _count_tokens(tokens, outcome.policy, usage)
+    if outcome.tenant is not None:
+        _count_tokens(tenant_tokens, outcome.tenant, usage)
+
+
+def _count_tokens(counter: Counter, name: str, usage: "Usage") -> None:
+    counter.labels(name, "prompt").inc(usage.prompt_tokens)
+    counter.labels(name, "completion").inc(usage.completion_tokens)
 
 
 def exposition() -> str:

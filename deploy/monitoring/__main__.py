@@ -1,18 +1,20 @@
-"""The command `python -m deploy.monitoring`: write the dashboards' files anew."""
+"""The command `python -m deploy.monitoring`: write dashboards and the catalogue anew."""
 
 from pathlib import Path
 
+from deploy.monitoring.catalogue import make_catalogue
 from deploy.monitoring.grafana_json import make_dashboard
 from deploy.monitoring.panels import DASHBOARDS
 
-FOLDER = Path(__file__).parent / "dashboards"
+HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Write a file for each dashboard."""
-    for dashboard in DASHBOARDS:
-        file = FOLDER / f"{dashboard.name}.json"
-        file.write_text(make_dashboard(dashboard), encoding="utf-8")
+    """Write a file for each dashboard, and the page of metrics."""
+    pages = {f"dashboards/{one.name}.json": make_dashboard(one) for one in DASHBOARDS}
+    for name, text in (pages | {"METRICS.md": make_catalogue()}).items():
+        file = HERE / name
+        file.write_text(text, encoding="utf-8")
         print(file)
 
 

@@ -93,6 +93,9 @@ _OVERVIEW = (
 _MERGING = (
     Panel("Requests by policy", (Curve(_rate("tta_requests_total", "policy"), "{{policy}}"),)),
     Panel("Time until the mix is known", _quantiles("tta_router_seconds", "policy"), "s"),
+    Panel("Time to first token by policy", _quantiles("tta_first_token_seconds", "policy"), "s"),
+    Panel("Time between tokens by policy", _quantiles("tta_next_token_seconds", "policy"), "s"),
+    Panel("Tokens by policy", (Curve(_rate("tta_tokens_total", "policy"), "{{policy}}"),)),
     Panel(
         "Coefficients by expert",
         (Curve(_rate("tta_expert_coefficient_total", "expert"), "{{expert}}"),),
@@ -120,6 +123,15 @@ _MERGING = (
         ),
     ),
     Panel("Experts", (Curve("max (tta_experts_loaded)", "served"),)),
+    Panel(
+        "Drift of routing: population stability index, hour against week",
+        (Curve("tta:routing_psi", "index"),),
+        needs="an hour of requests",
+    ),
+    Panel(
+        "Policies left alone, as they fail again and again",
+        (Curve(_rate("tta_policies_paused_total", "policy"), "{{policy}}"),),
+    ),
     Panel("What policies asked", (Curve(_rate("tta_probe_cache_total", "found"), "{{found}}"),)),
 )
 
@@ -140,6 +152,22 @@ _ENGINE = (
 )
 
 _TENANTS = (
+    Panel(
+        "Requests by tenant",
+        (Curve(_rate("tta_tenant_requests_total", "tenant, outcome"), "{{tenant}}: {{outcome}}"),),
+        "reqps",
+        needs="keys",
+    ),
+    Panel(
+        "Tokens by tenant",
+        (Curve(_rate("tta_tenant_tokens_total", "tenant, kind"), "{{tenant}}: {{kind}}"),),
+        needs="keys",
+    ),
+    Panel(
+        "Requests turned away while the server was busy",
+        (Curve(_rate("tta_turned_away_total", "why"), "{{why}}"),),
+        needs="a busy server",
+    ),
     Panel(
         "Requests beyond a key's budget",
         (Curve(_rate("tta_refused_total", "key, why"), "{{key}}: {{why}}"),),

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from deploy.monitoring.catalogue import make_catalogue
 from deploy.monitoring.grafana_json import make_dashboard
 from deploy.monitoring.panels import DASHBOARDS, Dashboard
 from tests.conftest import ROOT
@@ -16,7 +17,8 @@ from tests.factories.tools import find_tool
 from tta_serve import metrics
 
 FOLDER = ROOT / "deploy/monitoring"
-RULES = yaml.safe_load((FOLDER / "rules.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+GROUPS = yaml.safe_load((FOLDER / "rules.yml").read_text(encoding="utf-8"))["groups"]
+RULES = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
 TESTS = yaml.safe_load((FOLDER / "rules.test.yml").read_text(encoding="utf-8"))["tests"]
 METRIC = re.compile(r"\btta_[a-z_]+")
 
@@ -59,6 +61,14 @@ def test_dashboards_are_those_that_are_made(dashboard: Dashboard) -> None:
     page = json.loads(text)
     assert len({panel["title"] for panel in page["panels"]}) == len(dashboard.panels)
     assert f"dashboards/{dashboard.name}.json" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_catalogue_is_what_the_server_declares() -> None:
+    page = (FOLDER / "METRICS.md").read_text(encoding="utf-8")
+    assert page == make_catalogue(), "run: python -m deploy.monitoring"
+    exported = {family.name for family in REGISTRY.collect() if family.name.startswith("tta_")}
+    assert exported == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert not [name for name in exported if re.search(f"`{name}`.*\\|  \\|$", page)]
 
 
 def test_no_metric_of_ours_is_asked_for_that_there_is_not() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,6 +105,33 @@ def test_a_budget_is_kept_and_says_when_to_come_back(server: Demo) -> None:
     assert "2 requests a minute" in answers[2].json()["error"]["message"]
     scraped = ask(server, "scraper", "/metrics").text
     assert re.search(r'tta_refused_total\{key="busy",.*why="requests"\} 1', scraped)
+    for outcome in ("ok", "client_error"):
+        series = rf'tta_tenant_requests_total\{{outcome="{outcome}",.*tenant="a"\}} [1-9]'
+        assert re.search(series, scraped)
+    assert re.search(r'tta_tenant_tokens_total\{kind="completion",.*tenant="a"\} [1-9]', scraped)
+
+
+def test_a_request_that_would_wait_too_long_is_turned_away(server: Demo) -> None:
+    """Of many at once, with little time each; the server learns from the first ones."""
+    body = {"model": "smollm2", "messages": [{"role": "user", "content": "Count."}]}
+
+    def send(_: int) -> int:
+        answer = httpx.post(
+            f"{server.url}/v1/chat/completions",
+            json={**body, "max_tokens": 200, "ignore_eos": True},
+            headers={"authorization": "Bearer a", "x-request-timeout": "2"},
+            timeout=60,
+        )
+        if answer.status_code == 503:
+            assert "the server is busy" in answer.json()["error"]["message"]
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+        return answer.status_code
+
+    with ThreadPoolExecutor(120) as threads:
+        found = Counter(threads.map(send, range(240)))
+    assert found.keys() <= {200, 408, 503}
+    assert found[503] > 0, "what comes late is not begun"
+    assert chat(server, "a").status_code == 200
 
 
 def test_what_one_has_cached_is_no_faster_for_the_other(server: Demo) -> None:

@@ -1,8 +1,12 @@
 """Metrics: bounded, and one exposition for all replicas."""
 
+import time
+
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from tta_serve import metrics
+from tta_serve.engine.client.usage import Usage
 from tta_serve.metrics import RECENT_REQUESTS, RecentMixes
 
 
@@ -12,6 +16,29 @@ def test_distinct_mixes_are_counted_over_a_bounded_window() -> None:
     for i in range(5 * RECENT_REQUESTS):
         count = recent.add(f"m{i}")
     assert count == RECENT_REQUESTS == len(recent._order) == len(recent._tally)
+
+
+def read(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_what_a_request_took_is_counted_by_policy_and_tenant() -> None:
+    usage = Usage(prompt_tokens=30, _tokens={"first": 5, "second": 6})
+    for tenant in ("shop", None):
+        with metrics.count_request() as count:
+            count.policy, count.tenant, count.usage = "counted", tenant, usage
+            usage.first = time.perf_counter()
+            time.sleep(0.01)
+    with metrics.count_request() as count:  # refused before it came to the engine
+        count.policy, count.tenant, count.usage, count.value = "counted", "shop", Usage(), "error"
+    assert read("tta_tokens_total", policy="counted", kind="prompt") == 60
+    assert read("tta_tokens_total", policy="counted", kind="completion") == 22
+    assert read("tta_first_token_seconds_count", policy="counted") == 2
+    assert read("tta_next_token_seconds_count", policy="counted") == 2
+    assert 0.002 <= read("tta_next_token_seconds_sum", policy="counted") < 2, "of ten intervals"
+    assert read("tta_tenant_tokens_total", tenant="shop", kind="completion") == 11
+    for outcome in ("ok", "error"):
+        assert read("tta_tenant_requests_total", tenant="shop", outcome=outcome) == 1
 
 
 def test_replicas_are_told_apart_and_nothing_else_changes() -> None:

@@ -211,9 +211,14 @@ class Admission:
     def watch_stay(self) -> Iterator[None]:
         """Learn from the time that the block takes how long samples stay inside."""
         began = self._clock()
-        yield
-        stay_s = self._clock() - began
-        self._stay_s += (stay_s - self._stay_s) * (_NEWEST if self._stay_s else 1)
+        ended = False
+        try:
+            yield
+            ended = True
+        finally:
+            stay_s = self._clock() - began
+            if ended or stay_s > self._stay_s:  # one that was cut off would have stayed longer
+                self._stay_s += (stay_s - self._stay_s) * (_NEWEST if self._stay_s else 1)
 
     @property
     def room(self) -> int:

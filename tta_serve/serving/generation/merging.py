@@ -55,6 +55,7 @@ class Merging:
             metrics.count_request() as count,
             self._trials.follow(view) as record,
         ):
+            count.tenant, count.usage = request.caller.tenant, record.usage
             try:
                 wish = self._read_wish(scope["path"], request, record)
                 count.policy = wish.label

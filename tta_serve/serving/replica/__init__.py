@@ -6,5 +6,6 @@ model_names         names of models in vLLM's serving layer
 experts_admin       management of experts, over HTTP
 experiments_admin   management of experiments, over HTTP
 peers               all replicas, asked by one
+canary              whether the engine still answers with the weights that it began with
 warm_up             what is slow at its first use
 """

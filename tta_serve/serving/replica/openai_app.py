@@ -1,5 +1,6 @@
 """The app that a replica serves: vLLM's own, less the routes that nobody needs, with ours."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,12 @@ from tta_serve.serving.access.key_ring import CALLER, Caller
 from tta_serve.serving.http import openai_errors
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import GENERATES, keep_served
+from tta_serve.serving.replica.canary import CanaryError
 from tta_serve.serving.replica.experiments_admin import ControlPlane, experiments_router
 from tta_serve.serving.replica.experts_admin import experts_router
 from tta_serve.serving.replica.peers import Peers
+
+logger = logging.getLogger("ray.serve")
 
 _TITLE = "tta-serve"
 
@@ -112,9 +116,12 @@ def _health_router(replica: Any, peers: Peers) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz() -> Response:
-        """200 while the engine answers, else 503."""
+        """200 while the engine answers, and with the weights that it began with; else 503."""
         try:
-            await replica.check_health()
+            await replica.check_ready()
+        except CanaryError as error:
+            logger.error("not ready: %s", error)
+            return JSONResponse({"detail": "not ready: CanaryError"}, 503)
         except Exception as error:
             return JSONResponse({"detail": f"not ready: {type(error).__name__}"}, 503)
         return PlainTextResponse("ready\n")

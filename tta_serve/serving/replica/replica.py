@@ -28,6 +28,7 @@ from tta_serve.serving.http.proxy_middleware import EDGES
 from tta_serve.serving.ray_private import skip_download
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import Routes
+from tta_serve.serving.replica.canary import Canary
 from tta_serve.serving.replica.experiments_admin import ControlPlane
 from tta_serve.serving.replica.model_names import serve_names
 from tta_serve.serving.replica.openai_app import complete_app
@@ -72,6 +73,8 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
             self._trials = StoredTrials(config, db, self._experts.hold)
             self._control_plane = ControlPlane(config, db, _leads)
         await warm_up(self._engine)
+        self._canary = Canary(self._engine)
+        await self._ask_canary()
         self._server: HttpServer | None = None
         keys = KeyRing(config.access, self._admin_key)
         if config.server.replicas > 1:
@@ -114,6 +117,16 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         await super().check_health()
         if self._server is not None and not self._server.running:
             raise RuntimeError("the HTTP server has ended")
+
+    async def check_ready(self) -> None:
+        """Raise if the engine is dead or late, or answers with other weights than at the start."""
+        await self.check_health()
+        await self._ask_canary()
+
+    async def _ask_canary(self) -> None:
+        with self._experts.hold() as view:
+            moved = view.forms.keys() | view.invocations.keys()
+            await self._canary.check(view.digests.keys() - moved, view.digests)
 
     async def __del__(self) -> None:
         """End with the replica: requests end, what waits is written, the engine ends.
