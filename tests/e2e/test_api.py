@@ -9,12 +9,14 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.e2e.conftest import ADMIN_KEY, Demo
+from tta_serve.metrics import sum_samples
 
 MODEL = "smollm2"
 QUESTION = "Table staff(name, salary, dept). Which name in staff have salary above 70?"
@@ -472,6 +474,27 @@ def test_a_request_whose_head_never_ends_is_cut(demo: Demo, half: bytes) -> None
     ) as connection:
         connection.sendall(half)
         assert connection.recv(1) == b"", "closed"
+
+
+def test_the_config_in_force_is_shown_to_the_administrator_alone(demo: Demo) -> None:
+    assert httpx.get(f"{demo.url}/admin/config").status_code == 401
+    key = {"authorization": f"Bearer {ADMIN_KEY}"}
+    shown = httpx.get(f"{demo.url}/admin/config", headers=key).raise_for_status().json()
+    assert shown["server"]["port"] == int(demo.url.rpartition(":")[2])
+    assert shown["policies"]["inline"]["inline"] is True
+    assert ADMIN_KEY not in json.dumps(shown)
+
+
+def test_many_who_ask_whether_it_is_ready_cost_the_engine_next_to_nothing(demo: Demo) -> None:
+    def count_requests() -> float:
+        text = httpx.get(f"{demo.url}/metrics").text
+        return sum_samples(text, "vllm:request_success_total")
+
+    before = count_requests()
+    with ThreadPoolExecutor(8) as threads:
+        found = set(threads.map(lambda _: httpx.get(f"{demo.url}/readyz").status_code, range(64)))
+    assert found == {200}
+    assert count_requests() - before <= 2 * 2, "of the base and of a mix, every five seconds"
 
 
 def test_vllms_two_routes_for_adapters_lead_to_the_library(demo: Demo) -> None:

@@ -34,10 +34,12 @@ def check(file: File, model: Base = None) -> None:
 
 @app.command(epilog=format_examples("tta config show serve.yaml"))
 def show(file: File, model: Base = None) -> None:
-    """Print the whole config as YAML, with the environment on top and all defaults."""
+    """Print the whole config as YAML: the environment on top, all defaults, no secrets."""
     import yaml
 
-    shown = _load(file, model).model_dump(mode="json")
+    from tta_serve.config.effective import describe_config
+
+    shown = describe_config(_load(file, model))
     typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
 
 

@@ -4,5 +4,6 @@ section    what all sections are
 access     keys, and what their tenants may use
 sections   all others, and the whole
 reference  the page that documents every field
+effective  a config for people to read: with all defaults, and without secrets
 loading    a YAML file, the environment on top of it, options on top of both
 """

@@ -115,12 +115,16 @@ class Admission:
         self._clock = clock
         self._admitted: Counter[str | None] = Counter()  # by tenant
         self._lines: dict[str | None, deque[Admitted]] = {}  # by tenant, the next one first
-        self._waiting = 0  # samples of all lines
+        self._turns = 0  # samples of one turn of each request that is admitted
         self._stay_s = 0.0  # how long a sample is inside: lately, about
 
     @contextmanager
     def admit(
-        self, samples: int, tenant: str | None = None, within_s: float = math.inf
+        self,
+        samples: int,
+        tenant: str | None = None,
+        within_s: float = math.inf,
+        prompts: int = 1,
     ) -> Iterator["Admitted"]:
         """Count a request in for as long as the block lasts.
 
@@ -128,6 +132,7 @@ class Admission:
             samples: How many it asks for.
             tenant: Whose it is.
             within_s: Seconds after which nobody wants its answer any more.
+            prompts: Of how many prompts they are, each of which goes in at a turn.
 
         Raises RequestError: 400 for a request that can never be admitted, 429 while there is no
         room for it, 503 if its turn would come too late.
@@ -150,19 +155,21 @@ class Admission:
             raise self._turn_away("deadline", 503, message)
 
         self._admitted[tenant] += samples
+        self._turns += samples // prompts
         try:
             yield Admitted(self, tenant)
         finally:
+            self._turns -= samples // prompts
             self._admitted[tenant] -= samples
             if not self._admitted[tenant]:
                 del self._admitted[tenant]
 
     def estimate_wait(self, samples: int) -> float:
-        """Return about how many seconds so many samples would wait for room if they came now.
+        """Return about how many seconds the last of so many samples would wait if they came now.
 
-        Samples that wait, in the order of their coming, go in by roomfuls.
+        All go in by roomfuls, before it one turn of each request that is there.
         """
-        beyond = self._waiting + min(samples, self._room) - self._free
+        beyond = self._turns + samples - self._room
         return self._stay_s * max(beyond, 0) / self._room
 
     async def take(self, who: "Admitted", samples: int) -> None:
@@ -174,7 +181,6 @@ class Admission:
         if not who.waiting:
             self._lines.setdefault(who.tenant, deque()).append(who)
         who.waiting.append((entered, samples))
-        self._waiting += samples
         try:
             await entered
         except asyncio.CancelledError:
@@ -197,7 +203,6 @@ class Admission:
                 self._free -= wanted
                 entered.set_result(None)
             who.waiting.popleft()
-            self._waiting -= wanted
 
             # The request goes to the end of its tenant's line, and that line behind all others.
             line.popleft()

@@ -64,6 +64,8 @@ class Exchange:
         self._routes: dict[int, asyncio.Task[RequestRoute]] = {}
         self._first: EngineCall | None = None
         self._handed = 0
+        self._readers: set[asyncio.Task[Any]] = set()  # of the engine's outputs
+        self._ended = False
         self.error: BaseException | None = None
 
     @property
@@ -76,6 +78,8 @@ class Exchange:
 
         Further steps of the last one, as beam search has them, are run like it.
         """
+        if self._ended:
+            raise asyncio.CancelledError
         call = _salt(call, self.request.caller.tenant)
         prompts = self._read()
         index = min(self._handed, len(prompts) - 1)
@@ -84,7 +88,20 @@ class Exchange:
         self.record.answer_again = self.again
         return self._outputs(call, index)
 
+    def end(self) -> None:
+        """Let nothing of the request run on that is still in the engine, or waits for it.
+
+        vLLM reads an answer that is no stream in a task of its own, which goes on when the request
+        is cut off at its deadline.
+        """
+        self._ended = True
+        for reader in self._readers - {asyncio.current_task()}:
+            reader.cancel()
+
     async def _outputs(self, call: EngineCall, index: int) -> AsyncIterator[Any]:
+        reader = asyncio.current_task()
+        assert reader is not None
+        self._readers.add(reader)
         try:
             async with self._admitted.room_for(call.params.n):
                 route = await self._route(index)
@@ -100,6 +117,8 @@ class Exchange:
         except Exception as error:
             self.error = error
             raise
+        finally:
+            self._readers.discard(reader)
 
     def _place(
         self, call: EngineCall, route: RequestRoute, index: int

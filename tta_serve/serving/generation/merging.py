@@ -63,7 +63,10 @@ class Merging:
                 with (
                     self._budgets.admit(request.caller, record.usage),
                     self._admission.admit(
-                        request.count * request.samples, request.caller.tenant, request.left_s
+                        request.count * request.samples,
+                        request.caller.tenant,
+                        request.left_s,
+                        prompts=max(request.count, 1),
                     ) as admitted,
                 ):
                     exchange = Exchange(request, wish, record, self._engine, admitted)
@@ -91,6 +94,7 @@ class Merging:
             await answer.fail(error)
         finally:
             OWNER.reset(owner)
+            exchange.end()
             exchange.record.outcome = classify_outcome(answer)
 
     async def _tokenize(

@@ -1,4 +1,4 @@
-"""The experts and the policies over HTTP, behind the key of management.
+"""The experts, the policies and the config over HTTP, behind the key of management.
 
 vLLM's two routes for adapters lead here too.
 """
@@ -51,6 +51,11 @@ def experts_router(replica: Any, peers: Peers, library: Path) -> APIRouter:
     async def changed(change: Change) -> Response:
         await peers.change(change)
         return await report()
+
+    @router.get("/admin/config")
+    async def config() -> Response:
+        """The config that is in force, without secrets."""
+        return JSONResponse(replica.describe_config())
 
     @router.get("/admin/experts")
     async def experts() -> Response:

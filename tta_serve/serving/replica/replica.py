@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from router.decision import Prompt
 from tta_serve import metrics
+from tta_serve.config.effective import describe_config
 from tta_serve.config.sections import ServerConfig
 from tta_serve.engine.client.engine_client import EngineClient
 from tta_serve.exceptions import RequestError
@@ -158,6 +159,10 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
     def entries(self) -> list[str]:
         """The entries that everybody can be answered with."""
         return sorted(self.catalog.entries)
+
+    def describe_config(self) -> dict[str, Any]:
+        """The config, without secrets."""
+        return describe_config(self._plan.config)
 
     async def policies(self) -> dict[str, Any]:
         """All policies, and which is the default."""

@@ -4,6 +4,7 @@ nobody for ever.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 
 import pytest
 from hypothesis import given
@@ -152,12 +153,13 @@ def test_what_would_come_too_late_is_turned_away_at_once() -> None:
             async with who.room_for(1):
                 clock.now += 4
         assert admission.estimate_wait(2) == 0, "there is room"
-        assert admission.estimate_wait(1000) == 0, "a large request goes in by roomfuls"
+        assert admission.estimate_wait(12) == 20, "by five roomfuls of its own"
 
-        with admission.admit(6) as who:
-            tasks = [asyncio.create_task(hold(who)) for _ in range(6)]
-            await settle()
-            assert admission.estimate_wait(1) == 4 * (4 + 1) / 2
+        with ExitStack() as inside:
+            for _ in range(4):
+                inside.enter_context(admission.admit(1))
+            inside.enter_context(admission.admit(20, prompts=10))
+            assert admission.estimate_wait(1) == 4 * 5 / 2, "before it go 4, and 2 of the 20"
             with (
                 pytest.raises(RequestError, match=r"about 10\.0 s, and .* within 9\.5 s") as late,
                 admission.admit(1, within_s=9.5),
@@ -166,14 +168,29 @@ def test_what_would_come_too_late_is_turned_away_at_once() -> None:
             assert (late.value.status, late.value.headers) == (503, {"retry-after": "8"})
             with admission.admit(1, within_s=10.5):
                 pass
-            for task in tasks:
-                task.cancel()
-            await settle()
-        assert admission.estimate_wait(2) == 0, "who is cancelled waits no longer"
+        assert admission.estimate_wait(2) == 0
 
-    async def hold(who: Admitted) -> None:
-        async with who.room_for(1):
-            await asyncio.Event().wait()
+    running(run)
+
+
+def test_who_is_cut_off_would_have_stayed_longer() -> None:
+    async def run() -> None:
+        clock = Clock()
+        admission = Admission(room=1, most=100, clock=clock)
+
+        async def stay(took_s: float, *, cut: bool) -> None:
+            with suppress(TimeoutError), admission.admit(1) as who:
+                async with who.room_for(1):
+                    clock.now += took_s
+                    if cut:
+                        raise TimeoutError
+
+        await stay(3, cut=True)
+        assert admission.estimate_wait(2) == 3
+        await stay(1, cut=True)
+        assert admission.estimate_wait(2) == 3, "it may have stayed any longer"
+        await stay(1, cut=False)
+        assert admission.estimate_wait(2) == pytest.approx(2.8)
 
     running(run)
 

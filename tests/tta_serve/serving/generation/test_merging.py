@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from vllm import SamplingParams
+from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -174,8 +175,9 @@ class Desk:
                 await asyncio.gather(*(asyncio.create_task(step) for step in steps))
 
         @app.post(TEXT)
-        async def completions(request: Request) -> Response:
-            body = await request.json()
+        # It reads what is no stream in a task of its own.
+        @with_cancellation  # type: ignore[untyped-decorator]
+        async def completions(body: dict[str, Any], raw_request: Request) -> Response:
             prompts = [p if isinstance(p, list) else [10 + i] for i, p in enumerate(body["prompt"])]
             if body.get("use_beam_search"):
                 await asyncio.gather(*(asyncio.create_task(beams(body, p)) for p in prompts))
@@ -294,6 +296,27 @@ def test_requests_at_the_same_time_are_not_taken_for_one_another() -> None:
         assert (got.json["model"], got.json["merge"]["experts"]) == (f"demo:{name}", {name: 1.0})
     assert desk.llm.most <= ROOM
     assert desk.llm.mixes.count(SQL) == desk.llm.mixes.count(MATH) == 20
+
+
+def test_what_is_cut_off_at_its_deadline_leaves_the_engine_and_the_queue() -> None:
+    desk = Desk()
+
+    async def run() -> None:
+        desk.llm.gate.clear()
+        headers = {"x-request-timeout": "0.2"}
+        prompts = spoken(body(*"abcdef") | {"model": "sql"})  # two more than there is room for
+        got = await call(desk.app, "POST", TEXT, prompts, headers=headers)
+        assert got.status == 408
+        await asyncio.sleep(0.01)
+        assert (desk.llm.inside, desk.llm.closed) == (0, ROOM)
+
+        desk.llm.gate.set()
+        full = spoken(body("x", n=ROOM) | {"model": "sql"})
+        asks = [call(desk.app, "POST", TEXT, full) for _ in range(3)]
+        assert {got.status for got in await asyncio.gather(*asks)} == {200}
+
+    asyncio.run(run())
+    assert len(desk.llm.ran) == ROOM + 3, "none of those that waited came in"
 
 
 @pytest.mark.parametrize(
