@@ -25,7 +25,12 @@ from tests.factories.experts import make_end_expert, make_expert, make_gates, ma
 from tests.factories.offline_client import Front, assert_compared, assert_watched
 from tests.reference import Reference
 from tta_serve.engine.client.worker_rpc import Workers
-from tta_serve.engine.wire import make_mix_request, make_undecided_request
+from tta_serve.engine.wire import (
+    EarlierMix,
+    acting_from,
+    make_mix_request,
+    make_undecided_request,
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +103,40 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
 def test_a_mix_over_two_ranks_is_the_dense_merge(world: World) -> None:
     world.assert_right([Mix.of({"one": 0.7, "two": -0.4}), Mix.of({"two": 1.0}), Mix()])
     world.assert_right([Mix.of({"ends": 1.0}), Mix(), Mix.of({"ends": -0.5, "one": 0.5})])
+
+
+def test_mixes_act_from_a_token_on_on_both_ranks(world: World) -> None:
+    from vllm import SamplingParams
+
+    library = Library.open(world.root)
+    prompt = torch.randint(3, 40_000, (70,), generator=torch.Generator().manual_seed(3)).tolist()
+    parts = [(20, Mix.of({"one": 0.7, "two": -0.4})), (45, Mix.of({"two": 1.0}))]
+    first, second = (make_mix_request(mix, library.digests) for _, mix in parts)
+    assert first is not None
+    assert second is not None
+    [(begins, earlier), (turn, _)] = parts
+    by_digest = {library.digests[name]: c for name, c in earlier.coefficients}
+    before = EarlierMix(begins, first.lora_name, by_digest)
+    for _ in range(2):  # the second round is answered from the cache
+        [output] = world.llm.generate(
+            [{"prompt_token_ids": prompt}],
+            SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=0),
+            lora_request=[acting_from(second, turn, [before])],
+            use_tqdm=False,
+        )
+        tokens = list(output.outputs[0].token_ids)
+
+        def coefficients(name: str, _: str, x: torch.Tensor) -> torch.Tensor:
+            found = torch.zeros(len(x))
+            for start, mix in parts:
+                found[start:] = float(mix.as_dict().get(name, 0.0))  # type: ignore[arg-type]
+            return found
+
+        own = {name: library.experts[name] for name in ("one", "two")}
+        with world.reference.per_token(own, coefficients):
+            wanted = world.reference.logprobs(prompt, tokens)
+        chosen = [lp[t].logprob for lp, t in zip(output.outputs[0].logprobs, tokens, strict=True)]
+        assert_same(Answer(prompt, tokens, chosen), wanted)
 
 
 def test_probes_over_two_ranks_see_the_whole_model(world: World) -> None:
