@@ -1,7 +1,7 @@
 """The slow, obvious maths: plain transformers, float32, dense merged weights."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from adapters.bank.token_gating import Gating, Score
 from adapters.coefficient import Coefficient, Pair
 from adapters.deltas import Deltas
 from adapters.expert import Expert
+from adapters.mix import Mix
 
 Name = TypeVar("Name")
 
@@ -94,6 +95,21 @@ class Reference:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def in_parts(
+        self, experts: Mapping[str, Expert], parts: Sequence[tuple[int, Mix]]
+    ) -> AbstractContextManager[None]:
+        """As `per_token`, with a mix from each of some tokens on; the base before the first."""
+        used = [(start, mix.as_dict()) for start, mix in parts]
+
+        def coefficients(name: str, module: str, x: torch.Tensor) -> torch.Tensor:
+            found = torch.zeros(len(x))
+            for start, mix in used:
+                found[start:] = number_at(mix[name], module) if name in mix else 0.0
+            return found
+
+        names = {name for _, mix in used for name in mix}
+        return self.per_token({name: experts[name] for name in names}, coefficients)
 
     @contextmanager
     def gated(

@@ -43,6 +43,11 @@ def _rate(metric: str, by: str = "", *, of: str = "") -> str:
     return f"{grouped} (rate({metric}{of}[{WINDOW}]))"
 
 
+def _rate_by(metric: str, by: str) -> Curve:
+    """Return a rate for each value of some labels, which its legend names."""
+    return Curve(_rate(metric, by), ": ".join(f"{{{{{label}}}}}" for label in by.split(", ")))
+
+
 def _quantiles(metric: str, by: str = "") -> tuple[Curve, ...]:
     """Return the median and the 99th percentile of a histogram."""
     labels = f"le, {by}" if by else "le"
@@ -60,7 +65,7 @@ def _share(part: str, whole: str, by: str = "") -> Curve:
 
 
 _OVERVIEW = (
-    Panel("Requests", (Curve(_rate("tta_requests_total", "outcome"), "{{outcome}}"),), "reqps"),
+    Panel("Requests", (_rate_by("tta_requests_total", "outcome"),), "reqps"),
     Panel(
         "Share of requests that failed",
         (
@@ -91,14 +96,14 @@ _OVERVIEW = (
 )
 
 _MERGING = (
-    Panel("Requests by policy", (Curve(_rate("tta_requests_total", "policy"), "{{policy}}"),)),
+    Panel("Requests by policy", (_rate_by("tta_requests_total", "policy"),)),
     Panel("Time until the mix is known", _quantiles("tta_router_seconds", "policy"), "s"),
     Panel("Time to first token by policy", _quantiles("tta_first_token_seconds", "policy"), "s"),
     Panel("Time between tokens by policy", _quantiles("tta_next_token_seconds", "policy"), "s"),
-    Panel("Tokens by policy", (Curve(_rate("tta_tokens_total", "policy"), "{{policy}}"),)),
+    Panel("Tokens by policy", (_rate_by("tta_tokens_total", "policy"),)),
     Panel(
         "Coefficients by expert",
-        (Curve(_rate("tta_expert_coefficient_total", "expert"), "{{expert}}"),),
+        (_rate_by("tta_expert_coefficient_total", "expert"),),
     ),
     Panel(
         "Share left to the base, by policy",
@@ -130,9 +135,9 @@ _MERGING = (
     ),
     Panel(
         "Policies left alone, as they fail again and again",
-        (Curve(_rate("tta_policies_paused_total", "policy"), "{{policy}}"),),
+        (_rate_by("tta_policies_paused_total", "policy"),),
     ),
-    Panel("What policies asked", (Curve(_rate("tta_probe_cache_total", "found"), "{{found}}"),)),
+    Panel("What policies asked", (_rate_by("tta_probe_cache_total", "found"),)),
 )
 
 _ENGINE = (
@@ -154,23 +159,23 @@ _ENGINE = (
 _TENANTS = (
     Panel(
         "Requests by tenant",
-        (Curve(_rate("tta_tenant_requests_total", "tenant, outcome"), "{{tenant}}: {{outcome}}"),),
+        (_rate_by("tta_tenant_requests_total", "tenant, outcome"),),
         "reqps",
         needs="keys",
     ),
     Panel(
         "Tokens by tenant",
-        (Curve(_rate("tta_tenant_tokens_total", "tenant, kind"), "{{tenant}}: {{kind}}"),),
+        (_rate_by("tta_tenant_tokens_total", "tenant, kind"),),
         needs="keys",
     ),
     Panel(
         "Requests turned away while the server was busy",
-        (Curve(_rate("tta_turned_away_total", "why"), "{{why}}"),),
+        (_rate_by("tta_turned_away_total", "why"),),
         needs="a busy server",
     ),
     Panel(
         "Requests beyond a key's budget",
-        (Curve(_rate("tta_refused_total", "key, why"), "{{key}}: {{why}}"),),
+        (_rate_by("tta_refused_total", "key, why"),),
         needs="keys with budgets",
     ),
 )
@@ -183,7 +188,7 @@ _EXPERIMENTS = (
     ),
     Panel(
         "Outcomes that were sent",
-        (Curve(_rate("tta_feedback_total", "status"), "{{status}}"),),
+        (_rate_by("tta_feedback_total", "status"),),
         needs="feedback",
     ),
     Panel(
@@ -201,7 +206,7 @@ _EXPERIMENTS = (
     Panel("Kill switch", (Curve("max (tta_kill_switch)", "on"),)),
     Panel(
         "Shadow policies",
-        (Curve(_rate("tta_shadow_requests_total", "policy, found"), "{{policy}}: {{found}}"),),
+        (_rate_by("tta_shadow_requests_total", "policy, found"),),
         needs="a shadow policy",
     ),
 )

@@ -6,7 +6,6 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from vllm.lora.request import LoRARequest
@@ -22,7 +21,6 @@ from tests.factories.tiny_engines import (
     write_base,
     write_library,
 )
-from tests.reference import number_at
 from tta_serve.engine import wire
 from tta_serve.engine.wire import EarlierMix
 
@@ -62,17 +60,7 @@ def _earlier(world: World, start: int, mix: Mix) -> EarlierMix:
 
 def assert_right(world: World, acting: Acting, answer: Answer) -> None:
     """The answer is that of tokens each of which runs as the mix of its part."""
-    used = [(start, mix.as_dict()) for start, mix in acting.parts]
-    names = {name for _, mix in used for name in mix}
-
-    def coefficients(name: str, module: str, x: torch.Tensor) -> torch.Tensor:
-        found = torch.zeros(len(x))
-        for start, mix in used:
-            found[start:] = number_at(mix[name], module) if name in mix else 0.0
-        return found
-
-    experts = {name: world.library.experts[name] for name in names}
-    with world.reference.per_token(experts, coefficients):
+    with world.reference.in_parts(world.library.experts, acting.parts):
         assert_same(answer, world.reference.logprobs(answer.prompt, answer.tokens))
 
 

@@ -20,7 +20,7 @@ from adapters.mix import Mix
 from router.decision import Prompt
 from router.probing import Window
 from tests.factories import inline_world
-from tests.factories.engines import Answer, assert_same, two_ranks, workers_of
+from tests.factories.engines import assert_same, read_answer, two_ranks, workers_of
 from tests.factories.experts import make_end_expert, make_expert, make_gates, make_narrow_expert
 from tests.factories.offline_client import Front, assert_compared, assert_watched
 from tests.reference import Reference
@@ -75,13 +75,10 @@ class World:
             use_tqdm=False,
         )
         for mix, output in zip(mixes, outputs, strict=True):
-            tokens = list(output.outputs[0].token_ids)
+            answer = read_answer(output)
             with self.reference.merged(library.experts, mix.as_dict()):
-                wanted = self.reference.logprobs(list(output.prompt_token_ids), tokens)
-            chosen = [
-                lp[t].logprob for lp, t in zip(output.outputs[0].logprobs, tokens, strict=True)
-            ]
-            assert_same(Answer(list(output.prompt_token_ids), tokens, chosen), wanted)
+                wanted = self.reference.logprobs(answer.prompt, answer.tokens)
+            assert_same(answer, wanted)
 
     @property
     def workers(self) -> Workers:
@@ -124,19 +121,10 @@ def test_mixes_act_from_a_token_on_on_both_ranks(world: World) -> None:
             lora_request=[acting_from(second, turn, [before])],
             use_tqdm=False,
         )
-        tokens = list(output.outputs[0].token_ids)
-
-        def coefficients(name: str, _: str, x: torch.Tensor) -> torch.Tensor:
-            found = torch.zeros(len(x))
-            for start, mix in parts:
-                found[start:] = float(mix.as_dict().get(name, 0.0))  # type: ignore[arg-type]
-            return found
-
-        own = {name: library.experts[name] for name in ("one", "two")}
-        with world.reference.per_token(own, coefficients):
-            wanted = world.reference.logprobs(prompt, tokens)
-        chosen = [lp[t].logprob for lp, t in zip(output.outputs[0].logprobs, tokens, strict=True)]
-        assert_same(Answer(prompt, tokens, chosen), wanted)
+        answer = read_answer(output)
+        with world.reference.in_parts(library.experts, parts):
+            wanted = world.reference.logprobs(prompt, answer.tokens)
+        assert_same(answer, wanted)
 
 
 def test_probes_over_two_ranks_see_the_whole_model(world: World) -> None:

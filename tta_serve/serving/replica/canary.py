@@ -66,12 +66,13 @@ class Canary:
         async with self._asking:
             if self._clock() < self._fresh_until:
                 return
-            mix = make_mix_request(Mix.of(dict.fromkeys(sorted(experts)[:2], 0.5)), digests)
+            halves = sorted(experts)[:2]
+            mix = make_mix_request(Mix.of(dict.fromkeys(halves, 0.5)), digests)
             try:
                 async with asyncio.timeout(LATE_S):
                     await self._ask("the base", None)
                     if mix is not None:
-                        await self._ask(f"a mix of {' and '.join(sorted(experts)[:2])}", mix)
+                        await self._ask(f"a mix of {' and '.join(halves)}", mix)
             except TimeoutError:
                 raise CanaryError(f"the engine has not answered for {LATE_S:g} s") from None
             self._fresh_until = self._clock() + FRESH_S
