@@ -7,15 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, PlainValidator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator
 
-from adapters.coefficient import Coefficient, from_json
+from adapters.coefficient import Coefficient, from_json, to_json
 from adapters.files.facts import FORM_NAMES
 from adapters.mix import Mix, MixRules
 from router.decision import Decision, Prompt
 from router.probing import Probe
 
-CoefficientField = Annotated[Coefficient, PlainValidator(from_json)]
+CoefficientField = Annotated[Coefficient, PlainValidator(from_json), PlainSerializer(to_json)]
 
 EVERYDAY = Path(str(files("router") / "everyday.txt"))
 """Prompts that no expert should answer, for libraries that bring none of their own."""

@@ -99,6 +99,12 @@ stale_snapshots = Counter(
 arms_stopped = Counter("tta_arms_stopped", "Arms that a guardrail stopped.", ["experiment", "arm"])
 killed = Gauge("tta_kill_switch", "1 while the kill switch answers all requests.")
 feedback = Counter("tta_feedback", "Outcomes that were sent, by status of the answer.", ["status"])
+config_version = Gauge("tta_config_version", "The version of the config that is in force.")
+config_changes = Counter(
+    "tta_config_changes",
+    "Changes of the config while it is in force, by outcome (made, refused).",
+    ["outcome"],
+)
 refused = Counter(
     "tta_refused",
     "Requests that a key had no budget for: too many at once (at_once), or a minute (requests,"

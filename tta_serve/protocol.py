@@ -4,7 +4,7 @@ And what an operator may ask of the policies.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -109,10 +109,19 @@ class Explained(BaseModel):
 
 
 @dataclass(frozen=True)
-class Change:
+class ExpertChange:
     """Load an expert from the library's folder, or unload one."""
 
     name: str
     remove: bool
     replaces: str | None
     """The digest of the expert that has the name now, None if there is to be none."""
+
+
+@dataclass(frozen=True)
+class ConfigChange:
+    """Serve by another config."""
+
+    version: int
+    given: dict[str, Any]
+    """All that may change of it, in the form of its YAML."""

@@ -5,6 +5,9 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +19,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.e2e.conftest import Demo, serving
+from tests.e2e.conftest import ADMIN_KEY, Demo, serving
 from tta_serve.evaluation.local_server import find_free_port
 
 REQUESTS = int(os.environ.get("TTA_TENANT_REQUESTS", "120"))
@@ -55,6 +58,7 @@ def server(
         "library": demo["library"] | {"path": str(demo_experts)},
         "policies": {name: demo["policies"][name] for name in wanted},
         "access": {"keys": keys, "tenants": tenants},
+        "server": {"admin_port": find_free_port()},
     }
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -62,6 +66,11 @@ def server(
         file, find_free_port(), folder / "log", demo_experts, "--model", str(base)
     ) as running:
         yield running
+
+
+def find_admin_url(server: Demo) -> str:
+    config = yaml.safe_load((server.log.parent / "serve.yaml").read_text(encoding="utf-8"))
+    return f"http://127.0.0.1:{config['server']['admin_port']}"
 
 
 def ask(server: Demo, key: str | None, path: str = "/v1/chat/completions", **body: Any) -> Any:
@@ -86,7 +95,17 @@ def test_each_key_goes_where_it_may(server: Demo) -> None:
     assert ask(server, "scraper", "/metrics").status_code == 200
     assert ask(server, "a", "/metrics").status_code == 403
     assert ask(server, "a", "/v1/feedback", request_id="x", value=1).status_code == 403
-    assert ask(server, "a", "/admin/policies").status_code == 403
+
+
+def test_management_has_a_port_of_its_own(server: Demo) -> None:
+    for key in (None, "a", ADMIN_KEY):
+        assert ask(server, key, "/admin/policies").status_code == 404
+        assert ask(server, key, "/v1/load_lora_adapter", lora_name="x").status_code == 404
+    for key, status in ((None, 401), ("a", 403), (ADMIN_KEY, 200)):
+        headers = {"authorization": f"Bearer {key}"}
+        answer = httpx.get(f"{find_admin_url(server)}/admin/policies", headers=headers)
+        assert answer.status_code == status
+    assert httpx.get(f"{find_admin_url(server)}/readyz", timeout=60).status_code == 200
 
 
 def test_each_tenant_has_its_own_models(server: Demo) -> None:
@@ -150,6 +169,100 @@ def test_what_one_has_cached_is_no_faster_for_the_other(server: Demo) -> None:
     assert hits_of("a") > 100
     assert hits_of("b") == 0, "the same prompt, of another tenant"
     assert hits_of("b") > 100
+
+
+def test_the_config_changes_while_requests_run_and_none_of_them_fails(server: Demo) -> None:
+    url = find_admin_url(server)
+    admin = httpx.Client(
+        base_url=url, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=300
+    )
+    file = server.log.parent / "serve.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    keys = {label: key for label, key in config["access"]["keys"].items() if label != "busy"}
+    keys["new"] = {"sha256": hashlib.sha256(b"new").hexdigest(), "tenant": "b"}
+    file.write_text(
+        yaml.safe_dump(
+            config
+            | {
+                "access": config["access"] | {"keys": keys},
+                "default_policy": "gate",
+                "server": config["server"] | {"max_queued": 300, "slots": 3},
+            }
+        ),
+        encoding="utf-8",
+    )
+    stop = threading.Event()
+
+    def go_on_asking(key: str) -> list[int]:
+        codes = []
+        while not stop.is_set():
+            codes.append(chat(server, key).status_code)
+        return codes
+
+    with admin, ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(go_on_asking, key) for key in "aabb"]
+
+        # What cannot be done changes nothing.
+        lost = {"type": "learned_static", "options": {"entry": "lost"}}
+        refusals: list[tuple[Any, str]] = [
+            ({"policies": {"x": {"type": "nobody"}}, "default_policy": "x"}, "policies.x"),
+            ({"policies": {"x": lost}, "default_policy": "x"}, "lost"),
+            ({"server": {"port": 1}}, "server.port cannot change"),
+            ({"library": {"entries": {"lost": {"nobody": 1}}}}, "library.entries.lost"),
+            ([], "JSON object"),
+        ]
+        for given, said in refusals:
+            refused = admin.put("/admin/config", json=given)
+            assert refused.status_code == 400, refused.text
+            assert said in refused.json()["error"]["message"]
+        dry = admin.put("/admin/config", params={"dry_run": True}, json={"default_policy": "gate"})
+        assert dry.json() == {"version": 1, "changed": ["default_policy"]}
+        assert chat(server, "a").json()["merge"]["policy"] == "inline"
+
+        # A file's changes are made, and taken back.
+        told = _run_tta("config", "reload", str(file), "--url", url)
+        assert told == {
+            "version": 2,
+            "changed": [
+                "access.keys.busy",
+                "access.keys.new",
+                "default_policy",
+                "server.max_queued",
+            ],
+        }
+        assert chat(server, "a").json()["merge"]["policy"] == "gate"
+        assert chat(server, "busy").status_code == 401
+        assert set(chat(server, "new").json()["merge"]["experts"]) <= OWN["b"]
+        assert admin.get("/admin/config").json()["server"]["max_queued"] == 300
+        stale = admin.put("/admin/config", params={"replaces": 1}, json={})
+        assert stale.status_code == 409
+        assert _run_tta("config", "rollback", "--url", url)["version"] == 3
+        assert chat(server, "new").status_code == 401
+        assert chat(server, "a").json()["merge"]["policy"] == "inline"
+        history = admin.get("/admin/config/history").json()
+        assert [(one["version"], one["by"]) for one in history["versions"]] == [
+            (1, "the start"),
+            (2, "admin"),
+            (3, "admin"),
+        ]
+        assert admin.post("/admin/config/rollback", json={"to": 9}).status_code == 404
+        assert "tta_config_version" in admin.get("/metrics").text
+        stop.set()
+        codes = Counter(code for one in running for code in one.result(300))
+    assert codes.keys() == {200}
+    assert codes[200] > 8
+
+
+def _run_tta(*arguments: str) -> dict[str, Any]:
+    """Return the JSON of the last line that a command prints."""
+    command = [sys.executable, "-m", "tta_serve.cli.main", *arguments]
+    environment = os.environ | {"TTA_ADMIN_KEY": ADMIN_KEY}
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
 
 
 def test_no_answer_tells_a_tenant_of_the_other_one(server: Demo) -> None:

@@ -107,6 +107,7 @@ def test_two_replicas_assign_alike_forget_nothing_and_obey_the_kill_switch(
         _check_feedback(http, [merge["request_id"] for merge in merges])
         _check_metrics(http)
         _check_change(http)
+        _check_reload(demo, http)
         _check_kill(demo, http)
     db = Database(f"sqlite:///{tmp_path}/tta.db")
     anew = LiveExperiments(db, ["gate", "probe", "base"], 60)
@@ -189,6 +190,30 @@ def _check_change(http: httpx.Client) -> None:
     assert wrong.status_code == 404, wrong.text
     http.put("/admin/experts/dates").raise_for_status()
     assert all(experts["dates"] == digest for experts in served())
+
+
+def _check_reload(demo: Demo, http: httpx.Client) -> None:
+    """Both replicas change their config, or neither; what an experiment needs stays."""
+    lost = {"policies": {"probe": {"type": "gate"}}, "default_policy": "probe"}
+    refused = http.put("/admin/config", json=lost | {"experiments": {"shadow": None}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (409, "policies")
+    assert "experiment 'e'" in refused.json()["error"]["message"]
+
+    def versions() -> list[float]:
+        return [
+            sample.value
+            for family in text_string_to_metric_families(http.get("/metrics").text)
+            for sample in family.samples
+            if sample.name == "tta_config_version"
+        ]
+
+    assert versions() == [1, 1]
+    entries = {"library": {"entries": {"half": {"sql": 0.5}, "quarter": {"sql": 0.25}}}}
+    made = http.put("/admin/config", json=entries).raise_for_status().json()
+    assert made == {"version": 2, "changed": ["library.entries.quarter"]}
+    assert versions() == [2, 2]
+    for merge in asked(demo, USERS[:6], "demo:quarter"):
+        assert merge["experts"] == {"sql": 0.25}
 
 
 def _check_feedback(http: httpx.Client, tickets: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import openai
 
-from tests.e2e.conftest import Demo
+from tests.e2e.conftest import ADMIN_KEY, Demo
 
 MODEL = "smollm2"
 QUESTION = "Table staff(name, salary, dept). Which name in staff have salary above 70?"
@@ -23,6 +23,10 @@ def ask(client: openai.OpenAI, **options: Any) -> Any:
 def test_requests_in_flight_get_an_error_and_the_server_recovers_by_itself(demo: Demo) -> None:
     client = demo.client()
     before = ask(client).choices[0].message.content
+    admin = {"authorization": f"Bearer {ADMIN_KEY}"}
+    config = f"{demo.url}/admin/config"
+    wanted = {"server": {"max_queued": 200}}
+    version = httpx.put(config, json=wanted, headers=admin, timeout=120).json()["version"]
     outcomes: list[str] = []
 
     def long_request(stream: bool) -> None:
@@ -50,6 +54,9 @@ def test_requests_in_flight_get_an_error_and_the_server_recovers_by_itself(demo:
     time.sleep(5)  # until the health check has seen it
     demo.wait_ready()
     assert ask(demo.client()).choices[0].message.content == before
+    assert httpx.get(config, headers=admin).json()["server"]["max_queued"] == 200, "as before"
+    history = httpx.get(f"{config}/history", headers=admin).json()
+    assert history["version"] == version
     assert (
         demo.client()
         .chat.completions.create(

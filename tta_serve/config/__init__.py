@@ -6,4 +6,5 @@ sections   all others, and the whole
 reference  the page that documents every field
 effective  a config for people to read: with all defaults, and without secrets
 loading    a YAML file, the environment on top of it, options on top of both
+reload     what of a config may change while a server serves by it
 """

@@ -38,15 +38,27 @@ def load(
     for dotted, value in {**given, **overrides}.items():
         if value is not None:
             _set(data, dotted.split("."), value)
+    source = str(path or "the given options")
+    if given:
+        source = f"{source}, with {', '.join(given)} of the environment,"
+    return make_config(data, source)
+
+
+def make_config(data: Mapping[str, Any], source: str) -> ServeConfig:
+    """Return a config of what YAML says.
+
+    Args:
+        data: The sections.
+        source: What errors call it.
+
+    Raises ConfigError that names each place that is wrong.
+    """
     try:
         return ServeConfig.model_validate(data)
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()
         ]
-        source = path or "the given options"
-        if given:
-            source = f"{source}, with {', '.join(given)} of the environment,"
         raise ConfigError("\n".join([f"{source} cannot be used:", *lines])) from None
 
 

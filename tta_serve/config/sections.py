@@ -189,6 +189,11 @@ class ServerConfig(Section):
     """Where to listen; other machines are let in with keys alone."""
     port: int = Field(8000, ge=1, le=65535)
     """The port to listen on."""
+    admin_port: int | None = Field(None, ge=1, le=65535)
+    """A port of its own for management, which the other then answers no more; unset, both share
+    one."""
+    admin_host: str = "127.0.0.1"
+    """Where to listen at that port."""
     replicas: int = Field(1, ge=1)
     """How many engines share the requests, behind HAProxy."""
     affinity: Literal["conversation", "prefix"] = "conversation"
@@ -307,12 +312,18 @@ class ServeConfig(Section):
 
     @model_validator(mode="after")
     def _is_guarded(self) -> "ServeConfig":
-        if not (_is_local(self.server.host) or self.access.keys or self.access.insecure):
-            raise ValueError(
-                f"server.host {self.server.host} lets other machines in, and there are no keys: add"
-                " some to access.keys (tta keys new LABEL), listen on 127.0.0.1, or start with"
-                " --insecure"
-            )
+        hosts = {"host": self.server.host}
+        if self.server.admin_port is not None:
+            hosts["admin_host"] = self.server.admin_host
+        for name, host in hosts.items():
+            if not (_is_local(host) or self.access.keys or self.access.insecure):
+                raise ValueError(
+                    f"server.{name} {host} lets other machines in, and there are no keys: add"
+                    " some to access.keys (tta keys new LABEL), listen on 127.0.0.1, or start with"
+                    " --insecure"
+                )
+        if self.server.admin_port == self.server.port:
+            raise ValueError("server.admin_port is server.port; leave it out to share it")
         return self
 
     @model_validator(mode="after")
@@ -361,8 +372,12 @@ class ServeConfig(Section):
     @property
     def acts_from(self) -> Literal["start", "user_turn"]:
         """Where mixes begin to act, if a request does not say so."""
-        routes_inside = any(policy.inline for policy in self.policies.values())
-        return self.mix.acts_from or ("user_turn" if routes_inside else "start")
+        return self.mix.acts_from or ("user_turn" if self.routes_inside else "start")
+
+    @property
+    def routes_inside(self) -> bool:
+        """Whether a policy decides inside the pass."""
+        return any(policy.inline for policy in self.policies.values())
 
     @property
     def reads_features(self) -> bool:

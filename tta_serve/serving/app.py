@@ -1,6 +1,7 @@
 """The Ray Serve application of a config."""
 
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,11 @@ def build_app(plan: StartupPlan) -> serve.Application:
     A lone replica listens itself; several stand behind HAProxy, as Ray's direct ingress has it.
     """
     llm_config = _llm_config(plan)
-    arguments = {"plan": plan, "admin_key": read_admin_key()}
+    arguments = {
+        "plan": plan,
+        "admin_key": read_admin_key(),
+        "server_id": secrets.token_hex(8),
+    }
     if plan.config.server.replicas > 1:
         router = _choose_router(plan.config.server)
         return with_request_router(MergingReplica, llm_config, arguments, router)

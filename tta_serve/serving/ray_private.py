@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from ray.llm._internal.serve.core.ingress.builder import (
     _build_direct_streaming_llm_deployment,
     _build_openai_ingress_request_router,
@@ -18,7 +19,9 @@ from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.config import RequestRouterConfig
 from ray.util import list_named_actors
 
-__all__ = ["ask_replicas", "end_unneeded", "skip_download", "with_request_router"]
+__all__ = ["ClusterText", "ask_replicas", "end_unneeded", "skip_download", "with_request_router"]
+
+_NAMESPACE = b"tta-serve"
 
 logger = logging.getLogger("ray.serve")
 
@@ -31,6 +34,22 @@ def end_unneeded() -> None:
     node = ray._private.worker._global_node
     for end in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
         end(check_alive=False)
+
+
+class ClusterText:
+    """A text under a name that lives as long as the cluster; every process of it may change it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name.encode()
+
+    def read(self) -> bytes | None:
+        """Return the text, None if nobody has written any."""
+        found: bytes | None = _internal_kv_get(self._name, namespace=_NAMESPACE)
+        return found
+
+    def write(self, text: bytes) -> None:
+        """Put a text in place of the one that there is."""
+        _internal_kv_put(self._name, text, overwrite=True, namespace=_NAMESPACE)
 
 
 def skip_download(llm_config: Any) -> None:

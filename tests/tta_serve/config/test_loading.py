@@ -118,6 +118,10 @@ def test_other_machines_are_let_in_with_keys_or_by_name_of_the_risk(
     assert "tta keys new" in str(error.value)
     load(written(tmp_path, GOOD), {"server.host": host, "access.insecure": True})
     load(written(tmp_path, GOOD + KEYS), {"server.host": host})
+    managed = {"server.admin_port": 9001, "server.admin_host": host}
+    with pytest.raises(ConfigError, match=f"server.admin_host {host} lets other machines in"):
+        load(written(tmp_path, GOOD), managed)
+    load(written(tmp_path, GOOD + KEYS), managed)
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,11 @@ class Lifecycle:
         """Work on a store.
 
         Args:
-            policies: The names of the policies that the server has.
+            policies: The names of the policies that the server has. They may be replaced at any
+                time.
         """
         self._db = db
-        self._policies = policies
+        self.policies = policies
 
     def list_all(self) -> dict[str, Any]:
         """Return all experiments as they are now, and what the kill switch is set to."""
@@ -159,8 +160,8 @@ class Lifecycle:
 
     def _check_policies(self, definition: Definition) -> None:
         for arm in definition.arms:
-            if arm.policy not in self._policies:
-                known = ", ".join(self._policies)
+            if arm.policy not in self.policies:
+                known = ", ".join(self.policies)
                 raise RequestError(
                     f"arm {arm.name!r}: there is no policy {arm.policy!r}; there are: {known}",
                     param="arms",

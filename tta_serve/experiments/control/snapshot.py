@@ -45,10 +45,10 @@ class LiveExperiments:
 
         Args:
             policies: The names of the policies that the server has; an experiment with any other
-                is not run here.
+                is not run here. They may be replaced at any time.
         """
         self._db = db
-        self._policies = policies
+        self.policies = policies
         self._refresh_s = refresh_s
         self._refused: dict[str, int] = {}  # versions that were complained of, by name
         self.snapshot = self._load()
@@ -82,7 +82,7 @@ class LiveExperiments:
         """Return an experiment to assign by, None if the server lacks one of its policies."""
         stored = StoredExperiment.from_text(experiment.definition)
         definition = stored.definition
-        if unknown := {arm.policy for arm in definition.arms} - set(self._policies):
+        if unknown := {arm.policy for arm in definition.arms} - set(self.policies):
             self._complain(experiment, unknown)
             return None
         weights = None

@@ -118,6 +118,16 @@ class Admission:
         self._turns = 0  # samples of one turn of each request that is admitted
         self._stay_s = 0.0  # how long a sample is inside: lately, about
 
+    def resize(self, most: int, most_each: int) -> None:
+        """Admit so many from now on; those that were admitted stay.
+
+        Args:
+            most: Samples of all requests.
+            most_each: Of those of one tenant.
+        """
+        self._most = most
+        self._most_each = most_each
+
     @contextmanager
     def admit(
         self,

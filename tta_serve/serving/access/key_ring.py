@@ -65,7 +65,7 @@ class KeyRing:
         """
         if path in _OPEN:
             return ANYBODY
-        scope = _scope_of(path)
+        scope: Scope = "admin" if is_management(path) else _BY_PATH.get(path, "infer")
         if scope == "admin":
             self._check_managed()
         elif self._open:
@@ -101,10 +101,9 @@ class KeyRing:
             )
 
 
-def _scope_of(path: str) -> Scope:
-    if path.startswith(_MANAGED):
-        return "admin"
-    return _BY_PATH.get(path, "infer")
+def is_management(path: str) -> bool:
+    """Return whether a path leads to management."""
+    return path.startswith(_MANAGED)
 
 
 def _credential(headers: Mapping[str, str]) -> str:

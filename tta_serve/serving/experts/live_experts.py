@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tta_serve import metrics
 from tta_serve.config.sections import ServeConfig
 from tta_serve.engine.client.engine_client import EngineClient, ProbeError
 from tta_serve.exceptions import ConfigError, RequestError
-from tta_serve.protocol import Change
+from tta_serve.protocol import ExpertChange
 from tta_serve.serving.experts.startup import check_base, source_of
 from tta_serve.serving.experts.view import View, Views
 from tta_serve.serving.routing.conversations import Conversations
@@ -43,26 +43,43 @@ class _Staged:
     at: float
     """By the monotonic clock."""
     view: View | None = None
+    views: Views | None = None
+    """What makes views from then on."""
 
 
 class LiveExperts:
     """One view is current; a change makes the next beside it, and replaces it in one step.
 
+    A change is of an expert or of the config.
+
     An expert that the current view has no more stays in the engine until the last request that may
     use it has ended.
     """
 
-    def __init__(self, config: ServeConfig, layers: int, engine: EngineClient) -> None:
-        self._config = config
+    def __init__(
+        self, config: ServeConfig, layers: int, engine: EngineClient, config_version: int = 1
+    ) -> None:
         self._engine = engine
-        conversations = Conversations(config.server.sessions, config.server.session_idle_s)
         self._readings = ExampleReadings(_find_readings(config, layers))
-        self._views = Views(config, layers, engine, ProbeCache(), conversations, self._readings)
+        probes, conversations = ProbeCache(), _make_conversations(config)
+        self._views = Views(
+            config, layers, engine, probes, conversations, self._readings, config_version
+        )
         self._changing = asyncio.Lock()
         self._loaded: set[str] = set()
         self._retired: list[View] = []
         self._staged: _Staged | None = None
         self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def config(self) -> ServeConfig:
+        """The config that is in force."""
+        return self._views.config
+
+    @property
+    def config_version(self) -> int:
+        """Which one of those since the start it is."""
+        return self._views.config_version
 
     async def open(self, digests: Mapping[str, str]) -> None:
         """Begin with the experts that the engine was started with.
@@ -70,11 +87,11 @@ class LiveExperts:
         Raises ConfigError or RouterError.
         """
         self._loaded = set(digests.values())
-        if self._config.reads_features:
-            chat = any(policy.inline for policy in self._config.policies.values())
-            await self._readings.open(self._engine.features, chat=chat)
-        self.current = await self._views.make(1, dict(digests), self._config.policies.keys())
+        if self.config.reads_features:
+            await self._readings.open(self._engine.features, chat=self.config.routes_inside)
+        self.current = await self._views.make(1, dict(digests), self.config.policies.keys())
         metrics.experts_loaded.set(len(digests))
+        metrics.config_version.set(self.config_version)
 
     @contextmanager
     def hold(self, view: View | None = None) -> Iterator[View]:
@@ -93,7 +110,7 @@ class LiveExperts:
         """Return the current view as a tenant has it."""
         return self.current.tenants.get(tenant or "", self.current)
 
-    async def stage(self, name: str, change: Change) -> None:
+    async def stage(self, name: str, change: ExpertChange) -> None:
         """Do all of a change that can fail: read, check and load the expert, build the policies.
 
         A new expert must suit all policies that work now. To change or remove one may cost those
@@ -110,22 +127,68 @@ class LiveExperts:
         async with self._changing:
             digests = self._expected(change)
             new = change.name not in self.current.digests
-            must = self.current.router.policies.keys() if new else self._config.needed
-            try:
+            must = self.current.router.policies.keys() if new else self.config.needed
+            with self._refusing("name"):
                 if not change.remove:
                     digests[change.name] = await self._load(change.name)
                 view = await self._views.make(
                     self.current.generation + 1, digests, must, self.current
                 )
-            except (AdapterError, ConfigError, RouterError) as error:
-                self._sweep()
-                raise RequestError(str(error), param="name") from None
-            except ProbeError as error:
-                self._sweep()
-                raise RequestError(
-                    f"{error}; try again when the engine has less to do", status=503
-                ) from None
-            self._staged = _Staged(name, time.monotonic(), view)
+            self._staged = _Staged(name, time.monotonic(), view, self._views)
+
+    async def stage_config(self, name: str, version: int, config: ServeConfig) -> None:
+        """Do all that can fail of serving by another config: build its policies.
+
+        Those that change have to work, and so have those that work now. Conversations begin anew if
+        a policy that there was, or what mixes may be, is another.
+
+        Args:
+            name: Of the change.
+            version: Of the config.
+            config: The new one, which the engine can serve.
+
+        Raises RequestError: 409 while another change is staged, 400 if a policy refuses, 503 if the
+        engine did not find room for a policy's probes.
+        """
+        self._begin(name)
+        async with self._changing:
+            old = self.config
+            unusable = self.current.router.unusable
+            must = {n for n, p in config.policies.items() if p != old.policies.get(n)}
+            must |= {*config.policies} - {*unusable} | {*config.needed}
+            same = [
+                config.policies[n] == p for n, p in old.policies.items() if n in config.policies
+            ]
+            kept = config.mix == old.mix and all(same)
+            conversations = self._views.conversations if kept else _make_conversations(config)
+            views = replace(
+                self._views, config=config, config_version=version, conversations=conversations
+            )
+            with self._refusing(None):
+                if config.routes_inside and not old.routes_inside:
+                    await self._readings.open(self._engine.features, chat=True)
+                view = await views.make(
+                    self.current.generation + 1,
+                    dict(self.current.digests),
+                    must,
+                    self.current,
+                    strict=config.library.entries != old.library.entries,
+                )
+            self._staged = _Staged(name, time.monotonic(), view, views)
+
+    @contextmanager
+    def _refusing(self, param: str | None) -> Iterator[None]:
+        """Refuse the change if it cannot be made. Raises RequestError."""
+        try:
+            yield
+        except (AdapterError, ConfigError, RouterError) as error:
+            self._sweep()
+            raise RequestError(str(error), param=param) from None
+        except ProbeError as error:
+            self._sweep()
+            raise RequestError(
+                f"{error}; try again when the engine has less to do", status=503
+            ) from None
 
     def _begin(self, name: str) -> None:
         """Let a change begin.
@@ -143,9 +206,12 @@ class LiveExperts:
         assert self._staged is not None
         assert self._staged.change == name
         assert self._staged.view is not None
+        assert self._staged.views is not None
         self._retired.append(self.current)
-        self.current, self._staged = self._staged.view, None
+        self.current, self._views = self._staged.view, self._staged.views
+        self._staged = None
         metrics.experts_loaded.set(len(self.current.digests))
+        metrics.config_version.set(self.config_version)
         self._sweep()
 
     async def discard(self, name: str) -> None:
@@ -157,7 +223,7 @@ class LiveExperts:
     async def report(self) -> dict[str, Any]:
         """Return what is served, what cannot be any more, and how much room is taken."""
         used = await self._engine.workers.count_used()
-        capacity = self._config.library.capacity
+        capacity = self.config.library.capacity
         view = self.current
         return {
             "generation": view.generation,
@@ -169,7 +235,7 @@ class LiveExperts:
             "capacity": asdict(capacity),
         }
 
-    def _expected(self, change: Change) -> dict[str, str]:
+    def _expected(self, change: ExpertChange) -> dict[str, str]:
         """The digests that stay as they are.
 
         Raises RequestError if the change was meant for another state.
@@ -198,8 +264,8 @@ class LiveExperts:
 
     def _read(self, name: str) -> str:
         """The digest of an expert on disk. Raises AdapterError."""
-        library = Library.open(self._config.library.path)
-        check_base(library, self._config.model.source)
+        library = Library.open(self.config.library.path)
+        check_base(library, self.config.model.source)
         return library.deltas(name).digest
 
     def _sweep(self) -> None:
@@ -227,6 +293,10 @@ class LiveExperts:
         if self._staged is not None and self._staged.view is not None:
             views.append(self._staged.view)
         return self._loaded - {digest for view in views for digest in view.digests.values()}
+
+
+def _make_conversations(config: ServeConfig) -> Conversations:
+    return Conversations(config.server.sessions, config.server.session_idle_s)
 
 
 def _find_readings(config: ServeConfig, layers: int) -> Path | None:

@@ -73,6 +73,22 @@ class StartupPlan:
         """The layer whose input routes, None if no policy reads it."""
         return feature_layer(self.layers) if self.config.reads_features else None
 
+    def check_engine(self, config: ServeConfig) -> None:
+        """Raise ConfigError if another config needs what the engine was not started with."""
+        had, wanted = self.config.gating_scores, config.gating_scores
+        lacks = {
+            "features of the prompt, which no policy read": (
+                config.reads_features and not self.config.reads_features
+            ),
+            "factors to gate by, as no policy of type gated was there": wanted and not had,
+            "trained gates, as no policy gated by them": "trained" in wanted - had,
+        }
+        for what, lacking in lacks.items():
+            if lacking:
+                raise ConfigError(
+                    f"the new policies need {what} when the server started: start it again"
+                )
+
     def engine_args(self) -> dict[str, Any]:
         """What vLLM's engine is told of the experts."""
         library = self.config.library

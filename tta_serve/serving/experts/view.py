@@ -73,6 +73,8 @@ class Views:
     probes: ProbeCache
     conversations: Conversations
     readings: ExampleReadings = field(default_factory=ExampleReadings)
+    config_version: int = 1
+    """Which one of those since the start the config is."""
 
     async def make(
         self,
@@ -80,6 +82,8 @@ class Views:
         digests: dict[str, str],
         must: Collection[str],
         before: View | None = None,
+        *,
+        strict: bool = False,
     ) -> View:
         """A view of the experts with these digests, which the engine holds.
 
@@ -87,11 +91,14 @@ class Views:
             must: The policies that have to work with them.
             generation: The first has all entries that the config names.
             before: The view that it follows: an expert that it knows needs no folder any more.
+            strict: Whether this one has them too.
 
         Raises AdapterError, ConfigError or RouterError.
         """
         shelf = await asyncio.to_thread(_Shelf.read, self.config, digests, before)
-        whole = await self._make(self.config, digests, shelf, must, strict=generation == 1)
+        whole = await self._make(
+            self.config, digests, shelf, must, strict=strict or generation == 1
+        )
         saved = shelf.entries.keys() | self.config.library.entries.keys()
         whole.generation = generation
         whole.stale = tuple(sorted(saved - whole.catalog.entries.keys()))

@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
-from tta_serve.serving.access.key_ring import CALLER, KeyRing
+from tta_serve.serving.access.key_ring import CALLER, KeyRing, is_management
 from tta_serve.serving.http.body import ClientLeft, read_body, read_json
 from tta_serve.serving.http.openai_errors import Failure, failure_of, reshaped
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest
@@ -36,17 +37,26 @@ _MOST_ERROR_BYTES = 1 << 20
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
+@dataclass
+class EdgeRules:
+    """What the edge holds requests to; both may be replaced while it serves."""
+
+    config: ServerConfig
+    keys: KeyRing
+    """Who may ask."""
+
+
 class Edge:
     """An ASGI app around all others.
 
     Args:
-        keys: Who may ask.
+        managed: Whether management is to be had here, too.
     """
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, rules: EdgeRules, *, managed: bool = True) -> None:
         self._app = app
-        self._config = config
-        self._keys = keys
+        self._rules = rules
+        self._managed = managed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,7 +67,7 @@ class Edge:
         name = name if _ID.fullmatch(name) else uuid.uuid4().hex
         reply = _Reply(send, name, without_body=scope["method"] == "HEAD")
         try:
-            limit_s = read_timeout(headers, self._config.request_timeout_s)
+            limit_s = read_timeout(headers, self._rules.config.request_timeout_s)
             ends = time.monotonic() + limit_s
             async with asyncio.timeout(limit_s):
                 await self._serve(scope, headers, name, ends, receive, reply)
@@ -78,10 +88,11 @@ class Edge:
         path = scope["path"].rstrip("/") or "/"
         if not path.isprintable():  # Starlette would take a line break at its end for nothing
             raise RequestError("Not Found", status=404)
-        caller = self._keys.identify(path, headers)
-        body = await read_body(
-            receive, headers, self._config.max_request_bytes, self._config.body_timeout_s
-        )
+        if is_management(path) and not self._managed:
+            raise RequestError("management has a port of its own: server.admin_port", status=404)
+        config = self._rules.config
+        caller = self._rules.keys.identify(path, headers)
+        body = await read_body(receive, headers, config.max_request_bytes, config.body_timeout_s)
         inner: Scope = {
             **scope,
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],

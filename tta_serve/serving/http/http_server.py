@@ -24,7 +24,13 @@ _TICK_S = 0.5
 class HttpServer:
     """Serves an ASGI app from the running event loop."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, *, shared: bool = False) -> None:
+        """Listen to nobody yet.
+
+        Args:
+            shared: Whether other processes may listen at the same port, each to a part of the
+                connections.
+        """
         config = uvicorn.Config(
             app,
             http=BoundedProtocol,
@@ -39,6 +45,7 @@ class HttpServer:
         )
         self._host = host
         self._port = port
+        self._shared = shared
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 
@@ -72,7 +79,7 @@ class HttpServer:
     async def _bind(self) -> socket.socket:
         for attempt in range(_BIND_TRIES):
             try:
-                return _listen(self._host, self._port)
+                return _listen(self._host, self._port, shared=self._shared)
             except OSError as error:
                 if attempt == _BIND_TRIES - 1:
                     raise StartError(
@@ -82,11 +89,11 @@ class HttpServer:
         raise AssertionError
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=shared)
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,8 @@
 replica             engine, experts, experiments and HTTP server
 openai_app          vLLM's app, less what nobody needs, with our routes
 model_names         names of models in vLLM's serving layer
+config_admin        management of the config, over HTTP
+config_history      the configs since the start
 experts_admin       management of experts, over HTTP
 experiments_admin   management of experiments, over HTTP
 peers               all replicas, asked by one

@@ -1,4 +1,4 @@
-"""The experts, the policies and the config over HTTP, behind the key of management.
+"""The experts and the policies over HTTP, behind the key of management.
 
 vLLM's two routes for adapters lead here too.
 """
@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from adapters.files.facts import resolve
 from tta_serve.exceptions import RequestError
-from tta_serve.protocol import Change, ExplainRequest
+from tta_serve.protocol import ExpertChange, ExplainRequest
 from tta_serve.serving.replica.peers import Peers
 
 
@@ -48,14 +48,9 @@ def experts_router(replica: Any, peers: Peers, library: Path) -> APIRouter:
     async def report() -> Response:
         return JSONResponse({"replicas": await peers.ask("experts")})
 
-    async def changed(change: Change) -> Response:
+    async def changed(change: ExpertChange) -> Response:
         await peers.change(change)
         return await report()
-
-    @router.get("/admin/config")
-    async def config() -> Response:
-        """The config that is in force, without secrets."""
-        return JSONResponse(replica.describe_config())
 
     @router.get("/admin/experts")
     async def experts() -> Response:
@@ -65,12 +60,12 @@ def experts_router(replica: Any, peers: Peers, library: Path) -> APIRouter:
     @router.put("/admin/experts/{name}")
     async def load_expert(name: str, replaces: str | None = None) -> Response:
         """Load an expert from the library's folder, in place of the one with this digest."""
-        return await changed(Change(name, False, replaces))
+        return await changed(ExpertChange(name, False, replaces))
 
     @router.delete("/admin/experts/{name}")
     async def unload_expert(name: str, digest: str) -> Response:
         """Unload the expert with this digest."""
-        return await changed(Change(name, True, digest))
+        return await changed(ExpertChange(name, True, digest))
 
     @router.get("/admin/policies")
     async def policies() -> Response:
@@ -100,14 +95,14 @@ def _add_vllm_routes(router: APIRouter, replica: Any, peers: Peers, library: Pat
                 f"expert {ask.lora_name!r} is loaded already; send load_inplace to load it anew"
             )
             raise RequestError(message, param="lora_name")
-        await peers.change(Change(ask.lora_name, False, now))
+        await peers.change(ExpertChange(ask.lora_name, False, now))
         return PlainTextResponse(f"Success: LoRA adapter '{ask.lora_name}' added successfully.")
 
     @router.post("/v1/unload_lora_adapter")
     async def unload_adapter(ask: UnloadAdapter) -> Response:
         """Unload an expert."""
         now = (await replica.experts())["experts"].get(ask.lora_name)
-        await peers.change(Change(ask.lora_name, True, now))
+        await peers.change(ExpertChange(ask.lora_name, True, now))
         return PlainTextResponse(f"Success: LoRA adapter '{ask.lora_name}' removed successfully.")
 
 

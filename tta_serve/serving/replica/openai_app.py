@@ -18,6 +18,7 @@ from tta_serve.serving.http import openai_errors
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import GENERATES, keep_served
 from tta_serve.serving.replica.canary import CanaryError
+from tta_serve.serving.replica.config_admin import config_router
 from tta_serve.serving.replica.experiments_admin import ControlPlane, experiments_router
 from tta_serve.serving.replica.experts_admin import experts_router
 from tta_serve.serving.replica.peers import Peers
@@ -49,6 +50,7 @@ def complete_app(
     for router in (
         _models_router(replica),
         _health_router(replica, peers),
+        config_router(replica, peers),
         experts_router(replica, peers, library),
         experiments_router(replica, control_plane),
     ):

@@ -2,10 +2,11 @@
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tta_serve.exceptions import RequestError
-from tta_serve.protocol import Change
+from tta_serve.protocol import ConfigChange, ExpertChange
 from tta_serve.serving.ray_private import ask_replicas
 
 _WAIT_S = 120.0
@@ -43,11 +44,24 @@ class Peers:
         except TimeoutError:
             raise RequestError("the replicas do not answer; try again", status=503) from None
 
-    async def change(self, change: Change) -> None:
-        """Change the experts of all replicas, or of none.
+    async def change(
+        self,
+        change: ExpertChange | ConfigChange,
+        keep: Callable[[], Awaitable[None]] | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> None:
+        """Change the experts or the config of all replicas, or of none.
 
         It is staged in every replica, under a name of its own, and committed only if none refuses;
-        a replica refuses while the change of another is staged. Raises RequestError.
+        a replica refuses while the change of another is staged.
+
+        Args:
+            change: What is to change.
+            keep: Writes the change down where replicas that start will look, before it is made.
+            dry_run: Whether to make it in none, and only see whether one refuses.
+
+        Raises RequestError.
         """
         name = secrets.token_hex(8)
         staged = False
@@ -55,7 +69,10 @@ class Peers:
             refusals = [
                 refusal for refusal in await self.ask("stage", name, change) if refusal is not None
             ]
-            staged = not refusals
+            if not refusals and not dry_run:
+                if keep is not None:
+                    await keep()
+                staged = True
         finally:
             await (self.ask("commit", name) if staged else self.ask_reachable("discard", name))
         if refusals:

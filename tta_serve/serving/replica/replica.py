@@ -14,22 +14,24 @@ from starlette.types import ASGIApp
 from router.decision import Prompt
 from tta_serve import metrics
 from tta_serve.config.effective import describe_config
-from tta_serve.config.sections import ServerConfig
+from tta_serve.config.reload import reload_config
+from tta_serve.config.sections import ServeConfig
 from tta_serve.engine.client.engine_client import EngineClient
-from tta_serve.exceptions import RequestError
-from tta_serve.protocol import Change, Explained, ExplainRequest
+from tta_serve.exceptions import ConfigError, RequestError
+from tta_serve.protocol import ConfigChange, ExpertChange, Explained, ExplainRequest
 from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.experts.live_experts import LiveExperts
 from tta_serve.serving.experts.startup import StartupPlan, source_of
 from tta_serve.serving.generation.merging import Merging
-from tta_serve.serving.http.edge import Edge
+from tta_serve.serving.http.edge import Edge, EdgeRules
 from tta_serve.serving.http.http_server import HttpServer
 from tta_serve.serving.http.proxy_middleware import EDGES
-from tta_serve.serving.ray_private import skip_download
+from tta_serve.serving.ray_private import ClusterText, skip_download
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import Routes
 from tta_serve.serving.replica.canary import Canary
+from tta_serve.serving.replica.config_history import ConfigHistory
 from tta_serve.serving.replica.experiments_admin import ControlPlane
 from tta_serve.serving.replica.model_names import serve_names
 from tta_serve.serving.replica.openai_app import complete_app
@@ -44,14 +46,20 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
     """Ray's `LLMServer`, whose engine's app is vLLM's with `Merging` around it."""
 
     async def __init__(  # type: ignore[misc]
-        self, llm_config: LLMConfig, *, plan: StartupPlan, admin_key: str | None
+        self, llm_config: LLMConfig, *, plan: StartupPlan, admin_key: str | None, server_id: str
     ) -> None:
         """Reads the library anew: a replica that starts again finds it as it is now.
 
+        It serves by the config that its fellows serve by.
+
         Args:
             admin_key: Of management, None to switch it off.
+            server_id: Of this start of the server, which all of its replicas share.
         """
-        self._plan = StartupPlan.of(plan.config)
+        self.history = ConfigHistory(ClusterText(f"tta-config-{server_id}"), plan.config)
+        now = (await asyncio.to_thread(self.history.read))[-1]
+        self._version = now.version
+        self._plan = StartupPlan.of(reload_config(plan.config, now.given))
         self._admin_key = admin_key
         llm_config.update_engine_kwargs(**self._plan.engine_args())
         await super().__init__(llm_config)
@@ -65,7 +73,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         config = self._plan.config
         self._llm = self.engine._engine_client
         self._engine = EngineClient(self._llm, config.server.max_probe_tokens)
-        self._experts = LiveExperts(config, self._plan.layers, self._engine)
+        self._experts = LiveExperts(config, self._plan.layers, self._engine, self._version)
         await self._experts.open(self._plan.digests)
         self._trials = Trials()
         self._control_plane: ControlPlane | None = None
@@ -76,14 +84,15 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         await warm_up(self._engine)
         self._canary = Canary(self._engine)
         await self._ask_canary()
-        self._server: HttpServer | None = None
-        keys = KeyRing(config.access, self._admin_key)
+        self._servers: list[HttpServer] = []
+        self._rules = EdgeRules(config.server, KeyRing(config.access, self._admin_key))
+        self._admission = Admission(2 * config.server.slots, *count_room(config))
+        await self._catch_up()
         if config.server.replicas > 1:
-            EDGES.append(partial(build_edge, config=config.server, keys=keys))
+            EDGES.append(partial(build_edge, rules=self._rules))
         else:
-            app = build_edge(await self.__serve_build_asgi_app__(), config.server, keys)
-            self._server = HttpServer(app, config.server.host, config.server.port)
-            await self._server.start()
+            app = build_edge(await self.__serve_build_asgi_app__(), self._rules)
+            await self._listen(HttpServer(app, config.server.host, config.server.port))
 
     async def _start_engine(self) -> None:
         """Without the actor that Ray would start to report on the model's use.
@@ -105,18 +114,33 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         complete_app(
             app, self, Peers(self, config.server.replicas), config.library.path, self._control_plane
         )
-        most = config.server.slots + config.server.max_queued
-        most_each = -(-most // 2) if len(config.access.find_tenants()) > 1 else most
-        admission = Admission(2 * config.server.slots, most, most_each)
         budgets = Budgets(config.server.replicas)
-        return Merging(
-            app, Routes.of(app), self._engine, self._experts, admission, self._trials, budgets
+        merging = Merging(
+            app, Routes.of(app), self._engine, self._experts, self._admission, self._trials, budgets
         )
+        if config.server.admin_port is not None:
+            place = config.server.admin_host, config.server.admin_port
+            shared = config.server.replicas > 1
+            await self._listen(HttpServer(Edge(merging, self._rules), *place, shared=shared))
+        return merging
+
+    async def _listen(self, server: HttpServer) -> None:
+        await server.start()
+        self._servers.append(server)
+
+    async def _catch_up(self) -> None:
+        """Serve by the config that its fellows have changed to while this replica started."""
+        now = (await asyncio.to_thread(self.history.read))[-1]
+        if now.version == self._experts.config_version:
+            return
+        if refusal := await self.stage("catch up", ConfigChange(now.version, now.given)):
+            raise refusal
+        await self.commit("catch up")
 
     async def check_health(self) -> None:
         """Raise if the engine is dead, or nobody can be answered."""
         await super().check_health()
-        if self._server is not None and not self._server.running:
+        if not all(server.running for server in self._servers):
             raise RuntimeError("the HTTP server has ended")
 
     async def check_ready(self) -> None:
@@ -134,8 +158,8 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
 
         Ray calls this.
         """
-        if server := getattr(self, "_server", None):
-            await server.stop(self._plan.config.server.drain_s)
+        servers = getattr(self, "_servers", ())
+        await asyncio.gather(*(s.stop(self._plan.config.server.drain_s) for s in servers))
         if trials := getattr(self, "_trials", None):
             await asyncio.to_thread(trials.close)
         await super().__del__()
@@ -160,9 +184,14 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         """The entries that everybody can be answered with."""
         return sorted(self.catalog.entries)
 
+    @property
+    def config(self) -> ServeConfig:
+        """The config that is in force."""
+        return self._experts.config
+
     def describe_config(self) -> dict[str, Any]:
         """The config, without secrets."""
-        return describe_config(self._plan.config)
+        return describe_config(self.config)
 
     async def policies(self) -> dict[str, Any]:
         """All policies, and which is the default."""
@@ -179,17 +208,40 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         """What is served, and how much room is taken."""
         return await self._experts.report()
 
-    async def stage(self, name: str, change: Change) -> RequestError | None:
+    async def stage(self, name: str, change: ExpertChange | ConfigChange) -> RequestError | None:
         """Do what can fail of a change. Returns why it is refused, None if it is not."""
         try:
-            await self._experts.stage(name, change)
+            if isinstance(change, ExpertChange):
+                await self._experts.stage(name, change)
+            else:
+                await self._stage_config(name, change)
+        except ConfigError as error:
+            return RequestError(str(error))
         except RequestError as error:
             return error
         return None
 
+    async def _stage_config(self, name: str, change: ConfigChange) -> None:
+        if change.version <= self._experts.config_version:
+            raise RequestError("another version of the config came first", status=409)
+        config = reload_config(self.config, change.given)
+        self._plan.check_engine(config)
+        self._trials.check(config)
+        await self._experts.stage_config(name, change.version, config)
+
     async def commit(self, name: str) -> None:
         """Make a staged change."""
+        version = self._experts.config_version
         await self._experts.commit(name)
+        if self._experts.config_version == version:
+            return
+        config = self.config
+        self._rules.config = config.server
+        self._rules.keys = KeyRing(config.access, self._admin_key)
+        self._admission.resize(*count_room(config))
+        self._trials.follow_config(config)
+        if self._control_plane is not None:
+            self._control_plane.lifecycle.policies = config.policies.keys()
 
     async def discard(self, name: str) -> None:
         """Undo `stage`."""
@@ -208,15 +260,21 @@ def _leads() -> bool:
     return bool(serve.get_replica_context().rank.rank == 0)
 
 
-def build_edge(app: ASGIApp, config: ServerConfig, keys: KeyRing) -> ASGIApp:
+def count_room(config: ServeConfig) -> tuple[int, int]:
+    """Return how many samples are admitted: of all requests, and of those of one tenant."""
+    most = config.server.slots + config.server.max_queued
+    return most, -(-most // 2) if len(config.access.find_tenants()) > 1 else most
+
+
+def build_edge(app: ASGIApp, rules: EdgeRules) -> ASGIApp:
     """The outermost layers of the HTTP side."""
-    edge = Edge(app, config, keys)
-    if not config.cors_origins:
+    edge = Edge(app, rules, managed=rules.config.admin_port is None)
+    if not rules.config.cors_origins:
         return edge
     exposed = ["x-request-id", "x-tta-policy", "x-tta-arm", "x-tta-mix", "retry-after"]
     return CORSMiddleware(
         edge,
-        allow_origins=config.cors_origins,
+        allow_origins=rules.config.cors_origins,
         allow_methods=["*"],
         allow_headers=["*"],
         expose_headers=exposed,

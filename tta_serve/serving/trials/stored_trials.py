@@ -10,6 +10,7 @@ from typing import Any
 
 from tta_serve import metrics
 from tta_serve.config.sections import ServeConfig
+from tta_serve.exceptions import RequestError
 from tta_serve.experiments.control.snapshot import LiveExperiments
 from tta_serve.experiments.design.assignment import Request
 from tta_serve.serving.experts.view import View
@@ -100,8 +101,8 @@ class StoredTrials(Trials):
         self._db = db
         self._live = LiveExperiments(db, config.policies.keys(), config.experiments.refresh_s)
         self._journal = Journal(db, config.store)
-        shadow = config.experiments.shadow
-        self._shadow = Shadow(shadow, hold) if shadow else None
+        self._hold = hold
+        self._shadow = self._make_shadow(config)
         self._following = asyncio.create_task(self._live.follow())
 
     @contextmanager
@@ -127,11 +128,30 @@ class StoredTrials(Trials):
         ticket = self._journal.ticket(record)
         return replace(wish, label=policy, policy=policy, arm=arm, ticket=ticket)
 
+    def check(self, config: ServeConfig) -> None:
+        for experiment in self._live.snapshot.running:
+            definition = experiment.definition
+            if lost := {arm.policy for arm in definition.arms} - config.policies.keys():
+                raise RequestError(
+                    f"experiment {definition.name!r} runs with the policy"
+                    f" {', '.join(sorted(lost))}; stop it before its policy goes",
+                    status=409,
+                    param="policies",
+                )
+
+    def follow_config(self, config: ServeConfig) -> None:
+        self._live.policies = config.policies.keys()
+        self._shadow = self._make_shadow(config)
+
     def close(self) -> None:
         with suppress(RuntimeError):  # the loop may be closed already
             self._following.cancel()
         self._journal.close()
         self._db.close()
+
+    def _make_shadow(self, config: ServeConfig) -> Shadow | None:
+        shadow = config.experiments.shadow
+        return Shadow(shadow, self._hold) if shadow else None
 
     def _unit(self, request: GenerateRequest, record: RequestRecord) -> Request:
         label = request.caller.label

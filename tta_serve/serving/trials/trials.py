@@ -9,6 +9,7 @@ from typing import Any
 
 from adapters.mix import Mix
 from router.decision import Prompt
+from tta_serve.config.sections import ServeConfig
 from tta_serve.engine.client.usage import Usage
 from tta_serve.experiments.design.assignment import Assignment
 from tta_serve.protocol import MergeInfo
@@ -57,6 +58,12 @@ class Trials:
     def decide(self, wish: Wish, request: GenerateRequest, record: RequestRecord) -> Wish:
         """Return what decides a request: its own wish, the kill switch, or an experiment's arm."""
         return wish
+
+    def check(self, config: ServeConfig) -> None:
+        """Raise RequestError if an experiment that runs could not go on by another config."""
+
+    def follow_config(self, config: ServeConfig) -> None:
+        """Go on by a config that `check` found nothing wrong with."""
 
     def close(self) -> None:
         """Write what waits."""

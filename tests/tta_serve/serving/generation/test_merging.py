@@ -33,7 +33,7 @@ from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.generation.merging import Merging
 from tta_serve.serving.http import openai_errors
-from tta_serve.serving.http.edge import Edge
+from tta_serve.serving.http.edge import Edge, EdgeRules
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import Routes
 from tta_serve.serving.replica.model_names import serve_names
@@ -141,7 +141,7 @@ class Desk:
             Trials(),
             Budgets(),
         )
-        self.app = Edge(merging, ServerConfig(), KeyRing(AccessConfig(), None))
+        self.app = Edge(merging, EdgeRules(ServerConfig(), KeyRing(AccessConfig(), None)))
 
     @property
     def current(self) -> Any:
@@ -443,7 +443,7 @@ def test_other_routes_are_vllms() -> None:
     for path in ("/version", "/v1/models", "/v1/completions/x"):
         assert (
             asked(
-                Edge(merging, ServerConfig(), KeyRing(AccessConfig(), None)),
+                Edge(merging, EdgeRules(ServerConfig(), KeyRing(AccessConfig(), None))),
                 "POST",
                 path,
                 b'{"model": "nope"}',

@@ -19,7 +19,7 @@ from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
 from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.http import openai_errors
-from tta_serve.serving.http.edge import Edge, read_timeout
+from tta_serve.serving.http.edge import Edge, EdgeRules, read_timeout
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest
 from tta_serve.serving.reading.routes import GENERATES
 
@@ -52,7 +52,7 @@ class Inner:
 
 
 def edge(app: ASGIApp, key: str | None = KEY, **config: Any) -> Edge:
-    return Edge(app, ServerConfig(**config), KeyRing(AccessConfig(), key))
+    return Edge(app, EdgeRules(ServerConfig(**config), KeyRing(AccessConfig(), key)))
 
 
 def passed(*parts: bytes, path: str = CHAT, method: str = "POST", **headers: str | bytes) -> Inner:
@@ -685,8 +685,7 @@ def asked_by(origins: list[str], method: str, origin: str, **more: str) -> Got:
 
     app = build_edge(
         Inner(PlainTextResponse("no", 429)),
-        ServerConfig(cors_origins=origins),
-        KeyRing(AccessConfig(), None),
+        EdgeRules(ServerConfig(cors_origins=origins), KeyRing(AccessConfig(), None)),
     )
     headers = {"origin": origin, **{name.replace("_", "-"): value for name, value in more.items()}}
     return asked(app, method, CHAT, b"{}", headers=headers)

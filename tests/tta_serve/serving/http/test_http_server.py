@@ -311,6 +311,22 @@ def test_a_port_that_is_left_in_the_meantime_is_taken(monkeypatch: pytest.Monkey
     asyncio.run(run())
 
 
+def test_servers_that_share_a_port_answer_there_in_turn_and_alone() -> None:
+    async def run() -> None:
+        sites = Site(), Site()
+        port = find_free_port()
+        servers = [HttpServer(site, HOST, port, shared=True) for site in sites]
+        for server in servers:
+            await server.start()
+        await servers[0].stop(1)
+        for _ in range(8):
+            line = Line(*await asyncio.open_connection(HOST, port))
+            line.writer.close()
+        await servers[1].stop(1)
+
+    asyncio.run(run())
+
+
 async def ended(task: "asyncio.Task[Any]", within_s: float = 10) -> None:
     await asyncio.wait_for(task, within_s)
 

@@ -13,7 +13,7 @@ from tta_serve.config.access import AccessConfig
 from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
 from tta_serve.serving.access.key_ring import KeyRing
-from tta_serve.serving.http.edge import Edge
+from tta_serve.serving.http.edge import Edge, EdgeRules
 from tta_serve.serving.reading import routes
 from tta_serve.serving.reading.routes import GENERATES, LEFT_OUT, TOKENIZES, Routes, keep_served
 
@@ -120,7 +120,7 @@ def test_of_vllms_middleware_its_metrics_are_left(app: FastAPI) -> None:
 def test_a_route_that_is_left_out_is_404(app: FastAPI, path: str) -> None:
     for method in ("GET", "POST"):
         got = asked(
-            Edge(app, ServerConfig(), KeyRing(AccessConfig(), None)),
+            Edge(app, EdgeRules(ServerConfig(), KeyRing(AccessConfig(), None))),
             method,
             path,
             b"{}" if method == "POST" else b"",

@@ -12,7 +12,7 @@ from tests.factories.asgi import asked, spoken
 from tta_serve.config.access import AccessConfig
 from tta_serve.config.sections import ServerConfig
 from tta_serve.serving.access.key_ring import KeyRing
-from tta_serve.serving.http.edge import Edge
+from tta_serve.serving.http.edge import Edge, EdgeRules
 from tta_serve.serving.reading.validation import explain_validation
 
 USER = {"role": "user", "content": "x"}
@@ -159,7 +159,10 @@ def messages(*given: Any, **more: Any) -> dict[str, Any]:
 )
 def test_vllms_bodies(app: FastAPI, path: str, body: Any, param: str | None, says: str) -> None:
     got = asked(
-        Edge(app, ServerConfig(), KeyRing(AccessConfig(), None)), "POST", path, spoken(body)
+        Edge(app, EdgeRules(ServerConfig(), KeyRing(AccessConfig(), None))),
+        "POST",
+        path,
+        spoken(body),
     )
     assert got.status == 400
     assert (got.error["param"], got.error["code"]) == (param, "invalid_request")
