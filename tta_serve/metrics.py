@@ -105,6 +105,10 @@ config_changes = Counter(
     "Changes of the config while it is in force, by outcome (made, refused).",
     ["outcome"],
 )
+suspects = Gauge("tta_suspects", "Requests that the engine died with, and that run alone.")
+quarantined = Counter(
+    "tta_quarantined", "Requests that were refused, since the engine died with them several times."
+)
 refused = Counter(
     "tta_refused",
     "Requests that a key had no budget for: too many at once (at_once), or a minute (requests,"

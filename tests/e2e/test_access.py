@@ -172,25 +172,6 @@ def test_what_one_has_cached_is_no_faster_for_the_other(server: Demo) -> None:
 
 
 def test_the_config_changes_while_requests_run_and_none_of_them_fails(server: Demo) -> None:
-    url = find_admin_url(server)
-    admin = httpx.Client(
-        base_url=url, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=300
-    )
-    file = server.log.parent / "serve.yaml"
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    keys = {label: key for label, key in config["access"]["keys"].items() if label != "busy"}
-    keys["new"] = {"sha256": hashlib.sha256(b"new").hexdigest(), "tenant": "b"}
-    file.write_text(
-        yaml.safe_dump(
-            config
-            | {
-                "access": config["access"] | {"keys": keys},
-                "default_policy": "gate",
-                "server": config["server"] | {"max_queued": 300, "slots": 3},
-            }
-        ),
-        encoding="utf-8",
-    )
     stop = threading.Event()
 
     def go_on_asking(key: str) -> list[int]:
@@ -199,58 +180,74 @@ def test_the_config_changes_while_requests_run_and_none_of_them_fails(server: De
             codes.append(chat(server, key).status_code)
         return codes
 
-    with admin, ThreadPoolExecutor(4) as pool:
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    with (
+        httpx.Client(base_url=find_admin_url(server), headers=headers, timeout=300) as admin,
+        ThreadPoolExecutor(4) as pool,
+    ):
         running = [pool.submit(go_on_asking, key) for key in "aabb"]
-
-        # What cannot be done changes nothing.
-        lost = {"type": "learned_static", "options": {"entry": "lost"}}
-        refusals: list[tuple[Any, str]] = [
-            ({"policies": {"x": {"type": "nobody"}}, "default_policy": "x"}, "policies.x"),
-            ({"policies": {"x": lost}, "default_policy": "x"}, "lost"),
-            ({"server": {"port": 1}}, "server.port cannot change"),
-            ({"library": {"entries": {"lost": {"nobody": 1}}}}, "library.entries.lost"),
-            ([], "JSON object"),
-        ]
-        for given, said in refusals:
-            refused = admin.put("/admin/config", json=given)
-            assert refused.status_code == 400, refused.text
-            assert said in refused.json()["error"]["message"]
-        dry = admin.put("/admin/config", params={"dry_run": True}, json={"default_policy": "gate"})
-        assert dry.json() == {"version": 1, "changed": ["default_policy"]}
-        assert chat(server, "a").json()["merge"]["policy"] == "inline"
-
-        # A file's changes are made, and taken back.
-        told = _run_tta("config", "reload", str(file), "--url", url)
-        assert told == {
-            "version": 2,
-            "changed": [
-                "access.keys.busy",
-                "access.keys.new",
-                "default_policy",
-                "server.max_queued",
-            ],
-        }
-        assert chat(server, "a").json()["merge"]["policy"] == "gate"
-        assert chat(server, "busy").status_code == 401
-        assert set(chat(server, "new").json()["merge"]["experts"]) <= OWN["b"]
-        assert admin.get("/admin/config").json()["server"]["max_queued"] == 300
-        stale = admin.put("/admin/config", params={"replaces": 1}, json={})
-        assert stale.status_code == 409
-        assert _run_tta("config", "rollback", "--url", url)["version"] == 3
-        assert chat(server, "new").status_code == 401
-        assert chat(server, "a").json()["merge"]["policy"] == "inline"
-        history = admin.get("/admin/config/history").json()
-        assert [(one["version"], one["by"]) for one in history["versions"]] == [
-            (1, "the start"),
-            (2, "admin"),
-            (3, "admin"),
-        ]
-        assert admin.post("/admin/config/rollback", json={"to": 9}).status_code == 404
-        assert "tta_config_version" in admin.get("/metrics").text
-        stop.set()
+        try:
+            _check_refusals(server, admin)
+            _check_reload_and_rollback(server, admin)
+        finally:
+            stop.set()
         codes = Counter(code for one in running for code in one.result(300))
     assert codes.keys() == {200}
     assert codes[200] > 8
+
+
+def _check_refusals(server: Demo, admin: httpx.Client) -> None:
+    """What cannot be done changes nothing."""
+    lost = {"type": "learned_static", "options": {"entry": "lost"}}
+    refusals: list[tuple[Any, str]] = [
+        ({"policies": {"x": {"type": "nobody"}}, "default_policy": "x"}, "policies.x"),
+        ({"policies": {"x": lost}, "default_policy": "x"}, "lost"),
+        ({"server": {"port": 1}}, "server.port cannot change"),
+        ({"library": {"entries": {"lost": {"nobody": 1}}}}, "library.entries.lost"),
+        ([], "JSON object"),
+    ]
+    for given, said in refusals:
+        refused = admin.put("/admin/config", json=given)
+        assert refused.status_code == 400, refused.text
+        assert said in refused.json()["error"]["message"]
+    dry = admin.put("/admin/config", params={"dry_run": True}, json={"default_policy": "gate"})
+    assert dry.json() == {"version": 1, "changed": ["default_policy"]}
+    assert chat(server, "a").json()["merge"]["policy"] == "inline"
+
+
+def _check_reload_and_rollback(server: Demo, admin: httpx.Client) -> None:
+    """A file's changes are made, and taken back."""
+    file = server.log.parent / "serve.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    keys = {label: key for label, key in config["access"]["keys"].items() if label != "busy"}
+    keys["new"] = {"sha256": hashlib.sha256(b"new").hexdigest(), "tenant": "b"}
+    more = {
+        "access": config["access"] | {"keys": keys},
+        "default_policy": "gate",
+        "server": config["server"] | {"max_queued": 300, "slots": 3},
+    }
+    file.write_text(yaml.safe_dump(config | more), encoding="utf-8")
+
+    changed = ["access.keys.busy", "access.keys.new", "default_policy", "server.max_queued"]
+    url = find_admin_url(server)
+    assert _run_tta("config", "reload", str(file), "--url", url) == {
+        "version": 2,
+        "changed": changed,
+    }
+    assert chat(server, "a").json()["merge"]["policy"] == "gate"
+    assert chat(server, "busy").status_code == 401
+    assert set(chat(server, "new").json()["merge"]["experts"]) <= OWN["b"]
+    assert admin.get("/admin/config").json()["server"]["max_queued"] == 300
+    stale = admin.put("/admin/config", params={"replaces": 1}, json={})
+    assert stale.status_code == 409
+
+    assert _run_tta("config", "rollback", "--url", url) == {"version": 3, "changed": changed}
+    assert chat(server, "new").status_code == 401
+    assert chat(server, "a").json()["merge"]["policy"] == "inline"
+    history = admin.get("/admin/config/history").json()["versions"]
+    by = [(one["version"], one["by"]) for one in history]
+    assert by == [(1, "the start"), (2, "admin"), (3, "admin")]
+    assert admin.post("/admin/config/rollback", json={"to": 9}).status_code == 404
 
 
 def _run_tta(*arguments: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Kill the engine under load (-9); runs last, as the demo needs a minute to come back."""
 
+import re
 import threading
 import time
 from typing import Any
@@ -55,6 +56,8 @@ def test_requests_in_flight_get_an_error_and_the_server_recovers_by_itself(demo:
     demo.wait_ready()
     assert ask(demo.client()).choices[0].message.content == before
     assert httpx.get(config, headers=admin).json()["server"]["max_queued"] == 200, "as before"
+    text = httpx.get(f"{demo.url}/metrics", timeout=60).text
+    assert re.search(r"^tta_suspects\{.*\} 1\.0", text, re.M), "all eight ask for the same"
     history = httpx.get(f"{config}/history", headers=admin).json()
     assert history["version"] == version
     assert (

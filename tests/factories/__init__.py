@@ -16,6 +16,7 @@ second_runner      a plugin of pytest for engines on vLLM's second model runner
 inline_world       random heads, requests that they decide, and the slow maths of both
 one_bit            one-bit experts of tiny random bases, and what they change in plain transformers
 offline_client     the server's client over an offline engine, and the slow maths of what it asks
+kept_text          a text that replicas share
 placed_turns       prompts of a conversation, and the places of turns in them
 counting_engine    an engine of known numbers, which counts what it is asked
 known_features     a probe whose features are known

@@ -120,7 +120,8 @@ def test_a_value_that_cannot_be_used_is_named(given: dict[str, Any], said: str) 
 
 def test_differences_are_named_by_their_places(tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
-    file.write_text("model: {id: demo, source: x}\nlibrary: {path: x}\ndefault_policy: base\n")
+    text = "model: {id: demo, source: x}\nlibrary: {path: x}\ndefault_policy: base\n"
+    file.write_text(text, encoding="utf-8")
     old = load(file, {})
     new = load(file, {"server.port": 9000, "model.engine_args": {"block_size": 32}})
     found = list_differences(old.model_dump(mode="json"), new.model_dump(mode="json"))

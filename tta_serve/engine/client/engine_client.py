@@ -95,6 +95,11 @@ class EngineClient:
         self._kinds: list[wire.ProbeKind] | None = None
         _drop_lora_gauge(self._llm)
 
+    @property
+    def dead(self) -> bool:
+        """Whether the engine has ended."""
+        return bool(self._llm.errored)
+
     def _generate_for_owner(
         self, prompt: Any, params: SamplingParams, name: str, **options: Any
     ) -> AsyncIterator[Any]:

@@ -39,6 +39,7 @@ class Exchange:
 
     Attributes:
         error: What the engine or a policy raised.
+        killed: Whether the engine died while it ran a prompt of it.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Exchange:
         self._readers: set[asyncio.Task[Any]] = set()  # of the engine's outputs
         self._ended = False
         self.error: BaseException | None = None
+        self.killed = False
 
     @property
     def model(self) -> str | None:
@@ -102,11 +104,13 @@ class Exchange:
         reader = asyncio.current_task()
         assert reader is not None
         self._readers.add(reader)
+        lived = False
         try:
             async with self._admitted.room_for(call.params.n):
                 route = await self._route(index)
                 if index not in self._placed:
                     self._placed[index] = self._place(call, route, index)
+                lived = not self._engine.dead
                 outputs: Any = self.record.usage.watch(
                     self._engine.run(call, self._placed[index]), call.params
                 )
@@ -116,6 +120,7 @@ class Exchange:
                         yield output
         except Exception as error:
             self.error = error
+            self.killed |= lived and self._engine.dead
             raise
         finally:
             self._readers.discard(reader)

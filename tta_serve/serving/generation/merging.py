@@ -6,6 +6,7 @@ from tta_serve import metrics
 from tta_serve.engine.client.engine_client import OWNER, EngineClient
 from tta_serve.exceptions import RequestError
 from tta_serve.serving.access.admission import Admission, Budgets
+from tta_serve.serving.access.quarantine import Quarantine, identify_request
 from tta_serve.serving.experts.live_experts import LiveExperts
 from tta_serve.serving.generation.answer import Answer
 from tta_serve.serving.generation.exchange import Exchange
@@ -28,6 +29,7 @@ class Merging:
         admission: Admission,
         trials: Trials,
         budgets: Budgets,
+        quarantine: Quarantine,
     ) -> None:
         self._app = app
         self._routes = routes
@@ -36,6 +38,7 @@ class Merging:
         self._admission = admission
         self._trials = trials
         self._budgets = budgets
+        self._quarantine = quarantine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request: GenerateRequest | None = scope.get(REQUEST)
@@ -70,7 +73,7 @@ class Merging:
                     ) as admitted,
                 ):
                     exchange = Exchange(request, wish, record, self._engine, admitted)
-                    await self._answer(exchange, scope, receive, send)
+                    await self._answer_watched(exchange, scope, receive, send)
             except RequestError as error:
                 record.outcome = "client_error"
                 await failure_of(error).response()(scope, receive, send)
@@ -83,6 +86,18 @@ class Merging:
         wish = record.view.catalog.read_wish(request.model, request.body.get("merge"))
         wish = wish.with_warnings(self._routes.warnings(path, request.body))
         return self._trials.decide(wish, request, record)
+
+    async def _answer_watched(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Let the request be answered, and remember it if the engine dies meanwhile."""
+        key = identify_request(scope["path"], exchange.request.body)
+        async with self._quarantine.watch(key):
+            await self._answer(exchange, scope, receive, send)
+        if exchange.killed:
+            await self._quarantine.blame(key)
+        elif exchange.record.outcome == "ok":
+            await self._quarantine.clear(key)
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Let vLLM's app answer. It hands each prompt to the exchange, which routes it."""

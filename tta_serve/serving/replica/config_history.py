@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
 from tta_serve.config.reload import select_reloadable
 from tta_serve.config.sections import ServeConfig
+from tta_serve.serving.access.quarantine import KeptText
 
 MOST_VERSIONS = 20
 """How many are kept, the latest ones."""
@@ -27,14 +28,6 @@ class ConfigVersion(BaseModel):
 
 
 _VERSIONS = TypeAdapter(list[ConfigVersion])
-
-
-class KeptText(Protocol):
-    """A text that outlives a replica, and that all replicas of a server share."""
-
-    def read(self) -> bytes | None: ...
-
-    def write(self, text: bytes) -> None: ...
 
 
 class ConfigHistory:

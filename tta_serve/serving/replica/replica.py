@@ -21,6 +21,7 @@ from tta_serve.exceptions import ConfigError, RequestError
 from tta_serve.protocol import ConfigChange, ExpertChange, Explained, ExplainRequest
 from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.key_ring import KeyRing
+from tta_serve.serving.access.quarantine import Quarantine
 from tta_serve.serving.experts.live_experts import LiveExperts
 from tta_serve.serving.experts.startup import StartupPlan, source_of
 from tta_serve.serving.generation.merging import Merging
@@ -59,6 +60,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         self.history = ConfigHistory(ClusterText(f"tta-config-{server_id}"), plan.config)
         now = (await asyncio.to_thread(self.history.read))[-1]
         self._version = now.version
+        self._quarantine = Quarantine(ClusterText(f"tta-suspects-{server_id}"))
         self._plan = StartupPlan.of(reload_config(plan.config, now.given))
         self._admin_key = admin_key
         llm_config.update_engine_kwargs(**self._plan.engine_args())
@@ -88,6 +90,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         self._rules = EdgeRules(config.server, KeyRing(config.access, self._admin_key))
         self._admission = Admission(2 * config.server.slots, *count_room(config))
         await self._catch_up()
+        await self._quarantine.refresh()
         if config.server.replicas > 1:
             EDGES.append(partial(build_edge, rules=self._rules))
         else:
@@ -114,9 +117,15 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         complete_app(
             app, self, Peers(self, config.server.replicas), config.library.path, self._control_plane
         )
-        budgets = Budgets(config.server.replicas)
         merging = Merging(
-            app, Routes.of(app), self._engine, self._experts, self._admission, self._trials, budgets
+            app,
+            Routes.of(app),
+            self._engine,
+            self._experts,
+            self._admission,
+            self._trials,
+            Budgets(config.server.replicas),
+            self._quarantine,
         )
         if config.server.admin_port is not None:
             place = config.server.admin_host, config.server.admin_port
@@ -140,6 +149,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
     async def check_health(self) -> None:
         """Raise if the engine is dead, or nobody can be answered."""
         await super().check_health()
+        await self._quarantine.refresh()
         if not all(server.running for server in self._servers):
             raise RuntimeError("the HTTP server has ended")
 

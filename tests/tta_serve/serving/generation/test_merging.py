@@ -22,6 +22,7 @@ from adapters.mix import Mix
 from router.policies.static import StaticPolicy
 from tests.factories.asgi import Got, asked, call, receiving, spoken
 from tests.factories.counting_engine import CountingEngine
+from tests.factories.kept_text import MemoryText
 from tests.factories.placed_turns import Letters
 from tests.tta_serve.serving.routing.test_dispatcher import CONFIG, DIGESTS, Table
 from tta_serve import metrics
@@ -31,6 +32,7 @@ from tta_serve.engine import wire
 from tta_serve.engine.client.engine_client import EngineClient
 from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.key_ring import KeyRing
+from tta_serve.serving.access.quarantine import DEATHS, Quarantine
 from tta_serve.serving.generation.merging import Merging
 from tta_serve.serving.http import openai_errors
 from tta_serve.serving.http.edge import Edge, EdgeRules
@@ -59,6 +61,7 @@ class Llm:
     """
 
     logger_manager = None
+    errored = False
     model_config = SimpleNamespace(max_model_len=64, get_vocab_size=lambda: VOCABULARY)
 
     def __init__(self) -> None:
@@ -88,6 +91,7 @@ class Llm:
         try:
             await self.gate.wait()
             if self.error is not None:
+                self.errored = isinstance(self.error, EngineDeadError)
                 raise self.error
             sample = SimpleNamespace(index=0, token_ids=[7], finish_reason=self.reason)
             yield SimpleNamespace(
@@ -127,6 +131,7 @@ class Desk:
             versions={},
         )
         self.admission = Admission(ROOM, most)
+        self.quarantine = Quarantine(MemoryText())
         fields = {
             TEXT: frozenset(
                 {"model", "prompt", "n", "use_beam_search", "structured_outputs", "stream"}
@@ -140,6 +145,7 @@ class Desk:
             self.admission,
             Trials(),
             Budgets(),
+            self.quarantine,
         )
         self.app = Edge(merging, EdgeRules(ServerConfig(), KeyRing(AccessConfig(), None)))
 
@@ -373,6 +379,22 @@ def test_too_many_at_once_are_429_and_others_are_answered() -> None:
     assert desk.ask(body(said(sql=1.0))).status == 200
 
 
+def test_what_ends_the_engine_again_and_again_is_refused_and_nothing_else() -> None:
+    desk = Desk()
+    bad = {"model": "demo:sql", "prompt": "x"}
+    for _ in range(DEATHS):
+        desk.llm.error = EngineDeadError()
+        assert desk.ask(bad).status == 503
+        assert desk.ask({**bad, "prompt": "late"}).status == 503, "it came after the death"
+        desk.llm.error, desk.llm.errored = None, False
+    refused = desk.ask({**bad, "stream": True})
+    assert refused.status == 422
+    assert f"the engine died {DEATHS} times" in refused.error["message"]
+    for other in ("y", "late"):
+        assert desk.ask({**bad, "prompt": other}).status == 200
+    assert metrics.suspects._value.get() == 1
+
+
 def test_an_engine_that_has_died_is_503_and_what_it_says_is_not_told() -> None:
     desk = Desk()
     desk.llm.error = EngineDeadError()
@@ -438,7 +460,14 @@ def test_other_routes_are_vllms() -> None:
         await JSONResponse({})(scope, receive, send)
 
     merging = Merging(
-        other, Routes({}), desk.engine, cast(Any, desk), desk.admission, Trials(), Budgets()
+        other,
+        Routes({}),
+        desk.engine,
+        cast(Any, desk),
+        desk.admission,
+        Trials(),
+        Budgets(),
+        desk.quarantine,
     )
     for path in ("/version", "/v1/models", "/v1/completions/x"):
         assert (

@@ -2,25 +2,13 @@
 
 from datetime import UTC, datetime
 
+from tests.factories.kept_text import MemoryText
 from tta_serve.config.sections import ServeConfig
 from tta_serve.serving.replica.config_history import (
     MOST_VERSIONS,
     ConfigHistory,
     ConfigVersion,
 )
-
-
-class Text:
-    """A text in memory."""
-
-    def __init__(self) -> None:
-        self.text: bytes | None = None
-
-    def read(self) -> bytes | None:
-        return self.text
-
-    def write(self, text: bytes) -> None:
-        self.text = text
 
 
 def test_the_latest_versions_are_kept_and_no_secret_of_the_store() -> None:
@@ -32,7 +20,7 @@ def test_the_latest_versions_are_kept_and_no_secret_of_the_store() -> None:
             "store": {"url": "postgresql://tta:secret@db.example/tta"},
         }
     )
-    text = Text()
+    text = MemoryText()
     history = ConfigHistory(text, config)
     [first] = history.read()
     assert (first.version, first.by, first.changed) == (1, "the start", [])
