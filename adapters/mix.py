@@ -81,6 +81,8 @@ class MixRules:
     """By exclusive part of Twin-Merging, the shared one, which is on in every mix that has it."""
     aside: frozenset[str] = frozenset()
     """The experts that policies do not choose: shared ones, and such that others stand for."""
+    alone: frozenset[str] = frozenset()
+    """The experts that may be in no mix with others; policies do not choose them either."""
     _digits: int = field(default=10, repr=False)
 
     def mix(self, coefficients: Mapping[str, Coefficient]) -> Mix:
@@ -100,14 +102,17 @@ class MixRules:
     def entry(self, coefficients: Mapping[str, Coefficient]) -> Mix:
         """Return the same as `mix`, of however many experts an operator has fixed for an entry.
 
-        Raises MixError for an unknown expert, and for a coefficient that is out of range, not
-        finite, or has not one number for each layer.
+        Raises MixError for an unknown expert, for a coefficient that is out of range, not finite,
+        or has not one number for each layer, and for an expert beside one that may be used only
+        alone.
         """
         for name, value in coefficients.items():
             self._check(name, value)
-        return self.complete(
+        mix = self.complete(
             {name: map_numbers(value, self.snap) for name, value in coefficients.items()}
         )
+        self._check_alone(mix)
+        return mix
 
     def complete(self, coefficients: Mapping[str, Coefficient]) -> Mix:
         """Return the mix of these coefficients, and of the shared experts that go with them.
@@ -122,7 +127,7 @@ class MixRules:
     @property
     def classes(self) -> frozenset[str]:
         """The experts that policies choose among."""
-        return self.names - self.aside
+        return self.names - self.aside - self.alone
 
     def narrow(self, classes: Collection[str]) -> "MixRules":
         """Return the same rules, with these experts alone to choose among."""
@@ -145,6 +150,15 @@ class MixRules:
                 )
         for value in numbers_of(coefficient):
             self._check_number(name, value)
+
+    def _check_alone(self, mix: Mix) -> None:
+        names = [name for name, _ in mix.coefficients]
+        lone = [name for name in names if name in self.alone]
+        if lone and len(names) > 1:
+            raise MixError(
+                f"{lone[0]!r} may be used only alone, says its owner; leave it out, or"
+                f" {', '.join(sorted({*names} - {lone[0]}))}"
+            )
 
     def _check_number(self, name: str, value: object) -> None:
         if (

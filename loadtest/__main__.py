@@ -6,6 +6,7 @@ from loadtest.commands import (
     dense,
     edge,
     engine,
+    faults,
     inline,
     kernel,
     library,
@@ -21,6 +22,7 @@ app = typer.Typer(help="Benchmarks of tta-serve.", no_args_is_help=True)
 app.command("dense")(dense.command)
 app.command("edge")(edge.command)
 app.command("engine")(engine.command)
+app.command("faults")(faults.command)
 app.command("inline")(inline.command)
 app.command("kernel")(kernel.command)
 app.command("library")(library.command)

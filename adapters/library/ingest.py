@@ -40,6 +40,8 @@ class OwnerNotes:
     description: str | None = None
     examples: Path | None = None
     """A file of prompts that it is for, one a line."""
+    alone: bool = False
+    """Whether it may be used only alone."""
 
     def describe(self, source: Source) -> About:
         """Return what a manifest says of an expert from this source.
@@ -53,6 +55,7 @@ class OwnerNotes:
             licence=self.licence,
             description=self.description,
             examples=prompts,
+            alone=self.alone,
         )
 
 
@@ -122,7 +125,7 @@ def draft_folder(path: Path, name: str, base: Checkpoint, form: Form, notes: Own
         ServableWeights.of(base).check(name, deltas.shapes)
     own = path / EXAMPLES_FILE
     if notes.examples is None and own.is_file():
-        notes = OwnerNotes(notes.licence, notes.description, own)
+        notes = replace(notes, examples=own)
     about = replace(notes.describe(source), invocation=invocation)
     return Draft(name, deltas, form, about, base)
 
@@ -178,9 +181,9 @@ def draft_merge(  # noqa: PLR0913 - all that a merge is made of
         base: What the merge was checked against, if anything.
 
     Raises:
-        LibraryError: The prompts cannot be used, or a parent acts from its invocation on alone.
+        LibraryError: The prompts cannot be used, or a parent cannot or may not be merged.
     """
-    check_acts_always(library, parents)
+    check_mergeable(library, parents)
     digests = {parent: library.manifest(parent).digest for parent in parents}
     source = Source("merge", method=method, options=options, parents=digests)
     return Draft(name, merged, form, notes.describe(source), base)
@@ -203,10 +206,10 @@ def draft_twins(
         form: The rank of each part.
         shared_weight: How much of the sum of all experts is shared.
 
-    Raises LibraryError if an expert acts only from its invocation on.
+    Raises LibraryError if an expert cannot or may not be merged.
     """
     shared, exclusive = twins
-    check_acts_always(library, [*exclusive])
+    check_mergeable(library, [*exclusive])
     known = {name: library.manifest(name) for name in exclusive}
     options: dict[str, float] = {"shared_weight": shared_weight}
     if form.rank is not None:
@@ -230,16 +233,21 @@ def draft_twins(
     return drafts
 
 
-def check_acts_always(library: Library, names: Sequence[str]) -> None:
-    """Check that experts can be merged into weights, which act on all tokens.
+def check_mergeable(library: Library, names: Sequence[str]) -> None:
+    """Check that experts can be merged into weights, which act on all tokens, and may be.
 
-    Raises LibraryError if one acts only from its invocation on.
+    Raises LibraryError if one acts only from its invocation on, or may be used only alone.
     """
     invoked = [name for name in names if library.invocation(name)]
     if invoked:
         raise LibraryError(
             f"{', '.join(invoked)}: made to act only from an invocation on (aLoRA), so it cannot be"
             " merged into weights; name others, or mix it per request, which heeds the invocation"
+        )
+    lone = [name for name in names if name in library.alone]
+    if lone and len(names) > 1:
+        raise LibraryError(
+            f"{', '.join(lone)}: may be used only alone, says its owner (--alone); name others"
         )
 
 
@@ -306,4 +314,5 @@ def _inherit(known: Manifest, source: Source) -> About:
         examples=known.examples,
         twin=known.twin,
         invocation=known.invocation,
+        alone=known.alone,
     )

@@ -223,11 +223,15 @@ class Library:
         """The names of the experts that policies choose among.
 
         A shared part of Twin-Merging is none of them, nor is an exclusive one whose expert is there
-        itself.
+        itself, nor one that may be used only alone.
         """
-        return (
-            tuple(list_classes(self.names, self.parts, self.digests)) if self.parts else self.names
-        )
+        found = list_classes(self.names, self.parts, self.digests) if self.parts else self.names
+        return tuple(name for name in found if name not in self.alone)
+
+    @property
+    def alone(self) -> frozenset[str]:
+        """The names of the experts that may be used only alone."""
+        return frozenset(name for name, manifest in self.managed.items() if manifest.alone)
 
     def invocation(self, name: str) -> tuple[int, ...]:
         """Return the tokens from whose last place in a prompt on an expert acts.

@@ -109,6 +109,8 @@ class About:
     invocation: tuple[int, ...] = field(default=(), metadata=LATER)
     """The tokens from whose last place in a prompt on it acts; none if it acts wherever its mix
     does."""
+    alone: bool = field(default=False, metadata=LATER)
+    """Whether its owner lets it be used only alone: in no mix with others, and in no merge."""
 
     def __post_init__(self) -> None:
         if len(self.examples) > MAX_EXAMPLES:

@@ -22,5 +22,7 @@ scale_expand      a Triton kernel, a candidate for that delta
 sign_expand       a Triton kernel, a candidate for one-bit experts on a GPU
 one_bit           one-bit experts beside their base, and their bytes beside dense ones
 batch_decisions   what t3_batch adds to requests that come together, over t3
+faults            `python -m loadtest faults`: what fails, and what is lost, when something breaks
+fault_kinds       what can break
 soak              `python -m loadtest soak`: experts come and go, every answer is checked
 """

@@ -10,5 +10,7 @@ routed            the mixture's engine with a policy that decides inside the pas
 conversations     conversations on it, held turn by turn
 session           what engines are started with
 servers           three servers, over HTTP: vLLM's, Ray's and ours
+kept_server       ours, started again whenever it ends, and its database
+checked_load      clients that know the right answers
 ray_direct        Ray's own server, started with direct streaming
 """

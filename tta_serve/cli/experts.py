@@ -46,6 +46,9 @@ Parts = Annotated[
     ),
 ]
 Dense = Annotated[bool, typer.Option("--dense", help="Keep the whole change of every weight.")]
+Alone = Annotated[
+    bool, typer.Option("--alone", help="It may be used in no mix with others, nor in a merge.")
+]
 Licence = Annotated[str | None, typer.Option(help="The expert's licence.")]
 Description = Annotated[str | None, typer.Option(help="What the expert is for.")]
 Examples = Annotated[Path | None, typer.Option(help="A file of prompts to route by, one a line.")]
@@ -74,6 +77,7 @@ def add(  # noqa: PLR0913 - one option each
     licence: Licence = None,
     description: Description = None,
     examples: Examples = None,
+    alone: Alone = False,
     check_prompts: Annotated[
         bool,
         typer.Option(
@@ -88,7 +92,7 @@ def add(  # noqa: PLR0913 - one option each
 
     form = making.read_form(rank, energy, one_bit=one_bit, parts=parts, dense=dense)
     making.check_folder(path, form, check_prompts=check_prompts)
-    notes = OwnerNotes(licence, description, examples)
+    notes = OwnerNotes(licence, description, examples, alone)
     making.add_folder(library, path, name, base, form, notes, check_prompts=check_prompts)
 
 

@@ -25,7 +25,7 @@ from adapters.library.ingest import (
     Draft,
     OwnerNotes,
     Score,
-    check_acts_always,
+    check_mergeable,
     check_twin_names,
     draft_compression,
     draft_folder,
@@ -215,7 +215,7 @@ def export_peft(library: Path, name: str, folder: Path) -> None:
 def export_checkpoint(library: Path, name: str, folder: Path, base: Path | None) -> None:
     """Write the base with an expert merged into it as a checkpoint."""
     opened = Library.open(library)
-    check_acts_always(opened, [name])
+    check_mergeable(opened, [name])
     deltas = opened.deltas(name)
     with console.status(f"Writing {folder} ..."):
         left = to_checkpoint(VersionStore(library).checkpoint(base), [(1.0, deltas)], folder)

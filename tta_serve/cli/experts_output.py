@@ -76,6 +76,8 @@ def print_expert(root: Path, name: str, *, as_json: bool) -> None:
         text = printable(value) if isinstance(value, str) else " ".join(to_json(value).split())
         console.print(f"{key:<12}{text}")
     console.print(f"{'examples':<12}{len(manifest.examples)}")
+    if manifest.alone:
+        console.print(f"{'use':<12}alone: in no mix with others, nor in a merge")
     if manifest.twin:
         beside = manifest.twin.shared
         said = "on beside its exclusive parts" if beside == name else f"on beside {beside}"

@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import sys
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -151,7 +150,7 @@ def _serve(config: ServeConfig) -> None:
         )
         console.print(f"Try it:\n{_example(served.url, config.model.id)}\nStop with Ctrl-C.")
         try:
-            threading.Event().wait()
+            served.wait()
         except KeyboardInterrupt:
             console.print("Stopping ...")
 

@@ -1,10 +1,15 @@
 """Keys, and what their tenants may use."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from tta_serve.config.section import Section
+
+UNSTATED = "unstated"
+"""What stands for the licence of an expert that states none."""
 
 Scope = Literal["infer", "feedback", "metrics", "admin"]
 
@@ -31,14 +36,29 @@ class TenantConfig(Section):
 
     experts: list[str] | None = None
     """The experts, also those that are added later; unset, all."""
+    licences: list[str] | None = None
+    """The licences of those experts, in the form of `library.licences`; unset, all."""
     entries: list[str] | None = None
     """The entries, of those whose experts it has; unset, all."""
     policies: list[str] | None = None
     """The policies; unset, all. The first is its default if the server's is not among them."""
 
-    def permits(self, expert: str) -> bool:
-        """Return whether an expert is among them."""
-        return self.experts is None or expert in self.experts
+    def permits(self, expert: str, licence: str | None) -> bool:
+        """Return whether an expert, of that licence, is among them."""
+        return (self.experts is None or expert in self.experts) and allows_licence(
+            self.licences, licence
+        )
+
+
+def allows_licence(patterns: Sequence[str] | None, licence: str | None) -> bool:
+    """Return whether a licence is one of those that patterns allow.
+
+    Args:
+        patterns: As `library.licences` has them, None for all licences.
+        licence: What an expert's manifest states, None if it states nothing.
+    """
+    name = (licence or UNSTATED).lower()
+    return patterns is None or any(fnmatchcase(name, pattern.lower()) for pattern in patterns)
 
 
 class AccessConfig(Section):

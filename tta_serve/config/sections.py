@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,6 +141,9 @@ class LibraryConfig(Section):
     entries: dict[str, EntryField] = {}
     """Mixes by their names: the coefficient of each expert; or `twin: PREFIX`, which is the shared
     part of Twin-Merging, with `weights` of the experts whose own parts are added to it."""
+    licences: list[str] | None = None
+    """The licences under which experts are served, by the names that their manifests state, such as
+    `cc-by-*`; `unstated` lets those in that state none. Unset, all. Others are left out."""
     readings: Path | None = Field(default_factory=_default_readings)
     """The folder that keeps what the base reads in example prompts, so that the next start need not
     read them again; null for nowhere. By default in the user's cache folder."""
@@ -347,12 +351,17 @@ class ServeConfig(Section):
             )
         return self
 
-    def narrow(self, tenant: TenantConfig) -> "ServeConfig":
-        """Return the config of a server that has nothing but what a tenant may use."""
+    def narrow(self, tenant: TenantConfig, experts: Collection[str]) -> "ServeConfig":
+        """Return the config of a server that has nothing but what a tenant may use.
+
+        Args:
+            tenant: What it may use.
+            experts: The experts that it may use.
+        """
         entries = {
             name: mix
             for name, mix in self.library.entries.items()
-            if (tenant.entries is None or name in tenant.entries) and all(map(tenant.permits, mix))
+            if (tenant.entries is None or name in tenant.entries) and mix.keys() <= {*experts}
         }
         own = ["base", *(self.policies if tenant.policies is None else tenant.policies)]
         default = self.default_policy if self.default_policy in own else own[1]

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -12,6 +13,7 @@ from tta_serve.exceptions import StartError
 from tta_serve.serving.experts.startup import StartupPlan
 
 APP_NAME = "tta-serve"
+_LOOK_S = 2.0
 
 
 class RunningApp:
@@ -69,6 +71,17 @@ class RunningApp:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    def wait(self) -> None:
+        """Return never. Raises StartError once one of Ray's own processes has ended.
+
+        Ray starts a replica again, but nobody its own processes: that is a service manager's part.
+        """
+        from tta_serve.serving.ray_private import find_ended_parts
+
+        while not (ended := find_ended_parts()):
+            time.sleep(_LOOK_S)
+        raise StartError(f"Ray's {' and '.join(ended)} ended: start the server again")
 
 
 @contextmanager

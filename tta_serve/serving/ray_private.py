@@ -19,7 +19,14 @@ from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.config import RequestRouterConfig
 from ray.util import list_named_actors
 
-__all__ = ["ClusterText", "ask_replicas", "end_unneeded", "skip_download", "with_request_router"]
+__all__ = [
+    "ClusterText",
+    "ask_replicas",
+    "end_unneeded",
+    "find_ended_parts",
+    "skip_download",
+    "with_request_router",
+]
 
 _NAMESPACE = b"tta-serve"
 
@@ -34,6 +41,12 @@ def end_unneeded() -> None:
     node = ray._private.worker._global_node
     for end in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
         end(check_alive=False)
+
+
+def find_ended_parts() -> list[str]:
+    """Return which of Ray's processes on this machine, started for this server, have ended."""
+    node = ray._private.worker._global_node
+    return [name for name, _ in node.dead_processes()]
 
 
 class ClusterText:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, LibraryError
 from adapters.library.library import Library
 from router.errors import RouterError
 from router.probing import feature_layer
@@ -21,7 +21,7 @@ from tta_serve.config.sections import ServeConfig
 from tta_serve.engine.client.engine_client import EngineClient, ProbeError
 from tta_serve.exceptions import ConfigError, RequestError
 from tta_serve.protocol import ExpertChange
-from tta_serve.serving.experts.startup import check_base, source_of
+from tta_serve.serving.experts.startup import check_base, explain_licence, source_of
 from tta_serve.serving.experts.view import View, Views
 from tta_serve.serving.routing.conversations import Conversations
 from tta_serve.serving.routing.example_readings import ExampleReadings, find_file
@@ -266,6 +266,8 @@ class LiveExperts:
         """The digest of an expert on disk. Raises AdapterError."""
         library = Library.open(self.config.library.path)
         check_base(library, self.config.model.source)
+        if reason := explain_licence(library, name, self.config.library.licences):
+            raise LibraryError(f"expert {name!r} is not served: {reason}")
         return library.deltas(name).digest
 
     def _sweep(self) -> None:

@@ -1,6 +1,7 @@
 """A config, checked against what is on disk."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from adapters.library.library import Library
 from adapters.library.twins import TwinTies, explain_orphans
 from adapters.library.versions import VersionStore, check_fit
 from router.probing import feature_layer
+from tta_serve.config.access import UNSTATED, allows_licence
 from tta_serve.config.sections import ServeConfig
 from tta_serve.engine.options import BankOptions, DenseOptions
 from tta_serve.exceptions import ConfigError
@@ -46,6 +48,10 @@ class StartupPlan:
         check_base(library, config.model.source)
         experts, problems = library.read_experts()
         problems |= _leave_out_misfits(library, experts, config.model.source)
+        for name in list(experts):
+            if reason := explain_licence(library, name, config.library.licences):
+                problems[name] = reason
+                del experts[name]
         parts = {name: part for name, part in library.parts.items() if name in experts}
         for name, reason in explain_orphans(parts).items():
             problems[name] = reason
@@ -57,7 +63,8 @@ class StartupPlan:
         layers = _depth(config.model.source)
         digests = {name: deltas.digest for name, deltas in experts.items()}
         try:
-            Catalog.of(config, tuple(experts), layers, ties=TwinTies.of(library.parts, digests))
+            ties = TwinTies.of(library.parts, digests)
+            Catalog.of(config, tuple(experts), layers, ties=ties, alone=library.alone)
         except ConfigError as error:
             left_out = "".join(
                 f"\nexpert {name} is left out: {problems[name]}" for name in problems
@@ -104,6 +111,19 @@ class StartupPlan:
             dense=self.dense,
         )
         return bank.engine_args(self.config.server.slots)
+
+
+def explain_licence(library: Library, name: str, allowed: Sequence[str] | None) -> str:
+    """Return why an expert's licence keeps it from being served, empty if it does not.
+
+    Args:
+        allowed: As `library.licences` of the config has them.
+    """
+    manifest = library.managed.get(name)
+    licence = manifest.licence if manifest else None
+    if allows_licence(allowed, licence):
+        return ""
+    return f"its licence is {licence or UNSTATED}; library.licences has: {', '.join(allowed or ())}"
 
 
 def check_base(library: Library, source: str) -> None:

@@ -14,12 +14,12 @@ from adapters.errors import LibraryError
 from adapters.files.facts import is_hidden
 from adapters.library.entries import ENTRIES, Entry, scan_entries
 from adapters.library.library import Library, read_examples
-from adapters.library.manifest import TwinPart
 from adapters.library.twins import TwinTies
 from router.errors import RouterError
 from router.policy import EVERYDAY, Context
 from tta_serve.config.access import TenantConfig
 from tta_serve.config.sections import ServeConfig
+from tta_serve.serving.experts.expert_facts import ExpertTable
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.routing.conversations import Conversations
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
@@ -46,12 +46,8 @@ class View:
     versions: Mapping[str, str] = field(default_factory=dict)
     """By policy, a short hash of what its decisions depend on: its settings, the experts, what was
     trained for them."""
-    parts: Mapping[str, TwinPart] = field(default_factory=dict)
-    """Which experts are parts of Twin-Merging."""
-    forms: Mapping[str, str] = field(default_factory=dict)
-    """The form of each expert that is no low-rank one."""
-    invocations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """The tokens from which on some experts act."""
+    experts: ExpertTable = field(default_factory=ExpertTable)
+    """What else is known of its experts."""
     holders: int = 0
     """The requests that see it, or what a tenant sees of it."""
     tenants: dict[str, "View"] = field(default_factory=dict)
@@ -112,16 +108,15 @@ class Views:
 
         What its experts share with others goes with them.
         """
-        own = {expert for expert in whole.digests if tenant.permits(expert)}
-        own |= {shelf.parts[expert].shared for expert in own & shelf.parts.keys()}
-        config = self.config.narrow(tenant)
+        facts, parts = shelf.experts.facts, shelf.experts.parts
+        own = {expert for expert in facts if tenant.permits(expert, facts[expert].licence)}
+        own |= {parts[expert].shared for expert in own & parts.keys()}
+        config = self.config.narrow(tenant, own)
         named = shelf.entries if tenant.entries is None else tenant.entries
         narrow = replace(
             shelf,
             entries=_select(shelf.entries, named),
-            parts=_select(shelf.parts, own),
-            forms=_select(shelf.forms, own),
-            invocations=_select(shelf.invocations, own),
+            experts=shelf.experts.narrow(own),
             examples=_select(shelf.examples, own),
         )
         try:
@@ -154,10 +149,11 @@ class Views:
             tuple(sorted(digests)),
             self.layers,
             _find_valid(shelf.entries, digests),
-            TwinTies.of(shelf.parts, digests),
+            TwinTies.of(shelf.experts.parts, digests),
+            alone=shelf.experts.alone,
             strict=strict,
         )
-        probe = ViewProbe(self.engine, digests, self.probes, shelf.forms)
+        probe = ViewProbe(self.engine, digests, self.probes, shelf.experts.forms)
         context = Context(
             catalog.rules,
             shelf.examples,
@@ -166,8 +162,8 @@ class Views:
             digests,
             catalog.entries,
             shelf.artifacts,
-            forms=shelf.forms,
-            invocations=shelf.invocations,
+            forms=shelf.experts.forms,
+            invocations=shelf.experts.invocations,
         )
         router = await PolicyDispatcher.create(config, context, probe, self.conversations, must)
         versions = self._name_versions(await asyncio.to_thread(_made, digests, shelf.artifacts))
@@ -177,9 +173,7 @@ class Views:
             router=router,
             examples=shelf.examples,
             versions=versions,
-            parts=shelf.parts,
-            forms=shelf.forms,
-            invocations=shelf.invocations,
+            experts=shelf.experts,
         )
 
     def _name_versions(self, made: str) -> dict[str, str]:
@@ -200,9 +194,7 @@ class _Shelf:
     """What is on disk of the experts of a view."""
 
     entries: Mapping[str, Entry]
-    parts: Mapping[str, TwinPart]
-    forms: Mapping[str, str]
-    invocations: Mapping[str, tuple[int, ...]]
+    experts: ExpertTable
     examples: Mapping[str, list[str]]
     everyday: list[str]
     artifacts: Path
@@ -213,9 +205,7 @@ class _Shelf:
         library = Library.open(config.library.path)
         return cls(
             entries=_read_entries(library),
-            parts=_find_parts(library, digests, before),
-            forms=_find_forms(library, digests, before),
-            invocations=_find_invocations(library, digests, before),
+            experts=ExpertTable.read(library, digests, before.experts if before else ExpertTable()),
             examples={name: _read_prompts(library, name, before) for name in digests},
             everyday=read_examples(config.library.everyday or EVERYDAY),
             artifacts=(library.root / ENTRIES).parent,
@@ -255,56 +245,6 @@ def _read_prompts(library: Library, name: str, before: View | None) -> list[str]
             raise
         logger.warning("the prompts of %s stay as they were: %s", name, error)
         return before.examples[name]
-
-
-def _find_parts(
-    library: Library, digests: Mapping[str, str], before: View | None
-) -> dict[str, TwinPart]:
-    """Return which of the experts served are parts of Twin-Merging.
-
-    What is served may be another version than the library's current one: then it is what it was in
-    the view before.
-    """
-    found = {
-        name: part
-        for name, part in library.parts.items()
-        if library.managed[name].digest == digests.get(name)
-    }
-    if before is None:
-        return found
-    kept = {
-        name: part
-        for name, part in before.parts.items()
-        if name not in found and before.digests[name] == digests.get(name)
-    }
-    return found | kept
-
-
-def _find_forms(
-    library: Library, digests: Mapping[str, str], before: View | None
-) -> dict[str, str]:
-    """Return the form of each expert served that is no low-rank one, as `_find_parts` does."""
-    forms = {m.digest: m.form for m in library.managed.values()}
-    if before is not None:
-        forms |= {before.digests[name]: form for name, form in before.forms.items()}
-    found = {name: forms.get(digest, "low_rank") for name, digest in digests.items()}
-    return {name: form for name, form in found.items() if form != "low_rank"}
-
-
-def _find_invocations(
-    library: Library, digests: Mapping[str, str], before: View | None
-) -> dict[str, tuple[int, ...]]:
-    """Return the invocation of each expert served that has one, as `_find_parts` does."""
-    found = {}
-    for name in digests:
-        manifest = library.managed.get(name)
-        if manifest is not None and manifest.digest == digests[name]:
-            found[name] = manifest.invocation
-        elif before and before.digests.get(name) == digests[name]:
-            found[name] = before.invocations.get(name, ())
-        elif manifest is None:
-            found[name] = library.invocation(name)
-    return {name: tokens for name, tokens in found.items() if tokens}
 
 
 def _made(digests: dict[str, str], artifacts: Path) -> str:

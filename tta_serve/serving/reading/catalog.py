@@ -1,6 +1,6 @@
 """The names a client can use, and what a request's `model` and `merge` mean."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -79,6 +79,7 @@ class Catalog:
         saved: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType({}),
         ties: TwinTies = _NO_TIES,
         *,
+        alone: Collection[str] = (),
         strict: bool = True,
     ) -> "Catalog":
         """Return the catalog of a config and its experts.
@@ -89,6 +90,7 @@ class Catalog:
             layers: Of the base's decoder.
             saved: Entries of experts that are all there, besides the config's.
             ties: What parts of Twin-Merging among the experts mean.
+            alone: The experts that may be used only alone.
         """
         mix = config.mix
         rules = MixRules(
@@ -100,6 +102,7 @@ class Catalog:
             mix.maximum,
             ties.shared,
             ties.aside,
+            frozenset(alone),
         )
         entries: dict[str, Mix] = {}
         whole = {

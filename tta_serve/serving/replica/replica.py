@@ -160,7 +160,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
 
     async def _ask_canary(self) -> None:
         with self._experts.hold() as view:
-            moved = view.forms.keys() | view.invocations.keys()
+            moved = view.experts.forms.keys() | view.experts.invocations.keys()
             await self._canary.check(view.digests.keys() - moved, view.digests)
 
     async def __del__(self) -> None:

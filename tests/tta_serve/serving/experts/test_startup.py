@@ -86,3 +86,47 @@ def test_a_library_of_which_nothing_can_be_used_stops_the_start(tmp_path: Path) 
     (tmp_path / "library" / "cut" / "adapter_model.safetensors").write_bytes(b"cut")
     with pytest.raises(LibraryError, match=r"no expert can be used: .*cannot be read"):
         StartupPlan.of(settings_of(tmp_path))
+
+
+def add_expert(root: Path, base: Path, name: str, seed: int, *options: str) -> None:
+    make_expert(root / name, base, seed=seed, layers=range(2))
+    arguments = ["add", str(root / name), f"--name={name}", f"--base={base}"]
+    ran = CliRunner().invoke(app, [*arguments, f"--library={root / 'library'}", *options])
+    assert ran.exit_code == 0, ran.output
+
+
+def test_experts_of_other_licences_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = make_plain_base(tmp_path / "base", 0)
+    add_expert(tmp_path, base, "free", 0, "--licence=Apache-2.0")
+    add_expert(tmp_path, base, "lab", 1, "--licence=CC-BY-NC-4.0")
+    add_expert(tmp_path, base, "plain", 2)
+    for licences, served in (
+        (None, {"free", "lab", "plain"}),
+        (["apache-*", "unstated"], {"free", "plain"}),
+        (["CC-*"], {"lab"}),
+    ):
+        plan = StartupPlan.of(settings_of(tmp_path, **{"library.licences": licences}))
+        assert plan.digests.keys() == served
+    assert "expert free is left out: its licence is Apache-2.0; library.licences has: CC-*" in (
+        caplog.text
+    )
+    with pytest.raises(LibraryError, match="no expert can be used: its licence is"):
+        StartupPlan.of(settings_of(tmp_path, **{"library.licences": ["MIT"]}))
+
+
+def test_an_expert_that_may_be_used_only_alone_is_merged_with_nothing(tmp_path: Path) -> None:
+    base = make_plain_base(tmp_path / "base", 0)
+    add_expert(tmp_path, base, "own", 0, "--alone")
+    add_expert(tmp_path, base, "other", 1)
+    library = f"--library={tmp_path / 'library'}"
+    for command in (
+        ["merge", "--name=both", "--experts=own,other", "--method=linear", library],
+        ["twin", "--prefix=t", "--experts=own,other", library],
+    ):
+        ran = CliRunner().invoke(app, command)
+        assert isinstance(ran.exception, LibraryError), ran.output
+        assert "own: may be used only alone" in str(ran.exception)
+    shown = CliRunner().invoke(app, ["show", "own", library])
+    assert "alone: in no mix with others" in shown.output

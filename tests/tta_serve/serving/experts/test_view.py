@@ -142,11 +142,11 @@ def test_a_view_knows_which_of_its_experts_are_dense_after_they_are_replaced(
     store.add("full", library.deltas("sql"), DenseForm(), About(source=Source("finetune")))
     digests = Library.open(library.root).digests
     first = view(library.root, digests)
-    assert first.forms == {"full": "dense"}
+    assert first.experts.forms == {"full": "dense"}
     assert first.router.probe.dense == {digests["full"]}
     store.add("full", library.deltas("sql"), LowRankForm(), About(source=Source("finetune")))
-    assert view(library.root, digests, before=first).forms == first.forms
-    assert view(library.root, library.digests, before=first).forms == {}
+    assert view(library.root, digests, before=first).experts.forms == first.experts.forms
+    assert view(library.root, library.digests, before=first).experts.forms == {}
 
 
 def test_views_know_from_where_experts_act_and_inline_policies_do_not_choose_those(
@@ -158,10 +158,10 @@ def test_views_know_from_where_experts_act_and_inline_policies_do_not_choose_tho
     config.write_text(json.dumps(known | {"alora_invocation_tokens": [3, 4]}), encoding="utf-8")
 
     found = view(tmp_path / "copy", library.digests)
-    assert dict(found.invocations) == dict(found.router.invocations) == {"math": (3, 4)}
+    assert found.experts.invocations == dict(found.router.invocations) == {"math": (3, 4)}
     config.write_text("{", encoding="utf-8")
     kept = view(tmp_path / "copy", library.digests, before=found)
-    assert dict(kept.invocations) == {"math": (3, 4)}, "what is served stays as it is"
+    assert kept.experts.invocations == {"math": (3, 4)}, "what is served stays as it is"
 
     context = Context(
         MixRules(frozenset({"math", "sql"}), 2),
@@ -201,6 +201,49 @@ def guarded(library: Path, tenants: dict[str, Any], **more: Any) -> ServeConfig:
 def make_views(config: ServeConfig, digests: dict[str, str]) -> View:
     views = Views(config, 2, CountingEngine(), ProbeCache(), Conversations(9, 9))
     return asyncio.run(views.make(1, digests, ("base",)))
+
+
+def test_an_expert_that_may_be_used_only_alone_is_in_no_mix_with_others(tmp_path: Path) -> None:
+    library = Library.open(tiny_library.make_library(tmp_path))
+    about = About(source=Source("finetune"), alone=True, examples=("a", "b", "c", "d", "e"))
+    VersionStore(library.root).add("own", library.deltas("sql"), LowRankForm(rank=1), about)
+    opened = Library.open(library.root)
+    assert (opened.classes, opened.alone) == (("math", "sql"), frozenset({"own"}))
+
+    found = make_views(guarded(library.root, {}), opened.digests).catalog
+    assert found.rules.classes == {"math", "sql"}
+    assert found.read_wish("own", None).mix == Mix.of({"own": 1})
+    alone = found.read_wish("demo", {"experts": {"own": 0.5, "math": 0.01}})
+    assert alone.mix == Mix.of({"own": 0.5}), "the grid makes the other one 0"
+    with pytest.raises(RequestError, match=r"'own' may be used only alone.*leave it out, or math"):
+        found.read_wish("demo", {"experts": {"own": 0.5, "math": 0.5}})
+    config = guarded(library.root, {})
+    entries = config.library.model_copy(update={"entries": {"mixed": {"own": 0.5, "math": 0.5}}})
+    with pytest.raises(ConfigError, match=r"library\.entries\.mixed: 'own' may be used only alone"):
+        make_views(config.model_copy(update={"library": entries}), opened.digests)
+
+
+def test_licences_decide_what_a_tenant_may_use(tmp_path: Path) -> None:
+    library = Library.open(tiny_library.make_library(tmp_path))
+    for name, licence in (("free", "Apache-2.0"), ("research", "CC-BY-NC-4.0")):
+        about = About(source=Source("finetune"), licence=licence)
+        VersionStore(library.root).add(name, library.deltas("sql"), LowRankForm(rank=1), about)
+    wanted: dict[str, tuple[dict[str, Any], set[str]]] = {
+        "all": ({}, {"free", "research", "math", "sql"}),
+        "shop": ({"licences": ["apache-*", "mit"]}, {"free"}),
+        "lab": ({"licences": ["cc-*", "unstated"]}, {"research", "math", "sql"}),
+        "both": ({"licences": ["unstated"], "experts": ["sql", "free"]}, {"sql"}),
+        "none": ({"licences": []}, set()),
+    }
+    config = guarded(
+        library.root, {name: said for name, (said, _) in wanted.items()}, default_policy="base"
+    )
+    whole = make_views(config, Library.open(library.root).digests)
+    for name, (_, experts) in wanted.items():
+        assert whole.tenants[name].catalog.rules.names == experts
+        entries = {"half": "math", "sqls": "sql"}
+        kept = {entry for entry, expert in entries.items() if expert in experts}
+        assert set(whole.tenants[name].catalog.entries) == kept
 
 
 def test_a_tenant_sees_a_server_that_has_nothing_but_its_experts(library: Library) -> None:
