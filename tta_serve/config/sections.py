@@ -276,11 +276,8 @@ class ServeConfig(Section):
     @classmethod
     def _with_base(cls, data: Any) -> Any:
         """The policy `base` is always there: it is what the others fall back to."""
-        if isinstance(data, dict):
-            data = {
-                **data,
-                "policies": {"base": {"type": "static"}, **(data.get("policies") or {})},
-            }
+        if isinstance(data, dict) and isinstance(policies := data.get("policies") or {}, dict):
+            return {**data, "policies": {"base": {"type": "static"}, **policies}}
         return data
 
     @model_validator(mode="after")
