@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner, Result
 
 from adapters.bank.layer_gates import LAYER_GATES, write_gates
@@ -16,7 +18,9 @@ from router.policies.pareto import FRONTS
 from router.policies.recombined import ENTRY_SETS
 from router.scoring.trained_gate import Gate, GateRecord, make_head
 from tests.factories.experts import make_expert, make_gates, make_plain_base
+from tta_serve.cli import machine_checkup
 from tta_serve.cli.main import app
+from tta_serve.evaluation.local_server import find_free_port
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +100,40 @@ def test_a_folder_that_is_no_library_is_one_message(tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, ["doctor", str(tmp_path / "nowhere")])
     assert ended.exit_code != 0
     assert "no such folder" in str(ended.exception)
+
+
+def write_config(root: Path, library: Path, **server: object) -> Path:
+    config = root / "serve.yaml"
+    said = {
+        "model": {"id": "m", "source": str(library.parent / "base")},
+        "library": {"path": str(library)},
+        "default_policy": "base",
+        "server": {"port": find_free_port(), **server},
+    }
+    config.write_text(yaml.safe_dump(said), encoding="utf-8")
+    return config
+
+
+def test_of_a_machine_it_says_what_would_stop_a_server(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examine(config: Path) -> dict[str, tuple[str, str]]:
+        ran = CliRunner().invoke(app, ["doctor", "--json", "--config", str(config)])
+        found = json.loads(ran.stdout)
+        assert found["experts"] or "serve.yaml" in ran.stdout
+        return {fault["place"]: (fault["grade"], fault["what"]) for fault in found["faults"]}
+
+    assert not {grade for grade, _ in examine(write_config(tmp_path, sound)).values()} - {"note"}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        grade, what = examine(write_config(tmp_path, sound, port=port))["server.port"]
+    assert (grade, f"{port} cannot be listened on" in what) == ("wrong", True)
+    grade, what = examine(write_config(tmp_path, sound, replicas=10_000))["memory"]
+    assert (grade, "the server takes about" in what) == ("wrong", True)
+    config = write_config(tmp_path, sound, slots=0)
+    assert "server.slots" in examine(config)[str(config)][1]
+
+    monkeypatch.setattr(machine_checkup, "version", lambda name: "0.0.1")
+    ran = CliRunner().invoke(app, ["doctor", "--machine"])
+    assert ran.exit_code == 2
+    assert "0.0.1 is installed; this server is made for ==2.60.0" in " ".join(ran.stdout.split())
