@@ -15,6 +15,7 @@ experiment_admin   the commands of it that a running server carries out
 admin_client       the management of a running server, asked over HTTP
 evaluate           `tta eval`
 doctor             `tta doctor`
-config             `tta config`: check, show and document configs
+machine_checkup    what it finds of a machine
+config             `tta config`: check, show, document and reload configs
 keys               `tta keys`: API keys
 """
