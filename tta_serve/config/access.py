@@ -27,6 +27,11 @@ class KeyConfig(Section):
     """Unset, as many as it likes."""
     tokens_per_minute: int | None = Field(None, ge=1)
     """Of prompts and answers together."""
+    max_prompt_tokens: int | None = Field(None, ge=1)
+    """Of a prompt; a longer one is a 400. The server's bound holds, too."""
+    max_answer_tokens: int | None = Field(None, ge=1)
+    """Of an answer; asking for more is a 400, and for nothing this much. The server's bound holds,
+    too."""
     at_once: int | None = Field(None, ge=1)
     """How many requests of it run at once, in a replica."""
 

@@ -15,6 +15,8 @@ RELOADABLE = (
     "access",
     "server.max_queued",
     "server.max_request_bytes",
+    "server.max_prompt_tokens",
+    "server.max_answer_tokens",
     "server.body_timeout_s",
     "server.request_timeout_s",
     "experiments.shadow",

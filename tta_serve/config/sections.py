@@ -212,6 +212,11 @@ class ServerConfig(Section):
     """How many tokens of a turn routing reads."""
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     """The largest body, unpacked."""
+    max_prompt_tokens: int | None = Field(None, ge=1)
+    """Of a prompt; a longer one is a 400. Unset, what the base can read."""
+    max_answer_tokens: int | None = Field(None, ge=1)
+    """Of an answer; asking for more is a 400, and for nothing this much. Unset, what the base can
+    write."""
     body_timeout_s: float = Field(30, gt=0)
     """Seconds until all of a request's body must have come."""
     request_timeout_s: float = Field(600, gt=0)

@@ -82,6 +82,7 @@ class Exchange:
         """
         if self._ended:
             raise asyncio.CancelledError
+        self.request.limits.bound(call.tokens, call.params)
         call = _salt(call, self.request.caller.tenant)
         prompts = self._read()
         index = min(self._handed, len(prompts) - 1)

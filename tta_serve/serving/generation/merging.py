@@ -83,6 +83,7 @@ class Merging:
     def _read_wish(self, path: str, request: GenerateRequest, record: RequestRecord) -> Wish:
         """Return what decides the request. Raises RequestError for what cannot be used of it."""
         self._routes.check(path, request.body, self._engine.vocabulary)
+        request.limits.check_body(request.body)
         wish = record.view.catalog.read_wish(request.model, request.body.get("merge"))
         wish = wish.with_warnings(self._routes.warnings(path, request.body))
         return self._trials.decide(wish, request, record)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
 from tta_serve.serving.access.key_ring import CALLER, KeyRing, is_management
+from tta_serve.serving.access.token_limits import TokenLimits
 from tta_serve.serving.http.body import ClientLeft, read_body, read_json
 from tta_serve.serving.http.openai_errors import Failure, failure_of, reshaped
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest
@@ -104,7 +105,9 @@ class Edge:
         if scope["method"] == "POST" and body:
             given = _json(body, headers)
             if isinstance(given, dict):
-                inner[REQUEST] = GenerateRequest(given, headers, caller, ends)
+                inner[REQUEST] = GenerateRequest(
+                    given, headers, caller, ends, TokenLimits.of(config, caller.rights)
+                )
         await self._app(inner, _replayed(body, receive), reply.send)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from router.decision import Prompt
 from tta_serve.engine.client.placement import UserTurns
 from tta_serve.serving.access.key_ring import ANYBODY, Caller
+from tta_serve.serving.access.token_limits import UNLIMITED, TokenLimits
 
 REQUEST = "tta.request"
 """The key of an ASGI scope under which the edge leaves what it has read: a `GenerateRequest`."""
@@ -48,6 +49,8 @@ class GenerateRequest:
     """Who sends it."""
     ends: float = math.inf
     """When nobody wants its answer any more, by the monotonic clock."""
+    limits: TokenLimits = UNLIMITED
+    """How long its prompts and answers may be."""
 
     @property
     def model(self) -> str | None:

@@ -21,6 +21,7 @@ LATE_S = 30.0
 TOLERANCE = 0.25
 """How far a log-probability may move, in nats: with other batches 16-bit products move it a bit."""
 _TOKENS = tuple(range(3, 11))  # fewer than fill a block of the prefix cache
+_BASE = "base"
 _SEEN = 5  # log-probabilities of an answer
 
 
@@ -68,6 +69,8 @@ class Canary:
                 return
             halves = sorted(experts)[:2]
             mix = make_mix_request(Mix.of(dict.fromkeys(halves, 0.5)), digests)
+            asked = {_BASE} if mix is None else {_BASE, mix.lora_name}
+            self._known = {name: known for name, known in self._known.items() if name in asked}
             try:
                 async with asyncio.timeout(LATE_S):
                     await self._ask("the base", None)
@@ -92,7 +95,7 @@ class Canary:
         answer = output.outputs[0]
         seen = {token: value.logprob for token, value in answer.logprobs[0].items()}
 
-        name = "base" if adapter is None else adapter.lora_name
+        name = _BASE if adapter is None else adapter.lora_name
         first = KnownAnswer(answer.token_ids[0], seen[answer.token_ids[0]])
         known = self._known.setdefault(name, first)
         now = seen.get(known.token)
