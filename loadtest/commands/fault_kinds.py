@@ -104,24 +104,25 @@ def _storm_of_feedback(scene: Scene) -> None:
     tickets = [one.ticket for one in scene.load.outcomes if one.ticket][-_STORM // 2 :]
     forged = [f"{number:032x}.0.0" for number in range(_STORM - len(tickets))]
 
-    def send(ticket: str) -> int:
-        body = {"request_id": ticket, "metric": "score", "value": 1}
-        return httpx.post(f"{scene.server.url}/v1/feedback", json=body, timeout=60).status_code
+    with httpx.Client(base_url=scene.server.url, timeout=60) as client:
 
-    _do_at_once(send, [*tickets, *forged])
+        def send(ticket: str) -> None:
+            client.post("/v1/feedback", json={"request_id": ticket, "metric": "score", "value": 1})
+
+        _do_at_once(send, [*tickets, *forged])
 
 
 def _storm_of_cancels(scene: Scene) -> None:
     body = {"model": "auto", "prompt": "Once upon a time", "max_tokens": 400, "stream": True}
 
-    def leave(number: int) -> None:
-        with httpx.stream(
-            "POST", f"{scene.server.url}/v1/completions", json=body, timeout=60
-        ) as answer:
-            if number % 2:
-                next(answer.iter_bytes(), None)
+    with httpx.Client(base_url=scene.server.url, timeout=60) as client:
 
-    _do_at_once(leave, list(range(_STORM // 4)))
+        def leave(number: int) -> None:
+            with client.stream("POST", "/v1/completions", json=body) as answer:
+                if number % 2:
+                    next(answer.iter_bytes(), None)
+
+        _do_at_once(leave, list(range(_STORM // 4)))
 
 
 def _storm_of_connections(scene: Scene) -> None:

@@ -108,22 +108,24 @@ class CheckedLoad:
 
     def _ask_on(self, number: int) -> None:
         rng = random.Random(f"{self._rng.random()}/{number}")
-        while not self._stop.is_set():
-            outcome = self._ask_one(rng, f"user-{rng.randrange(64)}")
-            with self._lock:
-                self.outcomes.append(outcome)
-            if outcome.failure:
-                time.sleep(_PAUSE_S)
+        # Each request has a connection of its own, as the next server is another process.
+        unkept = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, limits=unkept) as client:
+            while not self._stop.is_set():
+                outcome = self._ask_one(client, rng)
+                with self._lock:
+                    self.outcomes.append(outcome)
+                if outcome.failure:
+                    time.sleep(_PAUSE_S)
 
-    def _ask_one(self, rng: random.Random, user: str) -> LoadOutcome:
+    def _ask_one(self, client: httpx.Client, rng: random.Random) -> LoadOutcome:
         question = rng.choice(self._questions)
         free = rng.random() < 0.5
+        user = f"user-{rng.randrange(64)}"
         more = {"user": user} if free else {"merge": {"experts": question.experts}}
         began = time.monotonic()
         try:
-            # A connection of its own, as the next server is another process.
-            with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S) as client:
-                answer = _post(client, _make_body(question.prompt, **more))
+            answer = _post(client, _make_body(question.prompt, **more))
         except httpx.HTTPError as error:
             return LoadOutcome(began, time.monotonic(), type(error).__name__)
         ended = time.monotonic()
