@@ -138,6 +138,12 @@ shadow_passes = Counter(
 distinct_mixes = Gauge(
     "tta_distinct_mixes", f"Distinct mixes among the last {RECENT_REQUESTS} requests."
 )
+log_lines_left_out = Counter(
+    "tta_log_lines_left_out",
+    "Lines of the log that were not written: more alike than in a second are (alike), or nobody"
+    " took them fast enough (full), or at all (unsent).",
+    ["why"],
+)
 slots_used = Gauge("tta_slots_used", "Slots of the engine's coefficient table that hold a mix.")
 experts_loaded = Gauge("tta_experts_loaded", "Experts that requests can use.")
 slots_total = Gauge("tta_slots", "Slots of the engine's coefficient table.")

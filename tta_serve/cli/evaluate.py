@@ -177,7 +177,7 @@ def _prepare(out: Path) -> None:
         raise ConfigError(f"--out {out} cannot be made: {error.strerror}") from None
     signal.signal(signal.SIGTERM, interrupt)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    for name in ("ray.serve", "httpx", "httpx2"):
+    for name in ("tta_serve", "ray.serve", "httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -134,25 +134,27 @@ def _defaults(model: str, experts: Path | None) -> dict[str, Any]:
 
 
 def _serve(config: ServeConfig) -> None:
+    """Serve until interrupted; standard output is for the lines of the log alone."""
+    people = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     title = f"Starting {config.model.id}: engine, experts, policies (about a minute) ..."
     start = time.perf_counter()
     with ExitStack() as running:
-        with console.status(title):
+        with people.status(title):
             from tta_serve.serving.launch import RunningApp
 
-            served = running.enter_context(RunningApp(config))
+            served = running.enter_context(RunningApp(config, log=True))
 
         seconds = time.perf_counter() - start
-        console.print(
+        people.print(
             f"Ready after {seconds:.0f} s: {served.url}/v1   metrics: {served.url}/metrics"
         )
-        console.print(f"Try it:\n{_example(served.url, config.model.id)}\nStop with Ctrl-C.")
+        people.print(f"Try it:\n{_example(served.url, config.model.id)}\nStop with Ctrl-C.")
         try:
             served.wait()
         except KeyboardInterrupt:
-            console.print("Stopping ...")
+            people.print("Stopping ...")
 
 
 def _interrupt(signum: int, frame: object) -> None:

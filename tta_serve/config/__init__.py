@@ -2,6 +2,7 @@
 
 section    what all sections are
 access     keys, and what their tenants may use
+telemetry  the lines of the log, and traces
 sections   all others, and the whole
 reference  the page that documents every field
 effective  a config for people to read: with all defaults, and without secrets

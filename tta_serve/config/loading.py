@@ -15,6 +15,14 @@ KEY_VARIABLE = "TTA_ADMIN_KEY"
 """The variable of the environment that holds the key of management."""
 _PREFIX = "TTA__"
 _SQLITE = "sqlite:///"
+_PATHS = (
+    "model.chat_template",
+    "library.path",
+    "library.everyday",
+    "library.readings",
+    "server.log.file",
+)
+"""Places of paths, which are relative to the file."""
 
 
 def load(
@@ -106,15 +114,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold sections such as model: and library:")
-    library = data.get("library")
+    for place in _PATHS:
+        *sections, key = place.split(".")
+        section: Any = data
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = _beside(path, section[key])
     store = data.get("store")
-    model = data.get("model")
-    if isinstance(model, dict) and isinstance(model.get("chat_template"), str):
-        model["chat_template"] = _beside(path, model["chat_template"])
-    if isinstance(library, dict):  # paths in a file are relative to the file
-        for key in ("path", "everyday", "readings"):
-            if isinstance(library.get(key), str):
-                library[key] = _beside(path, library[key])
     if isinstance(store, dict) and str(store.get("url")).startswith(_SQLITE):
         store["url"] = _SQLITE + _beside(path, store["url"].removeprefix(_SQLITE))
     return data

@@ -23,6 +23,7 @@ from router.policy import CoefficientField, Policy
 from router.registry import check_options, find_policy_class
 from tta_serve.config.access import AccessConfig, TenantConfig
 from tta_serve.config.section import Section
+from tta_serve.config.telemetry import LogConfig, TracesConfig
 from tta_serve.engine.options import MOST_POLICIES_WITHIN, Capacity, DenseOptions
 from tta_serve.store.options import StoreOptions
 
@@ -54,6 +55,7 @@ _NOT_ENGINE_ARGS = {
     "middleware": _OURS,
     "pipeline_parallel_size": "a mix is decided in one process of a stage",
     "data_parallel_size": "it is server.replicas",
+    "otlp_traces_endpoint": "it is server.traces.endpoint",
     "enable_prompt_embeds": "a prompt without tokens cannot be routed",
 }
 _AROUND = ("gated", "twin")  # policies that decide as their selector does
@@ -229,6 +231,10 @@ class ServerConfig(Section):
     """How many turns of conversations a replica remembers the mix of."""
     session_idle_s: float = Field(3600, gt=0)
     """Seconds that a turn is remembered after its last use."""
+    log: LogConfig = LogConfig()
+    """The lines that it writes."""
+    traces: TracesConfig | None = None
+    """Unset, nothing is traced."""
 
 
 class ShadowConfig(Section):

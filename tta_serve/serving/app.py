@@ -21,16 +21,20 @@ _FEW_CORES = 4
 _HEALTH_CHECK_S = 10
 
 
-def build_app(plan: StartupPlan) -> serve.Application:
+def build_app(plan: StartupPlan, log_address: str | None = None) -> serve.Application:
     """The application.
 
     A lone replica listens itself; several stand behind HAProxy, as Ray's direct ingress has it.
+
+    Args:
+        log_address: Of the `LogWriter` that takes the lines of the log; None for none.
     """
     llm_config = _llm_config(plan)
     arguments = {
         "plan": plan,
         "admin_key": read_admin_key(),
         "server_id": secrets.token_hex(8),
+        "log_address": log_address,
     }
     if plan.config.server.replicas > 1:
         router = _choose_router(plan.config.server)

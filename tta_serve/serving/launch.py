@@ -11,6 +11,7 @@ from tta_serve.config.loading import KEY_VARIABLE
 from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import StartError
 from tta_serve.serving.experts.startup import StartupPlan
+from tta_serve.telemetry.log_writer import LogWriter
 
 APP_NAME = "tta-serve"
 _LOOK_S = 2.0
@@ -23,8 +24,14 @@ class RunningApp:
     policy fails to start.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, *, log: bool = False) -> None:
+        """Start nothing yet.
+
+        Args:
+            log: Whether the lines of the log are written, as the config says.
+        """
         self.config = config
+        self._logs = log and config.server.log.format != "none"
         self.url = f"http://{config.server.host}:{config.server.port}"
         self._stack = ExitStack()
 
@@ -46,6 +53,8 @@ class RunningApp:
 
         need = 2 + server.replicas * (1 + self.config.model.tensor_parallel)
         with ExitStack() as started:
+            writer = LogWriter(server.log) if self._logs else None
+            address = started.enter_context(writer).address if writer else None
             ray.init(
                 address="local",
                 num_cpus=max(need, os.cpu_count() or 1),
@@ -61,7 +70,7 @@ class RunningApp:
                 http_options={"host": server.host, "port": server.port},
             )
             started.callback(serve.shutdown)
-            app = build_app(plan)
+            app = build_app(plan, address)
             try:
                 serve.run(app, name=APP_NAME, route_prefix="/" if behind_proxy else None)
             except RuntimeError:

@@ -30,7 +30,7 @@ __all__ = [
 
 _NAMESPACE = b"tta-serve"
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 
 def end_unneeded() -> None:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from tta_serve.store.records import Exposure
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0

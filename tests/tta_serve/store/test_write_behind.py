@@ -147,7 +147,7 @@ def test_a_batch_that_can_never_be_written_does_not_stop_the_log_for_ever() -> N
 
 
 def test_every_item_is_written_or_counted(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "ray.serve")
+    caplog.set_level(logging.WARNING, "tta_serve")
     sink = Sink()
     log = Log(sink, most=50, flush_s=0.001, batch=10)
     for i in range(3000):

@@ -21,7 +21,7 @@ from tta_serve.store import experiments, settings
 from tta_serve.store.database import Database
 from tta_serve.store.records import Experiment
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Snapshot:
     """The experiments that run, in the order of their names."""
     kill: str | None = None
     """What answers everybody, None for as usual."""
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The version of each experiment that runs."""
+        return {one.definition.name: one.version for one in self.running}
 
 
 class LiveExperiments:
@@ -62,7 +67,9 @@ class LiveExperiments:
         while True:
             await asyncio.sleep(self._refresh_s)
             try:
+                before = self.snapshot
                 self.snapshot = await asyncio.to_thread(self._load)
+                _log_change(before, self.snapshot)
             except Exception as error:
                 metrics.stale_snapshots.inc()
                 logger.warning(
@@ -98,3 +105,10 @@ class LiveExperiments:
             self._refused[experiment.name] = experiment.version
             policies = ", ".join(sorted(unknown))
             logger.error("experiment %s does not run: no policy %s", experiment.name, policies)
+
+
+def _log_change(before: Snapshot, now: Snapshot) -> None:
+    """Log which experiments run now, and what answers everybody, if that is news."""
+    if before.kill == now.kill and before.versions == now.versions:
+        return
+    logger.info("experiments changed", extra={"running": now.versions, "kill": now.kill})

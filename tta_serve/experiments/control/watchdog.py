@@ -22,7 +22,7 @@ from tta_serve.store.errors import StaleError
 from tta_serve.store.options import StoreOptions
 from tta_serve.store.records import Experiment
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _PRUNE_S = 3600.0
 

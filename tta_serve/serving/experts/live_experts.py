@@ -27,7 +27,7 @@ from tta_serve.serving.routing.conversations import Conversations
 from tta_serve.serving.routing.example_readings import ExampleReadings, find_file
 from tta_serve.serving.routing.probe_cache import ProbeCache
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _UNLOAD_TRIES = 600
 _UNLOAD_PAUSE_S = 0.1
@@ -207,9 +207,11 @@ class LiveExperts:
         assert self._staged.change == name
         assert self._staged.view is not None
         assert self._staged.views is not None
-        self._retired.append(self.current)
+        before = self.current
+        self._retired.append(before)
         self.current, self._views = self._staged.view, self._staged.views
         self._staged = None
+        _log_change(before.digests, self.current.digests)
         metrics.experts_loaded.set(len(self.current.digests))
         metrics.config_version.set(self.config_version)
         self._sweep()
@@ -299,6 +301,19 @@ class LiveExperts:
 
 def _make_conversations(config: ServeConfig) -> Conversations:
     return Conversations(config.server.sessions, config.server.session_idle_s)
+
+
+def _log_change(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Log which experts came and went, if any did."""
+    if before == now:
+        return
+    both = before.keys() & now.keys()
+    said = {
+        "added": sorted(now.keys() - both),
+        "removed": sorted(before.keys() - both),
+        "replaced": sorted(name for name in both if before[name] != now[name]),
+    }
+    logger.info("experts changed", extra=said)
 
 
 def _find_readings(config: ServeConfig, layers: int) -> Path | None:

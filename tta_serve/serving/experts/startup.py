@@ -22,7 +22,7 @@ from tta_serve.engine.options import BankOptions, DenseOptions
 from tta_serve.exceptions import ConfigError
 from tta_serve.serving.reading.catalog import Catalog
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.example_readings import ExampleProbe, ExampleReadings
 from tta_serve.serving.routing.probe_cache import Engine, ProbeCache, ViewProbe
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 

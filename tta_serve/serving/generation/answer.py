@@ -37,6 +37,7 @@ class Answer:
 
     Attributes:
         status: None until something was sent.
+        error: The code of what went wrong, None if nothing did.
         ended: Whether all of it was.
         left: Whether the client had gone before.
     """
@@ -49,6 +50,7 @@ class Answer:
         self._early: list[bytes] = []
         self._held: bytes | None = None
         self.status: int | None = None
+        self.error: str | None = None
         self.ended = self.left = False
 
     def listening(self, receive: Receive) -> Receive:
@@ -86,8 +88,7 @@ class Answer:
         if self.status is None:
             await self._refuse(failure)
         else:
-            await self._emit(failure.event(), last=True)
-            self.status = failure.status
+            await self._break_off(failure)
 
     async def _gather(self, body: bytes, last: bool) -> None:
         """An answer that is no stream is sent once it is whole."""
@@ -156,10 +157,15 @@ class Answer:
         if self.status is None:
             await self._refuse(failure)
         else:
-            await self._emit(failure.event(), last=True)
-            self.status = failure.status
+            await self._break_off(failure)
+
+    async def _break_off(self, failure: Failure) -> None:
+        """End a stream that has begun."""
+        await self._emit(failure.event(), last=True)
+        self.status, self.error = failure.status, failure.code
 
     async def _refuse(self, failure: Failure) -> None:
+        self.error = failure.code
         body = json.dumps(failure.body()).encode()
         headers = {
             "content-type": "application/json",

@@ -15,6 +15,7 @@ from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest
 from tta_serve.serving.reading.routes import GENERATES, TOKENIZES, Routes
 from tta_serve.serving.trials.trials import RequestRecord, Trials
+from tta_serve.telemetry.request_summary import SUMMARY, RequestSummary
 
 
 class Merging:
@@ -30,7 +31,14 @@ class Merging:
         trials: Trials,
         budgets: Budgets,
         quarantine: Quarantine,
+        *,
+        shows_prompts: bool = False,
     ) -> None:
+        """Put them together.
+
+        Args:
+            shows_prompts: Whether the log has the last user turn of requests.
+        """
         self._app = app
         self._routes = routes
         self._engine = engine
@@ -39,6 +47,7 @@ class Merging:
         self._trials = trials
         self._budgets = budgets
         self._quarantine = quarantine
+        self._shows_prompts = shows_prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request: GenerateRequest | None = scope.get(REQUEST)
@@ -59,9 +68,11 @@ class Merging:
             self._trials.follow(view) as record,
         ):
             count.tenant, count.usage = request.caller.tenant, record.usage
+            summary: RequestSummary = scope[SUMMARY]
+            summary.model, summary.usage = request.model, record.usage
             try:
                 wish = self._read_wish(scope["path"], request, record)
-                count.policy = wish.label
+                count.policy = summary.policy = wish.label
 
                 with (
                     self._budgets.admit(request.caller, record.usage),
@@ -78,7 +89,10 @@ class Merging:
                 record.outcome = "client_error"
                 await failure_of(error).response()(scope, receive, send)
             finally:
-                count.value = record.outcome
+                count.value = summary.outcome = record.outcome
+                summary.error = record.error or summary.error
+                summary.info = record.info
+                summary.prompt = record.prompt.user_turn if self._shows_prompts else None
 
     def _read_wish(self, path: str, request: GenerateRequest, record: RequestRecord) -> Wish:
         """Return what decides the request. Raises RequestError for what cannot be used of it."""
@@ -112,6 +126,7 @@ class Merging:
             OWNER.reset(owner)
             exchange.end()
             exchange.record.outcome = classify_outcome(answer)
+            exchange.record.error = answer.error
 
     async def _tokenize(
         self, request: GenerateRequest, scope: Scope, receive: Receive, send: Send

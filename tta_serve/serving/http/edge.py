@@ -25,6 +25,7 @@ from tta_serve.serving.access.token_limits import TokenLimits
 from tta_serve.serving.http.body import ClientLeft, read_body, read_json
 from tta_serve.serving.http.openai_errors import Failure, failure_of, reshaped
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest
+from tta_serve.telemetry.request_summary import REQUEST_ID, SUMMARY, RequestSummary
 
 NOT_FROM_CLIENTS = re.compile(
     r"x-request-timeout-seconds|x-request-disconnect-disabled|x-session-id|x-data-parallel-rank"
@@ -66,22 +67,27 @@ class Edge:
         headers = _decoded(scope["headers"])
         name = headers.get("x-request-id", "")
         name = name if _ID.fullmatch(name) else uuid.uuid4().hex
-        reply = _Reply(send, name, without_body=scope["method"] == "HEAD")
+        summary = RequestSummary(name, scope["method"], scope["path"])
+        reply = _Reply(send, summary, without_body=scope["method"] == "HEAD")
+        token = REQUEST_ID.set(name)
         try:
             limit_s = read_timeout(headers, self._rules.config.request_timeout_s)
             ends = time.monotonic() + limit_s
             async with asyncio.timeout(limit_s):
-                await self._serve(scope, headers, name, ends, receive, reply)
+                await self._serve(scope, headers, summary, ends, receive, reply)
         except ClientLeft:
             return
         except Exception as error:
             await reply.fail(failure_of(error))
+        finally:
+            summary.write()
+            REQUEST_ID.reset(token)
 
     async def _serve(  # noqa: PLR0913 - what ASGI hands over, and what was read of it
         self,
         scope: Scope,
         headers: Mapping[str, str],
-        name: str,
+        summary: RequestSummary,
         ends: float,
         receive: Receive,
         reply: "_Reply",
@@ -93,14 +99,16 @@ class Edge:
             raise RequestError("management has a port of its own: server.admin_port", status=404)
         config = self._rules.config
         caller = self._rules.keys.identify(path, headers)
+        summary.key, summary.tenant = caller.label, caller.tenant
         body = await read_body(receive, headers, config.max_request_bytes, config.body_timeout_s)
         inner: Scope = {
             **scope,
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
             "path": path,
             "raw_path": path.encode(),
-            "headers": _passed_on(scope["headers"], name, len(body)),
+            "headers": _passed_on(scope["headers"], summary.id, len(body)),
             CALLER: caller,
+            SUMMARY: summary,
         }
         if scope["method"] == "POST" and body:
             given = _json(body, headers)
@@ -184,9 +192,9 @@ class _Reply:
     An answer with an error's status is gathered, and put into our words.
     """
 
-    def __init__(self, send: Send, name: str, *, without_body: bool) -> None:
+    def __init__(self, send: Send, summary: RequestSummary, *, without_body: bool) -> None:
         self._send = send
-        self._name = name
+        self._summary = summary
         self._without_body = without_body
         self._wrong: Message | None = None
         self._said = b""
@@ -207,6 +215,7 @@ class _Reply:
         """End with a failure: as an answer, or as the last event if one has begun."""
         if self._ended:
             return
+        self._summary.error = failure.code
         if self._begun:
             await self._body(
                 {"type": "http.response.body", "body": failure.event(), "more_body": False}
@@ -231,7 +240,8 @@ class _Reply:
 
     async def _begin(self, message: Message) -> None:
         headers = list(message.get("headers", []))
-        MutableHeaders(raw=headers)["x-request-id"] = self._name
+        MutableHeaders(raw=headers)["x-request-id"] = self._summary.id
+        self._summary.status = message["status"]
         self._begun = True
         await self._send({**message, "headers": headers})
 

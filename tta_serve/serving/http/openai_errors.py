@@ -36,7 +36,7 @@ from tta_serve.store.errors import (
     UnknownError,
 )
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _TYPES = {
     401: "authentication_error",
@@ -61,6 +61,8 @@ _STORE_STATUS: dict[type[StoreError], int] = {
     StaleError: 412,
 }
 _READ = frozenset({*GENERATES, *TOKENIZES})
+_LOGGED = "tta_logged"
+"""The attribute of an exception that was logged: it passes several layers."""
 _RESTARTS = "the engine stopped while it worked on this request and is being restarted; try again"
 _INTERNAL = "internal server error"
 
@@ -121,7 +123,8 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, EngineGenerateError) and error.__cause__ is not None:
         return failure_of(error.__cause__)
     found = _of_client(error) or _of_server(error)
-    if found.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if found.status >= HTTPStatus.INTERNAL_SERVER_ERROR and _LOGGED not in vars(error):
+        vars(error)[_LOGGED] = True
         logger.error("request failed", exc_info=error)
     return found
 

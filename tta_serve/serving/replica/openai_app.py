@@ -23,7 +23,7 @@ from tta_serve.serving.replica.experiments_admin import ControlPlane, experiment
 from tta_serve.serving.replica.experts_admin import experts_router
 from tta_serve.serving.replica.peers import Peers
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _TITLE = "tta-serve"
 

@@ -1,7 +1,10 @@
 """The process that clients speak to: an engine, its policies, and the HTTP server."""
 
 import asyncio
+import logging
+import time
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +44,22 @@ from tta_serve.serving.replica.warm_up import warm_up
 from tta_serve.serving.trials.stored_trials import StoredTrials
 from tta_serve.serving.trials.trials import Trials
 from tta_serve.store.database import Database
+from tta_serve.telemetry.log_sender import LogSender
+
+logger = logging.getLogger(__name__)
 
 
 class MergingReplica(LLMServer):  # type: ignore[misc]
     """Ray's `LLMServer`, whose engine's app is vLLM's with `Merging` around it."""
 
     async def __init__(  # type: ignore[misc]
-        self, llm_config: LLMConfig, *, plan: StartupPlan, admin_key: str | None, server_id: str
+        self,
+        llm_config: LLMConfig,
+        *,
+        plan: StartupPlan,
+        admin_key: str | None,
+        server_id: str,
+        log_address: str | None = None,
     ) -> None:
         """Reads the library anew: a replica that starts again finds it as it is now.
 
@@ -56,7 +68,11 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         Args:
             admin_key: Of management, None to switch it off.
             server_id: Of this start of the server, which all of its replicas share.
+            log_address: Of the `LogWriter` that takes the lines of the log; None for none, whose
+                lines go to this process's standard error.
         """
+        log = plan.config.server.log
+        self._log = None if log.format == "none" else LogSender(log, log_address)
         self.history = ConfigHistory(ClusterText(f"tta-config-{server_id}"), plan.config)
         now = (await asyncio.to_thread(self.history.read))[-1]
         self._version = now.version
@@ -71,6 +87,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
 
         Nobody is answered before all are ready.
         """
+        began = time.perf_counter()
         await super().start()
         config = self._plan.config
         self._llm = self.engine._engine_client
@@ -96,6 +113,18 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         else:
             app = build_edge(await self.__serve_build_asgi_app__(), self._rules)
             await self._listen(HttpServer(app, config.server.host, config.server.port))
+        self._log_start(time.perf_counter() - began)
+
+    def _log_start(self, seconds: float) -> None:
+        config = self._plan.config
+        said = {
+            "version": version("tta-serve"),
+            "model": config.model.id,
+            "experts": sorted(self._experts.current.digests),
+            "default_policy": config.default_policy,
+            "seconds": round(seconds, 1),
+        }
+        logger.info("serving", extra=said)
 
     async def _start_engine(self) -> None:
         """Without the actor that Ray would start to report on the model's use.
@@ -126,6 +155,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
             self._trials,
             Budgets(config.server.replicas),
             self._quarantine,
+            shows_prompts=config.server.log.prompts,
         )
         if config.server.admin_port is not None:
             place = config.server.admin_host, config.server.admin_port
@@ -168,6 +198,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
 
         Ray calls this.
         """
+        logger.info("stopping")
         servers = getattr(self, "_servers", ())
         await asyncio.gather(*(s.stop(self._plan.config.server.drain_s) for s in servers))
         if trials := getattr(self, "_trials", None):
@@ -175,6 +206,8 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         await super().__del__()
         if llm := getattr(self, "_llm", None):
             await asyncio.to_thread(llm.shutdown, 0)
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
 
     @property
     def catalog(self) -> Catalog:

@@ -37,7 +37,7 @@ from tta_serve.serving.routing.policy_breaker import PausedError, PolicyBreaker
 from tta_serve.serving.routing.probe_cache import ViewProbe
 from tta_serve.serving.routing.route import DecidedTurn, RequestRoute
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 
 class _Unusable(Exception):

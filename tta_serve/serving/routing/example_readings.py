@@ -18,7 +18,7 @@ from adapters.mix import Mix
 from router.decision import Prompt
 from router.probing import Activations, Outputs, Probe, Window
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 CONTROLS = ("Hello", "Which of 21, 23 and 25 is a prime number?")
 """Texts that are read at every start: a file whose readings of them differ is not used."""

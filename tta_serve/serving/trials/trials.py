@@ -40,6 +40,8 @@ class RequestRecord:
     """Answers it with another mix, unseen; None if it never came to the engine."""
     outcome: str = "ok"
     """How it ended, as `metrics.requests` counts it."""
+    error: str | None = None
+    """The code of what its answer ended with, None if that is no error."""
 
     @property
     def info(self) -> MergeInfo | None:

@@ -109,7 +109,7 @@ class Llm:
 class Desk:
     """vLLM's app, as far as it hands prompts over, with ours around it."""
 
-    def __init__(self, most: int = 100) -> None:
+    def __init__(self, most: int = 100, *, shows_prompts: bool = False) -> None:
         self.llm, self.models = (
             Llm(),
             SimpleNamespace(base_model_paths=[SimpleNamespace(name="demo")]),
@@ -146,6 +146,7 @@ class Desk:
             Trials(),
             Budgets(),
             self.quarantine,
+            shows_prompts=shows_prompts,
         )
         self.app = Edge(merging, EdgeRules(ServerConfig(), KeyRing(AccessConfig(), None)))
 

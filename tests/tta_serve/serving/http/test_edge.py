@@ -543,7 +543,7 @@ def test_a_failure_of_ours_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise KeyError("secret")
 
-    with caplog.at_level(logging.ERROR, "ray.serve"):
+    with caplog.at_level(logging.ERROR, "tta_serve"):
         assert asked(edge(app), "POST", CHAT, b"{}").status == 500
     assert "secret" in caplog.text
 
