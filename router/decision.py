@@ -46,6 +46,8 @@ class Decision:
     """How the mix's experts share each token in each layer, instead of by their coefficients."""
     batch: int = 1
     """How many requests of one tenant were decided together, all with this mix."""
+    rounding: float | None = None
+    """How far the grid moved the coefficient that it moved most; None where none was moved."""
 
     def with_gating(self, gating: Gating | None) -> "Decision":
         """Return this decision with the experts of its mix as candidates for in-layer gating.

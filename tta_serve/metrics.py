@@ -39,6 +39,23 @@ tokens = Counter(
     "Tokens of requests by policy, read (prompt) and written (completion).",
     ["policy", "kind"],
 )
+request_seconds = Histogram(
+    "tta_request_seconds",
+    "Time from a request's arrival at the server until the end of its answer.",
+    ["policy"],
+    buckets=(*_SECONDS, 120, 300, 600),
+)
+cached_tokens = Counter(
+    "tta_cached_tokens",
+    "Prompt tokens of requests by policy that the prefix cache had.",
+    ["policy"],
+)
+failures = Counter(
+    "tta_failures",
+    "Requests of any route that ended with an error, by its code, also those that were refused"
+    " before a policy was known.",
+    ["code"],
+)
 first_token_seconds = Histogram(
     "tta_first_token_seconds",
     "Time from a request's arrival at the server until its first token.",
@@ -68,10 +85,29 @@ router_seconds = Histogram(
     ["policy"],
     buckets=(0.0001, 0.0005, *_SECONDS[:10]),
 )
+probe_seconds = Histogram(
+    "tta_probe_seconds",
+    "Time that the engine took for what policies asked of it, by kind of probe.",
+    ["kind"],
+    buckets=_SECONDS,
+)
 coefficient_mass = Counter(
     "tta_expert_coefficient",
     "Sum over requests of the absolute coefficient of each expert.",
     ["expert"],
+)
+grid_error = Histogram(
+    "tta_grid_error",
+    "How far the grid moved the coefficient that it moved most, of each mix that a policy chose.",
+    ["policy"],
+    buckets=(0.001, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1),
+)
+best_score = Histogram(
+    "tta_best_score",
+    "The best expert's score in each decision, in the policy's units: nearness to the centroid of"
+    " its examples, or a probability.",
+    ["policy"],
+    buckets=tuple(step / 10 for step in range(-2, 11)),
 )
 abstentions = Counter("tta_abstentions", "Requests that a policy left to the base.", ["policy"])
 fallbacks = Counter("tta_fallbacks", "Requests answered by a policy's fallback.", ["policy"])
@@ -87,7 +123,21 @@ probe_cache = Counter(
     ["kind", "found"],
 )
 exposures = Counter(
-    "tta_exposures", "Requests that an arm of an experiment acted on.", ["experiment", "arm"]
+    "tta_exposures",
+    "Requests that an arm of an experiment acted on, by outcome (as those of tta_requests).",
+    ["experiment", "arm", "outcome"],
+)
+arm_first_token_seconds = Histogram(
+    "tta_arm_first_token_seconds",
+    "Time from the arrival of a request that an arm acted on until its first token.",
+    ["experiment", "arm"],
+    buckets=_SECONDS,
+)
+sample_ratio = Gauge(
+    "tta_sample_ratio_p",
+    "Of each running experiment, the p-value of its arms having the units that their weights say;"
+    " below 0.001 its results are not to be trusted.",
+    ["experiment"],
 )
 exposures_dropped = Gauge(
     "tta_exposures_dropped", "Exposures that could not be written and are lost."
@@ -147,6 +197,16 @@ log_lines_left_out = Counter(
 slots_used = Gauge("tta_slots_used", "Slots of the engine's coefficient table that hold a mix.")
 experts_loaded = Gauge("tta_experts_loaded", "Experts that requests can use.")
 slots_total = Gauge("tta_slots", "Slots of the engine's coefficient table.")
+resident = Gauge(
+    "tta_resident",
+    "What experts take of the room for them in a worker (experts, ranks, bytes), and what those of"
+    " the dense form take beside it (dense_bytes).",
+    ["what"],
+)
+capacity = Gauge("tta_capacity", "The room for experts in a worker.", ["what"])
+dense_switches = Gauge(
+    "tta_dense_switches", "Times that a worker's weights became those of another dense mix."
+)
 
 
 class RecentMixes:
@@ -171,14 +231,23 @@ class RecentMixes:
 _recent = RecentMixes()
 
 
-def observe_decision(info: MergeInfo, mix: Mix) -> None:
-    """A mix was chosen for a request."""
+def observe_decision(info: MergeInfo, mix: Mix, rounding: float | None) -> None:
+    """A mix was chosen for a request.
+
+    Args:
+        rounding: How far the grid moved the coefficient that it moved most, None if it was not
+            asked.
+    """
+    if rounding is not None:
+        grid_error.labels(info.policy).observe(rounding)
     router_seconds.labels(info.policy).observe(info.router_ms / 1000)
     for expert, coefficient in mix.coefficients:
         sizes = [abs(number) for number in numbers_of(coefficient)]
         coefficient_mass.labels(expert).inc(sum(sizes) / len(sizes))
     if info.abstained:
         abstentions.labels(info.policy).inc()
+    if info.scores:
+        best_score.labels(info.policy).observe(max(info.scores.values()))
     if info.fallback:
         fallbacks.labels(info.policy).inc()
     if info.kept:
@@ -220,10 +289,13 @@ def count_request() -> Iterator[RequestOutcome]:
 
 def _observe_usage(outcome: RequestOutcome, usage: "Usage", first: float, began: float) -> None:
     """Observe what a request took whose first token came."""
+    ended = time.perf_counter()
     first_token_seconds.labels(outcome.policy).observe(first - began)
+    request_seconds.labels(outcome.policy).observe(ended - began)
     if usage.completion_tokens > 1:
-        took = time.perf_counter() - first
+        took = ended - first
         next_token_seconds.labels(outcome.policy).observe(took / (usage.completion_tokens - 1))
+    cached_tokens.labels(outcome.policy).inc(usage.cached_tokens)
     _count_tokens(tokens, outcome.policy, usage)
     if outcome.tenant is not None:
         _count_tokens(tenant_tokens, outcome.tenant, usage)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 WINDOW = "$__rate_interval"
+_PROMPT = '{kind="prompt"}'
 _ERRORS = '{outcome="error"}'
 
 
@@ -77,6 +78,12 @@ _OVERVIEW = (
         ),
         "percentunit",
     ),
+    Panel(
+        "Requests that ended with an error, by its code",
+        (_rate_by("tta_failures_total", "code"),),
+        "reqps",
+        needs="a request that failed",
+    ),
     Panel("Time to first token", _quantiles("vllm:time_to_first_token_seconds"), "s"),
     Panel("Time between tokens", _quantiles("vllm:inter_token_latency_seconds"), "s"),
     Panel(
@@ -93,6 +100,11 @@ _OVERVIEW = (
             Curve("sum (vllm:num_requests_waiting)", "waiting"),
         ),
     ),
+    Panel(
+        "Lines of the log that were left out",
+        (_rate_by("tta_log_lines_left_out_total", "why"),),
+        needs="a storm of refusals",
+    ),
 )
 
 _MERGING = (
@@ -100,7 +112,20 @@ _MERGING = (
     Panel("Time until the mix is known", _quantiles("tta_router_seconds", "policy"), "s"),
     Panel("Time to first token by policy", _quantiles("tta_first_token_seconds", "policy"), "s"),
     Panel("Time between tokens by policy", _quantiles("tta_next_token_seconds", "policy"), "s"),
+    Panel("Time of requests by policy", _quantiles("tta_request_seconds", "policy"), "s"),
+    Panel("Time of probes", _quantiles("tta_probe_seconds", "kind"), "s"),
     Panel("Tokens by policy", (_rate_by("tta_tokens_total", "policy"),)),
+    Panel(
+        "Share of prompt tokens found in the prefix cache, by policy",
+        (
+            Curve(
+                f"{_rate('tta_cached_tokens_total', 'policy')}"
+                f" / {_rate('tta_tokens_total', 'policy', of=_PROMPT)}",
+                "{{policy}}",
+            ),
+        ),
+        "percentunit",
+    ),
     Panel(
         "Coefficients by expert",
         (_rate_by("tta_expert_coefficient_total", "expert"),),
@@ -128,6 +153,18 @@ _MERGING = (
         ),
     ),
     Panel("Experts", (Curve("max (tta_experts_loaded)", "served"),)),
+    Panel(
+        "Room that experts take",
+        (Curve("max by (what) (tta_resident / on (what, replica) tta_capacity)", "{{what}}"),),
+        "percentunit",
+    ),
+    Panel("How far the grid moved coefficients", _quantiles("tta_grid_error", "policy")),
+    Panel("Best score of decisions", _quantiles("tta_best_score", "policy")),
+    Panel(
+        "Drift of scores: Kolmogorov-Smirnov distance, hour against week",
+        (Curve("tta:score_drift", "{{policy}}"),),
+        needs="an hour of requests",
+    ),
     Panel(
         "Drift of routing: population stability index, hour against week",
         (Curve("tta:routing_psi", "index"),),
@@ -184,6 +221,33 @@ _EXPERIMENTS = (
     Panel(
         "Exposures",
         (Curve(_rate("tta_exposures_total", "experiment, arm"), "{{experiment}}/{{arm}}"),),
+        needs="a running experiment",
+    ),
+    Panel(
+        "Requests of arms by outcome",
+        (
+            Curve(
+                _rate("tta_exposures_total", "experiment, arm, outcome"),
+                "{{experiment}}/{{arm}}: {{outcome}}",
+            ),
+        ),
+        needs="a running experiment",
+    ),
+    Panel(
+        "Time to first token by arm, median",
+        (
+            Curve(
+                "histogram_quantile(0.5,"
+                f" {_rate('tta_arm_first_token_seconds_bucket', 'le, experiment, arm')})",
+                "{{experiment}}/{{arm}}",
+            ),
+        ),
+        "s",
+        needs="a running experiment",
+    ),
+    Panel(
+        "Sample ratio: p-value of the split",
+        (Curve("min by (experiment) (tta_sample_ratio_p)", "{{experiment}}"),),
         needs="a running experiment",
     ),
     Panel(

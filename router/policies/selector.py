@@ -10,7 +10,7 @@ from adapters.mix import MixRules
 from router.decision import NO_TEXT, Decision, Prompt
 from router.policy import Policy
 from router.probing import Probe
-from router.scoring.blend import blend
+from router.scoring.blend import blend, find_rounding
 from router.scoring.heads import Head
 
 
@@ -45,12 +45,14 @@ class Selector(Policy):
 
     def decide(self, selection: Selection) -> Decision:
         """Make a decision of a selection as it stands."""
+        mix = blend(selection.weights, self.rules)
         return Decision(
-            mix=blend(selection.weights, self.rules),
+            mix=mix,
             scores=selection.scores,
             abstained=not selection.weights,
             reason=selection.reason,
             floor=selection.floor,
+            rounding=find_rounding(selection.weights, mix),
         )
 
 

@@ -23,3 +23,11 @@ def blend(weights: Mapping[str, float], rules: MixRules) -> Mix:
     rounded = {name: rules.snap(weights[name]) for name in others}
     rest = rules.snap(sum(weights.values())) - sum(rounded.values())
     return rules.mix({best: max(rest, 0.0), **rounded})
+
+
+def find_rounding(weights: Mapping[str, float], mix: Mix) -> float | None:
+    """Return how far the farthest coefficient of a mix is from its weight, None without weights."""
+    chosen = mix.as_dict()
+    if not weights or not all(isinstance(c, float) for c in chosen.values()):
+        return None
+    return max(abs(weight - chosen.get(name, 0.0)) for name, weight in weights.items())

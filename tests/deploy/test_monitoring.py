@@ -76,7 +76,12 @@ def test_no_metric_of_ours_is_asked_for_that_there_is_not() -> None:
     known = {
         name
         for family in REGISTRY.collect()
-        for name in (family.name, f"{family.name}_total", f"{family.name}_bucket")
+        for name in (
+            family.name,
+            f"{family.name}_total",
+            f"{family.name}_bucket",
+            f"{family.name}_count",
+        )
     }
     texts = [file.read_text(encoding="utf-8") for file in _list_files()]
     asked = {name for text in texts for name in METRIC.findall(text)}

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT
+from tests.factories.collector import Collector, collecting
 from tta_serve.evaluation.local_server import find_free_port
 
 START_LIMIT_S = 600
@@ -72,19 +73,33 @@ class Demo:
 
 
 @pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """Where the demo sends its spans."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
 def demo(
-    base: Path, demo_experts: Path, tmp_path_factory: pytest.TempPathFactory
+    base: Path,
+    demo_experts: Path,
+    collector: Collector,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Demo]:
     folder = tmp_path_factory.mktemp("demo")
     log, experts, port = folder / "log", folder / "experts", find_free_port()
     shutil.copytree(demo_experts, experts)
     options = ["--model", str(base), "--experts", str(experts)]
-    with serving(ROOT / "deploy/demo/serve.yaml", port, log, experts, *options) as server:
+    traces = {"TTA__SERVER__TRACES__ENDPOINT": collector.endpoint}
+    config = ROOT / "deploy/demo/serve.yaml"
+    with serving(config, port, log, experts, *options, **traces) as server:
         yield server
 
 
 @contextmanager
-def serving(config: Path, port: int, log: Path, experts: Path, *options: str) -> Iterator[Demo]:
+def serving(
+    config: Path, port: int, log: Path, experts: Path, *options: str, **environment: str
+) -> Iterator[Demo]:
     """Run `tta serve`, and stop it at the end as a service manager does.
 
     SIGINT is ignored where tests run in the background.
@@ -101,8 +116,13 @@ def serving(config: Path, port: int, log: Path, experts: Path, *options: str) ->
         *options,
     ]
     with log.open("ab") as output:
-        environment = os.environ | {"TTA_ADMIN_KEY": ADMIN_KEY}
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=environment)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            cwd=ROOT,
+            env=os.environ | {"TTA_ADMIN_KEY": ADMIN_KEY} | environment,
+        )
     server = Demo(process, f"http://127.0.0.1:{port}", log, experts)
     try:
         server.wait_ready()

@@ -107,5 +107,5 @@ def test_no_alert_fires_while_all_is_well(prometheus: str) -> None:
     rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
     assert {rule["health"] for rule in rules} == {"ok"}
     alerts = [rule for rule in rules if rule["type"] == "alerting"]
-    assert len(alerts) == 11
+    assert len(alerts) == 13
     assert not [rule["name"] for rule in alerts if rule["state"] == "firing"]

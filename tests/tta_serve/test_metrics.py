@@ -5,6 +5,8 @@ import time
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.factories.asgi import asked, spoken
+from tests.tta_serve.serving.generation.test_merging import TEXT, Desk, body
 from tta_serve import metrics
 from tta_serve.engine.client.usage import Usage
 from tta_serve.metrics import RECENT_REQUESTS, RecentMixes
@@ -41,6 +43,14 @@ def test_what_a_request_took_is_counted_by_policy_and_tenant() -> None:
         assert read("tta_tenant_requests_total", tenant="shop", outcome=outcome) == 1
 
 
+def test_tokens_that_the_prefix_cache_had_are_counted_by_policy() -> None:
+    usage = Usage(first=time.perf_counter(), prompt_tokens=30, cached_tokens=16)
+    with metrics.count_request() as count:
+        count.policy, count.usage = "cached", usage
+    assert read("tta_cached_tokens_total", policy="cached") == 16
+    assert read("tta_request_seconds_count", policy="cached") == 1
+
+
 def test_replicas_are_told_apart_and_nothing_else_changes() -> None:
     with metrics.count_request() as count:
         count.policy = "retrieval"
@@ -52,3 +62,29 @@ def test_replicas_are_told_apart_and_nothing_else_changes() -> None:
         assert after[family.name].type == family.type
         assert len(after[family.name].samples) == 2 * len(family.samples)
     assert 'tta_requests_total{outcome="ok",policy="retrieval",replica="1"}' in merged
+
+
+def test_the_names_that_clients_make_up_make_no_series() -> None:
+    """10,000 of them, wherever a request can have one."""
+    desk = Desk()
+
+    def send(round_: str) -> None:
+        for i in range(100):
+            names = [f"{round_}-{i}-{j}" for j in range(100)]
+            headers = {"x-request-id": names[0], "x-session-id": names[1], "x-tenant": names[2]}
+            merge = ({"experts": dict.fromkeys(names, 0.1)}, {"policy": names[3]}, None)[i % 3]
+            model = "demo" if merge else names[6]
+            path = f"/{names[7]}" if i % 7 == 0 else TEXT
+            asks = spoken(body("x", merge=merge, user=names[4]) | {"model": model, names[5]: 1})
+            got = asked(desk.app, "POST", path, asks, headers=headers)
+            assert got.status in (400, 404)
+
+    send("first")
+    before = count_series()
+    send("second")
+    assert count_series() == before
+
+
+def count_series() -> int:
+    families = REGISTRY.collect()
+    return sum(len(family.samples) for family in families if family.name.startswith("tta_"))

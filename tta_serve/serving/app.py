@@ -16,6 +16,7 @@ from tta_serve.serving.experts.startup import StartupPlan, source_of
 from tta_serve.serving.prefix_router import PrefixRouter
 from tta_serve.serving.ray_private import with_request_router
 from tta_serve.serving.replica.replica import MergingReplica
+from tta_serve.telemetry.traces import EXPORT_TIMEOUT_S
 
 _FEW_CORES = 4
 _HEALTH_CHECK_S = 10
@@ -79,6 +80,7 @@ def _choose_router(server: ServerConfig) -> RequestRouterConfig:
 
 def _engine_args(plan: StartupPlan, on_gpu: bool) -> dict[str, Any]:
     model = plan.config.model
+    traces = plan.config.server.traces
     return {
         **plan.engine_args(),
         "dtype": model.dtype or ("auto" if on_gpu else "float32"),
@@ -93,6 +95,7 @@ def _engine_args(plan: StartupPlan, on_gpu: bool) -> dict[str, Any]:
         **({"reasoning_parser": model.reasoning_parser} if model.reasoning_parser else {}),
         # On a CPU it is only what must be free at the start: the cache has a size of its own.
         **({} if on_gpu else {"gpu_memory_utilization": 0.5}),
+        **({"otlp_traces_endpoint": traces.endpoint} if traces else {}),
         **({"max_model_len": model.max_model_len} if model.max_model_len else {}),
         **model.engine_args,
     }
@@ -112,6 +115,14 @@ def _environment(config: ServeConfig, on_gpu: bool) -> dict[str, str]:
             env["VLLM_CPU_NUM_OF_RESERVED_CPU"] = os.environ.get(
                 "VLLM_CPU_NUM_OF_RESERVED_CPU", "0"
             )
+    if config.server.traces is not None:
+        env |= {
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": str(EXPORT_TIMEOUT_S),
+            "OTEL_SERVICE_NAME": "tta-serve",
+            # vLLM makes spans below ours alone, of the requests that ours are of.
+            "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+        }
     if isinstance(source_of(config.model.source), Path):
         env["HF_HUB_OFFLINE"] = "1"
     return env

@@ -52,6 +52,10 @@ class RequestSummary:
     """What the operator wants to see of its text."""
     trace_id: str | None = None
 
+    def name_model(self, model: str | None) -> None:
+        """Note which model it asks for: any text of its client, cut to what can be written."""
+        self.model = model and model[:_MOST_NAME].encode(errors="replace").decode()
+
     def write(self) -> None:
         """Write its line."""
         if self.status is not None and self.status >= _SERVERS_FAULT:
@@ -71,7 +75,7 @@ class RequestSummary:
             "seconds": round(time.perf_counter() - self.began, 6),
             "key": self.key,
             "tenant": self.tenant,
-            "model": self.model and self.model[:_MOST_NAME],
+            "model": self.model,
             "policy": self.policy,
             **self._describe_merge(),
             **self._describe_usage(),
@@ -96,6 +100,7 @@ class RequestSummary:
         return {
             "first_token_seconds": round(usage.first - self.began, 6),
             "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
             "completion_tokens": usage.completion_tokens,
             "finish_reason": usage.finish_reason,
         }

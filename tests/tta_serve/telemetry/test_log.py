@@ -74,6 +74,7 @@ def test_a_request_is_one_line_and_none_of_its_text(tmp_path: Path) -> None:
         "abstained": False,
         "kept": False,
         "prompt_tokens": 1,
+        "cached_tokens": 0,
         "completion_tokens": 1,
         "finish_reason": "stop",
     }

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from torch import Tensor
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
@@ -51,6 +52,12 @@ class EngineCall(NamedTuple):
     def tokens(self) -> Sequence[int]:
         """The prompt's token ids."""
         return self.prompt["prompt_token_ids"]  # type: ignore[no-any-return]
+
+    def traced_by(self, headers: Mapping[str, str]) -> "EngineCall":
+        """Return the same call, below the span that some headers name, if they name one."""
+        if not headers:
+            return self
+        return self._replace(options={**self.options, "trace_headers": headers})
 
 
 class Owner(Protocol):
@@ -327,7 +334,10 @@ class EngineClient:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         name = f"tta-{secrets.token_hex(8)}"
-        outputs = self._generate({"prompt_token_ids": tokens}, params, name, lora_request=adapter)
+        headers: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(headers)
+        call = EngineCall({"prompt_token_ids": tokens}, params, name).traced_by(headers)
+        outputs = self.run(call, adapter)
         return [output async for output in outputs][-1]
 
 

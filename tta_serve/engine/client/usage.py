@@ -18,6 +18,8 @@ class Usage:
     """When the first token came, by the monotonic clock; None before."""
     prompt_tokens: int = 0
     """The tokens of all prompts of the request."""
+    cached_tokens: int = 0
+    """Those of them whose keys and values were in the prefix cache."""
     finish_reason: str | None = None
     """Why the last sample to end has ended."""
     _tokens: dict[Any, int] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Usage:
                     self.first = time.perf_counter()
                 if not prompt_counted:
                     self.prompt_tokens += len(output.prompt_token_ids or ())
+                    self.cached_tokens += getattr(output, "num_cached_tokens", None) or 0
                     prompt_counted = True
                 for sample in output.outputs:
                     key = prompt, sample.index

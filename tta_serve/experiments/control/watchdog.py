@@ -6,12 +6,14 @@ That is guardrails, the weights of bandits, ends that have come, and the age of 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 
 from tta_serve import metrics
 from tta_serve.experiments.analysis.comparisons import adjusted_moments
 from tta_serve.experiments.analysis.guardrails import check_guardrail
-from tta_serve.experiments.analysis.tallies import tally_metric
+from tta_serve.experiments.analysis.sample_ratio import check_split
+from tta_serve.experiments.analysis.tallies import read_traffic, tally_metric
 from tta_serve.experiments.control.lifecycle import Lifecycle
 from tta_serve.experiments.design.bandit import thompson
 from tta_serve.experiments.design.definition import Bandit
@@ -25,6 +27,7 @@ from tta_serve.store.records import Experiment
 logger = logging.getLogger(__name__)
 
 _PRUNE_S = 3600.0
+_SPLIT_S = 60.0
 
 
 class Watchdog(threading.Thread):
@@ -54,6 +57,7 @@ class Watchdog(threading.Thread):
         self._every_s = every_s
         self._leads = leads
         self._weighed: dict[str, float] = {}  # when each bandit got its weights
+        self._split_at: dict[str, float] = {}  # when each experiment's split was tested
         self._pruned = 0.0
 
     def run(self) -> None:
@@ -69,7 +73,9 @@ class Watchdog(threading.Thread):
     def look(self) -> None:
         """Look at every running experiment, once."""
         now = time.time()
-        for experiment in experiments.list_newest(self._db):
+        newest = experiments.list_newest(self._db)
+        self._forget({one.name for one in newest if one.state == "running"})
+        for experiment in newest:
             if experiment.state == "running":
                 try:
                     self._look_at(experiment, now)
@@ -98,6 +104,11 @@ class Watchdog(threading.Thread):
                 "experiment %s: arm %s was stopped, its units get the control: %s", name, arm, why
             )
 
+        # Its split.
+        if now - self._split_at.get(name, 0.0) >= _SPLIT_S:
+            self._split_at[name] = now
+            self._check_split(stored)
+
         # Its weights.
         bandit = stored.definition.bandit
         if bandit is not None and now - self._weighed.get(name, 0.0) >= bandit.every_s:
@@ -115,6 +126,21 @@ class Watchdog(threading.Thread):
                 if result.breached and result.arm not in stored.stopped:
                     breaches[result.arm] = result.why
         return breaches
+
+    def _check_split(self, stored: StoredExperiment) -> None:
+        """Say whether the arms have the units that their weights say."""
+        traffic = read_traffic(self._db, stored.span)
+        units = {name: arm.units for name, arm in traffic.items()}
+        p = check_split(stored.definition, units, stored.stopped).p
+        if p is not None:
+            metrics.sample_ratio.labels(stored.definition.name).set(p)
+
+    def _forget(self, running: Collection[str]) -> None:
+        """Say nothing more of the split of experiments that have ended."""
+        for name in self._split_at.keys() - running:
+            del self._split_at[name]
+            with suppress(KeyError):
+                metrics.sample_ratio.remove(name)
 
     def _weigh(self, stored: StoredExperiment, bandit: Bandit) -> None:
         """Give each arm of a bandit the share that it deserves by now; a stopped one none."""

@@ -20,6 +20,7 @@ from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import GenerateRequest, Turn
 from tta_serve.serving.routing.route import RequestRoute
 from tta_serve.serving.trials.trials import RequestRecord
+from tta_serve.telemetry.traces import describe_merge, trace_engine, trace_step
 
 _FORMATS = {
     "json": "response_format",
@@ -112,13 +113,13 @@ class Exchange:
                 if index not in self._placed:
                     self._placed[index] = self._place(call, route, index)
                 lived = not self._engine.dead
-                outputs: Any = self.record.usage.watch(
-                    self._engine.run(call, self._placed[index]), call.params
-                )
-                async with aclosing(outputs):
-                    async for output in outputs:
-                        _check_grammar(call, output)
-                        yield output
+                with trace_engine() as headers:
+                    run = self._engine.run(call.traced_by(headers), self._placed[index])
+                    outputs: Any = self.record.usage.watch(run, call.params)
+                    async with aclosing(outputs):
+                        async for output in outputs:
+                            _check_grammar(call, output)
+                            yield output
         except Exception as error:
             self.error = error
             self.killed |= lived and self._engine.dead
@@ -146,8 +147,7 @@ class Exchange:
     async def _route(self, index: int) -> RequestRoute:
         """Decided once for a prompt, whoever asks first."""
         if index not in self._routes:
-            routing = self.record.view.router.route(self._wish, *self._prompts[index])
-            self._routes[index] = asyncio.create_task(routing)
+            self._routes[index] = asyncio.create_task(self._decide(index))
         try:
             route = await self._routes[index]
         except asyncio.CancelledError:
@@ -156,6 +156,12 @@ class Exchange:
         if index == 0:
             self.record.route = route
         return route
+
+    async def _decide(self, index: int) -> RequestRoute:
+        with trace_step("route") as span:
+            route = await self.record.view.router.route(self._wish, *self._prompts[index])
+            span.set_attributes(describe_merge(route.merge_info()))
+            return route
 
     def merge(self) -> list[MergeInfo]:
         """What was done with each prompt that came to be routed."""

@@ -16,6 +16,7 @@ from tta_serve.serving.reading.request import REQUEST, GenerateRequest
 from tta_serve.serving.reading.routes import GENERATES, TOKENIZES, Routes
 from tta_serve.serving.trials.trials import RequestRecord, Trials
 from tta_serve.telemetry.request_summary import SUMMARY, RequestSummary
+from tta_serve.telemetry.traces import trace_request
 
 
 class Merging:
@@ -62,14 +63,16 @@ class Merging:
         self, request: GenerateRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answer a request: read its wish, admit it, and let vLLM answer with the mix it gets."""
+        summary: RequestSummary = scope[SUMMARY]
         with (
+            trace_request(summary, request.headers, request.body),
             self._experts.hold(self._experts.find(request.caller.tenant)) as view,
             metrics.count_request() as count,
             self._trials.follow(view) as record,
         ):
             count.tenant, count.usage = request.caller.tenant, record.usage
-            summary: RequestSummary = scope[SUMMARY]
-            summary.model, summary.usage = request.model, record.usage
+            summary.name_model(request.model)
+            summary.usage = record.usage
             try:
                 wish = self._read_wish(scope["path"], request, record)
                 count.policy = summary.policy = wish.label

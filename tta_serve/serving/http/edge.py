@@ -18,6 +18,7 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tta_serve import metrics
 from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
 from tta_serve.serving.access.key_ring import CALLER, KeyRing, is_management
@@ -80,6 +81,8 @@ class Edge:
         except Exception as error:
             await reply.fail(failure_of(error))
         finally:
+            if summary.error is not None:
+                metrics.failures.labels(summary.error).inc()
             summary.write()
             REQUEST_ID.reset(token)
 

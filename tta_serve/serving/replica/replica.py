@@ -45,6 +45,7 @@ from tta_serve.serving.trials.stored_trials import StoredTrials
 from tta_serve.serving.trials.trials import Trials
 from tta_serve.store.database import Database
 from tta_serve.telemetry.log_sender import LogSender
+from tta_serve.telemetry.traces import TraceExport
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         """
         log = plan.config.server.log
         self._log = None if log.format == "none" else LogSender(log, log_address)
+        traces = plan.config.server.traces
+        self._traces = None if traces is None else TraceExport(traces)
         self.history = ConfigHistory(ClusterText(f"tta-config-{server_id}"), plan.config)
         now = (await asyncio.to_thread(self.history.read))[-1]
         self._version = now.version
@@ -206,6 +209,8 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         await super().__del__()
         if llm := getattr(self, "_llm", None):
             await asyncio.to_thread(llm.shutdown, 0)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
 
@@ -295,7 +300,19 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         used, total = await self._engine.workers.slots()
         metrics.slots_used.set(used)
         metrics.slots_total.set(total)
+        await self._observe_room()
         return metrics.exposition()
+
+    async def _observe_room(self) -> None:
+        """Read how much room experts take, and how much there is."""
+        workers = self._engine.workers
+        used, (dense_bytes, switches) = await asyncio.gather(workers.count_used(), workers.dense())
+        room = self._plan.config.library.capacity
+        for what in ("experts", "ranks", "bytes"):
+            metrics.resident.labels(what).set(getattr(used, what))
+            metrics.capacity.labels(what).set(getattr(room, what))
+        metrics.resident.labels("dense_bytes").set(dense_bytes)
+        metrics.dense_switches.set(switches)
 
 
 def _leads() -> bool:

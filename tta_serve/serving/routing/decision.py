@@ -24,6 +24,11 @@ class DecisionTrace:
     reused: bool = False
     """Whether the mix was kept from an earlier turn of the conversation."""
 
+    @property
+    def rounding(self) -> float | None:
+        """How far the grid moved the decision's farthest coefficient, None if it did not now."""
+        return None if self.reused else self.decision.rounding
+
 
 def reuse_mix(then: Decision, now: Decision) -> DecisionTrace:
     """Return the mix of an earlier turn, with what would have been decided for this one alone."""

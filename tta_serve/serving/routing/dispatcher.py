@@ -145,7 +145,7 @@ class PolicyDispatcher:
         decision = made.trace.decision
         self._check_acts_from(wish, decision)
         info = describe_decision(wish, made.trace, self.probe.digests, _ms_since(start))
-        metrics.observe_decision(info, decision.mix)
+        metrics.observe_decision(info, decision.mix, made.trace.rounding)
         return RequestRoute(wish, self._make_turn(decision, info, acts_from, made))
 
     def shadow(self, mix: Mix, acts_from: ActsFrom | None) -> DecidedTurn:

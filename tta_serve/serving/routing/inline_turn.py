@@ -14,6 +14,7 @@ from router.policies.selector import InlineSelector
 from router.policies.token_gated import GatedPolicy
 from router.policies.twin import TwinPolicy
 from router.policy import Policy
+from router.scoring.blend import find_rounding
 from router.scoring.heads import Head
 from tta_serve import metrics
 from tta_serve.engine.client.engine_client import UndecidedRequest
@@ -80,7 +81,14 @@ class InstalledPolicy(NamedTuple):
         units = zip(names, made.units, strict=True)
         mix = self.rules.mix({name: number * self.rules.grid for name, number in units})
         return self.finish(
-            Decision(mix, selection.scores, mix.is_base, selection.reason, selection.floor)
+            Decision(
+                mix,
+                selection.scores,
+                mix.is_base,
+                selection.reason,
+                selection.floor,
+                rounding=find_rounding(selection.weights, mix),
+            )
         )
 
 
@@ -148,7 +156,7 @@ class InlineTurn:
         trace = self._trace(made)
         self.info = describe_decision(self.wish, trace, self.digests, self.router_ms)
         self.info.acts_from = acts_from
-        metrics.observe_decision(self.info, trace.decision.mix)
+        metrics.observe_decision(self.info, trace.decision.mix, trace.rounding)
 
         # A turn that could not be read decides nothing that could be kept.
         if self.turn.here and (made is not None or self.before is not None):

@@ -6,6 +6,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from router.decision import Prompt
 from router.probing import Activations, Outputs, Window
 from router.scoring.heads import Head
 from tta_serve import metrics
+from tta_serve.telemetry.traces import trace_step
 
 _T = TypeVar("_T")
 
@@ -41,6 +43,11 @@ class Engine(Protocol):
     async def install(
         self, heads: Sequence[Head], digests: Mapping[str, str], rules: MixRules
     ) -> str: ...
+
+
+async def _measured(kind: str, make: Callable[[], Awaitable[_T]]) -> _T:
+    with trace_step("probe", probe=kind), metrics.probe_seconds.labels(kind).time():
+        return await make()
 
 
 @dataclass
@@ -71,6 +78,7 @@ class ProbeCache:
             key: What describes the probe completely, as JSON.
             make: Makes the pass.
         """
+        make = partial(_measured, kind, make)
         digest = hashlib.sha256(json.dumps([kind, *key]).encode()).hexdigest()
         if digest in self._results:
             metrics.probe_cache.labels(kind, "hit").inc()

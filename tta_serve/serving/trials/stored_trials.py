@@ -83,7 +83,7 @@ class Journal:
             time=time.time(),
         )
         self._rows.put(row)
-        metrics.exposures.labels(assigned.experiment, assigned.arm).inc()
+        _count(row)
         if self._texts is not None:
             self._texts.put(PromptText(record.id, record.prompt.user_turn, time.time()))
 
@@ -165,6 +165,12 @@ class StoredTrials(Trials):
         else:
             again = record.answer_again if self._shadow.generates(record) else None
             self._shadow.begin(record, again, write)
+
+
+def _count(row: Exposure) -> None:
+    metrics.exposures.labels(row.experiment, row.arm, row.outcome).inc()
+    if row.ttft_ms is not None:
+        metrics.arm_first_token_seconds.labels(row.experiment, row.arm).observe(row.ttft_ms / 1e3)
 
 
 def _kill(entry: str, catalog: Catalog, wish: Wish) -> Wish:
