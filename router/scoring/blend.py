@@ -27,7 +27,7 @@ def blend(weights: Mapping[str, float], rules: MixRules) -> Mix:
 
 def find_rounding(weights: Mapping[str, float], mix: Mix) -> float | None:
     """Return how far the farthest coefficient of a mix is from its weight, None without weights."""
-    chosen = mix.as_dict()
-    if not weights or not all(isinstance(c, float) for c in chosen.values()):
+    if not weights:
         return None
+    chosen = {name: c for name, c in mix.coefficients if isinstance(c, float)}
     return max(abs(weight - chosen.get(name, 0.0)) for name, weight in weights.items())

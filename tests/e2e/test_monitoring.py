@@ -11,7 +11,8 @@ import openai
 import pytest
 import yaml
 
-from deploy.monitoring.panels import DASHBOARDS, WINDOW
+from deploy.monitoring.panels import DASHBOARDS, WINDOW, Dashboard
+from deploy.monitoring.pictures import Span, ask, draw_dashboard
 from tests.conftest import ROOT
 from tests.e2e.conftest import Demo
 from tests.factories.tools import find_tool
@@ -100,6 +101,24 @@ def test_every_query_of_every_panel_finds_something(prometheus: str) -> None:
         if not rows and not panel.needs:
             silent.append((panel.title, curve.expression))
     assert not silent
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.name)
+def test_a_dashboard_is_drawn_from_what_there_is(
+    prometheus: str, tmp_path: Path, dashboard: Dashboard
+) -> None:
+    span = Span(time.time(), minutes=1)
+    file = tmp_path / "picture.png"
+    draw_dashboard(dashboard, prometheus, span, file)
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert 5_000 < file.stat().st_size < 300_000
+    lines = [
+        line
+        for panel in dashboard.panels
+        for c in panel.curves
+        for line in ask(prometheus, c, span)
+    ]
+    assert all(line.times and -1 <= line.times[0] <= 0 for line in lines)
 
 
 def test_no_alert_fires_while_all_is_well(prometheus: str) -> None:

@@ -42,14 +42,15 @@ class RunningApp:
         for name, value in (_QUIET | (_BEHIND_PROXY if behind_proxy else {})).items():
             os.environ.setdefault(name, value)
         # Ray reads its environment when it is imported, and sets up logging.
+        for name in ("alembic", "httpx"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         import ray
         from ray import serve
 
         from tta_serve.serving.app import build_app
         from tta_serve.serving.ray_private import end_unneeded
 
-        for name in ("ray.serve", "alembic", "httpx"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
         need = 2 + server.replicas * (1 + self.config.model.tensor_parallel)
         with ExitStack() as started:
