@@ -155,7 +155,12 @@ _MERGING = (
     Panel("Experts", (Curve("max (tta_experts_loaded)", "served"),)),
     Panel(
         "Room that experts take",
-        (Curve("max by (what) (tta_resident / on (what, replica) tta_capacity)", "{{what}}"),),
+        (
+            Curve(
+                "max by (what) (tta_resident / on (what, replica, instance) tta_capacity)",
+                "{{what}}",
+            ),
+        ),
         "percentunit",
     ),
     Panel("How far the grid moved coefficients", _quantiles("tta_grid_error", "policy")),

@@ -26,7 +26,7 @@ _SOURCE = "http://127.0.0.1:9090"
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeSpan:
     """The time that pictures show."""
 
     end: float
@@ -48,7 +48,7 @@ class Line:
     values: Sequence[float]
 
 
-def draw_dashboard(dashboard: Dashboard, source: str, span: Span, file: Path) -> None:
+def draw_dashboard(dashboard: Dashboard, source: str, span: TimeSpan, file: Path) -> None:
     """Write a PNG of a dashboard.
 
     Args:
@@ -69,7 +69,7 @@ def draw_dashboard(dashboard: Dashboard, source: str, span: Span, file: Path) ->
     figure.savefig(file, format="png", dpi=64, pil_kwargs={"optimize": True})
 
 
-def ask(source: str, curve: Curve, span: Span) -> list[Line]:
+def ask(source: str, curve: Curve, span: TimeSpan) -> list[Line]:
     """Return what a curve's query finds over a span, in the order of the names."""
     asked: dict[str, str | float] = {
         "query": curve.expression.replace(WINDOW, "1m"),
@@ -82,13 +82,13 @@ def ask(source: str, curve: Curve, span: Span) -> list[Line]:
     return sorted((_read(curve, one, span) for one in found), key=lambda line: line.name)
 
 
-def _read(curve: Curve, found: Any, span: Span) -> Line:
+def _read(curve: Curve, found: Any, span: TimeSpan) -> Line:
     name = _LABEL.sub(lambda label: found["metric"].get(label[1], ""), curve.legend)
     times, values = zip(*found["values"], strict=True)
     return Line(name, [(t - span.end) / 60 for t in times], [float(value) for value in values])
 
 
-def _draw_panel(axes: Axes, panel: Panel, lines: Sequence[Line], span: Span) -> None:
+def _draw_panel(axes: Axes, panel: Panel, lines: Sequence[Line], span: TimeSpan) -> None:
     axes.set_title(panel.title, fontsize=9, loc="left", wrap=True)
     for line in lines:
         axes.plot(line.times, line.values, label=line.name, linewidth=1.2)
@@ -116,7 +116,7 @@ def main(
     out: Annotated[Path, typer.Option(help="The folder.")] = Path(__file__).parent / "dashboards",
 ) -> None:
     """Draw each dashboard into a folder."""
-    span = Span(time.time(), minutes)
+    span = TimeSpan(time.time(), minutes)
     for dashboard in DASHBOARDS:
         file = out / f"{dashboard.name}.png"
         draw_dashboard(dashboard, source, span, file)

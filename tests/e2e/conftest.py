@@ -1,5 +1,6 @@
 """The demo as a user starts it: `tta serve` in a process of its own, once a session."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -63,6 +65,12 @@ class Demo:
     @property
     def last_words(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What its log says so far."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        return [json.loads(line) for line in text.splitlines() if line.startswith('{"time"')]
 
     def wait_ready(self, limit_s: float = START_LIMIT_S) -> None:
         end = time.monotonic() + limit_s

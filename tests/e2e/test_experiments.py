@@ -109,6 +109,7 @@ def test_two_replicas_assign_alike_forget_nothing_and_obey_the_kill_switch(
         _check_change(http)
         _check_reload(demo, http)
         _check_kill(demo, http)
+        _check_log(demo)
     db = Database(f"sqlite:///{tmp_path}/tta.db")
     anew = LiveExperiments(db, ["gate", "probe", "base"], 60)
     rows = list(read_exposures(db, Span("e"), "score"))
@@ -161,6 +162,15 @@ def _check_metrics(http: httpx.Client) -> None:
     }
     assert took_part == {"0", "1"}
     assert 'tta_shadow_requests_total{found="' in metrics
+
+
+def _check_log(demo: Demo) -> None:
+    """Both replicas have said that they serve, which experiment runs, and what the switch does."""
+    serving = {line["process"] for line in demo.lines if line["event"] == "serving"}
+    assert len(serving) == 2
+    changes = [line for line in demo.lines if line["event"] == "experiments changed"]
+    assert {line["process"] for line in changes if line["running"] == {"e": 2}} == serving
+    assert {line["process"] for line in changes if line["kill"] == "half"} == serving
 
 
 def _check_kill(demo: Demo, http: httpx.Client) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy.monitoring.panels import DASHBOARDS, WINDOW, Dashboard
-from deploy.monitoring.pictures import Span, ask, draw_dashboard
+from deploy.monitoring.pictures import TimeSpan, ask, draw_dashboard
 from tests.conftest import ROOT
 from tests.e2e.conftest import Demo
 from tests.factories.tools import find_tool
@@ -107,7 +107,7 @@ def test_every_query_of_every_panel_finds_something(prometheus: str) -> None:
 def test_a_dashboard_is_drawn_from_what_there_is(
     prometheus: str, tmp_path: Path, dashboard: Dashboard
 ) -> None:
-    span = Span(time.time(), minutes=1)
+    span = TimeSpan(time.time(), minutes=1)
     file = tmp_path / "picture.png"
     draw_dashboard(dashboard, prometheus, span, file)
     assert file.read_bytes().startswith(b"\x89PNG")

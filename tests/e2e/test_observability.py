@@ -15,17 +15,11 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 
 
-def lines_of(demo: Demo) -> list[dict[str, Any]]:
-    """Return the lines of the log that the server has written so far."""
-    text = demo.log.read_text(encoding="utf-8", errors="replace")
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-
-
 def wait_for_line(demo: Demo, **wanted: Any) -> dict[str, Any]:
     """Return the line that has these values, once it is written."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
-        for line in lines_of(demo):
+        for line in demo.lines:
             if all(line.get(name) == value for name, value in wanted.items()):
                 return line
         time.sleep(0.1)
@@ -55,7 +49,7 @@ def test_standard_output_says_who_serves_and_what_was_asked(demo: Demo) -> None:
     assert line["completion_tokens"] == 8
     assert 0 < line["first_token_seconds"] < line["seconds"]
     assert line["trace_id"] == TRACE
-    assert "salary" not in json.dumps(lines_of(demo))
+    assert "salary" not in json.dumps(demo.lines)
 
 
 def test_a_stream_that_its_client_leaves_is_a_line_too(demo: Demo) -> None:

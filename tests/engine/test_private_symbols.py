@@ -424,6 +424,22 @@ def test_async_llm_is_what_the_client_calls() -> None:
         assert f"self.{name} = " in inspect.getsource(AsyncLLM.__init__)
 
 
+def test_vllm_makes_its_span_below_the_one_that_headers_name_by_the_endpoint_of_its_config() -> (
+    None
+):
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.outputs import RequestOutput
+    from vllm.tracing import otel
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert "otlp_traces_endpoint" in inspect.signature(AsyncEngineArgs).parameters
+    assert "trace_headers" in inspect.signature(AsyncLLM.generate).parameters
+    export = inspect.getsource(otel.get_span_exporter)
+    assert "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" in export
+    assert '"http/protobuf"' in export
+    assert "num_cached_tokens" in inspect.signature(RequestOutput).parameters
+
+
 def test_ray_has_the_parts_we_reach_for() -> None:
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine

@@ -24,4 +24,5 @@ exposures          exposures of experiments, and what the logs hold of them
 experiment_logs    logs of known truth, in a database like a server's
 asgi               ASGI apps called by hand
 http_handler       a handler of the standard library, served while a test asks it
+collector          a collector of OpenTelemetry spans
 """

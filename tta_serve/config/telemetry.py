@@ -33,7 +33,7 @@ class LogConfig(Section):
 class TracesConfig(Section):
     """Spans of requests, sent to an OpenTelemetry collector."""
 
-    endpoint: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
+    endpoint: str = Field(pattern=r"^https?://[^\s/@]+(/\S*)?$")
     """Where the collector takes OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`. Headers
     for it come from the environment, `OTEL_EXPORTER_OTLP_HEADERS`."""
     sample: float = Field(1.0, ge=0, le=1)

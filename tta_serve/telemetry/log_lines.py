@@ -18,7 +18,7 @@ class JsonLines(JsonFormatter):
 
     def __init__(self) -> None:
         super().__init__(
-            ["levelname", "message", "name"],
+            ["levelname", "message", "name", "process"],
             rename_fields=_NAMES,
             timestamp="time",
             json_ensure_ascii=False,
