@@ -21,7 +21,7 @@ from tta_serve.config.sections import ServerConfig
 from tta_serve.config.telemetry import LogConfig
 from tta_serve.exceptions import ConfigError
 from tta_serve.serving.access.key_ring import KeyRing
-from tta_serve.serving.http.edge import Edge
+from tta_serve.serving.http.edge import Edge, EdgeRules
 from tta_serve.telemetry.log_sender import LogSender
 from tta_serve.telemetry.log_writer import LogWriter
 
@@ -127,7 +127,8 @@ def test_a_failure_of_ours_names_its_request_beside_its_traceback(tmp_path: Path
 
 
 def test_health_checks_are_silent_unless_wanted(tmp_path: Path) -> None:
-    edge = Edge(PlainTextResponse("fine"), ServerConfig(), KeyRing(AccessConfig(), None))
+    rules = EdgeRules(ServerConfig(), KeyRing(AccessConfig(), None))
+    edge = Edge(PlainTextResponse("fine"), rules)
     for level, count in (("info", 0), ("debug", 1)):
         file = tmp_path / level
         with logging_to(file, level=level):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 from tta_serve import metrics
 from tta_serve.exceptions import RequestError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 DEATHS = 3
 """Of how many of its engine's deaths a request must have been a part, to be refused."""

@@ -283,6 +283,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         await self._experts.commit(name)
         if self._experts.config_version == version:
             return
+        logger.info("config changed", extra={"version": self._experts.config_version})
         config = self.config
         self._rules.config = config.server
         self._rules.keys = KeyRing(config.access, self._admin_key)
