@@ -9,6 +9,10 @@ class StartError(RuntimeError):
     """The application did not start; the message is the last words of the part that failed."""
 
 
+class RayEndedError(RuntimeError):
+    """A process of Ray ended while the application ran, which only a new start brings back."""
+
+
 class PromptFileError(ValueError):
     """Prompts to learn or measure with cannot be used; the message says which, and why."""
 

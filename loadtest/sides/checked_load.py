@@ -14,7 +14,7 @@ TOKENS = 12
 CLEAR = 0.02
 """Answers whose two likeliest tokens are closer than this at some place would differ by rounding
 from batch to batch."""
-_PAUSE_S = 0.25
+_PAUSE_S = 1.0
 _TIMEOUT_S = 130.0
 
 

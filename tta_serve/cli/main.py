@@ -178,7 +178,13 @@ def main() -> None:
     from adapters.errors import AdapterError
     from adapters.files.paths import explain_refusal
     from router.errors import RouterError
-    from tta_serve.exceptions import ConfigError, PromptFileError, RequestError, StartError
+    from tta_serve.exceptions import (
+        ConfigError,
+        PromptFileError,
+        RayEndedError,
+        RequestError,
+        StartError,
+    )
     from tta_serve.experiments.errors import ExperimentError
     from tta_serve.store.errors import StoreError
 
@@ -202,6 +208,8 @@ def main() -> None:
         _fail(2, str(error))
     except StartError as error:
         _fail(1, f"the server did not start:\n{error}")
+    except RayEndedError as error:
+        _fail(1, str(error))
 
 
 def _write_any_text() -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 from tta_serve.config.loading import KEY_VARIABLE
 from tta_serve.config.sections import ServeConfig
-from tta_serve.exceptions import StartError
+from tta_serve.exceptions import RayEndedError, StartError
 from tta_serve.serving.experts.startup import StartupPlan
 from tta_serve.telemetry.log_writer import LogWriter
 
@@ -83,7 +83,7 @@ class RunningApp:
         self._stack.close()
 
     def wait(self) -> None:
-        """Return never. Raises StartError once one of Ray's own processes has ended.
+        """Return never. Raises RayEndedError once one of Ray's own processes has ended.
 
         Ray starts a replica again, but nobody its own processes: that is a service manager's part.
         """
@@ -91,7 +91,7 @@ class RunningApp:
 
         while not (ended := find_ended_parts()):
             time.sleep(_LOOK_S)
-        raise StartError(f"Ray's {' and '.join(ended)} ended: start the server again")
+        raise RayEndedError(f"Ray's {' and '.join(ended)} ended: start the server again")
 
 
 @contextmanager
