@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +15,19 @@ import httpx
 import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, Formatter, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    Formatter,
+    MaxNLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from deploy.monitoring.panels import DASHBOARDS, WINDOW, Curve, Dashboard, Panel
 
 _COLUMNS = 3
 _POINTS = 120
-_MOST_IN_LEGEND = 8
+_MOST_IN_LEGEND = 16
 _LABEL = re.compile(r"\{\{(\w+)\}\}")
 _SOURCE = "http://127.0.0.1:9090"
 
@@ -93,7 +100,10 @@ def _draw_panel(axes: Axes, panel: Panel, lines: Sequence[Line], span: TimeSpan)
     for line in lines:
         axes.plot(line.times, line.values, label=line.name, linewidth=1.2)
     axes.set_xlim(-span.minutes, 0)
-    axes.set_ylim(bottom=0)
+    top = max((value for line in lines for value in line.values if isfinite(value)), default=0)
+    axes.set_ylim(-0.03 * (top or 1), 1.1 * (top or 1))  # a line of zeros is to be seen
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter("{x:g} min")
     axes.yaxis.set_major_formatter(_find_formatter(panel.unit))
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
@@ -101,13 +111,15 @@ def _draw_panel(axes: Axes, panel: Panel, lines: Sequence[Line], span: TimeSpan)
         words = f"nothing without {panel.needs}" if panel.needs else "nothing"
         axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", color="gray")
     elif len(lines) <= _MOST_IN_LEGEND and any(line.name for line in lines):
-        axes.legend(fontsize=6, loc="upper left", framealpha=0.6)
+        axes.legend(fontsize=6, loc="upper left", framealpha=0.6, ncols=1 + len(lines) // 6)
 
 
 def _find_formatter(unit: str) -> Formatter:
     if unit == "percentunit":
         return PercentFormatter(1, decimals=0)
-    return EngFormatter({"s": "s", "reqps": "/s"}.get(unit, ""), sep=" " if unit == "s" else "")
+    if unit == "s":
+        return EngFormatter("s")
+    return StrMethodFormatter("{x:g}/s" if unit == "reqps" else "{x:g}")
 
 
 def main(

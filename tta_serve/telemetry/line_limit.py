@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Hashable
 
 from tta_serve import metrics
 
@@ -16,9 +15,9 @@ _PERIOD_S = 1.0
 class LineLimit(logging.Filter):
     """Lets so many lines of a kind through in a second, and tells how many it left out.
 
-    Requests that failed are of one kind by their error; warnings are, if one place in the code logs
-    them. So there are no more kinds than errors and places. Requests that went well have all their
-    lines: the engine bounds how many there are.
+    Requests that failed are of one kind by their error, and those whose client left are of one;
+    warnings are, if one place in the code logs them. So there are no more kinds than errors and
+    places. Requests that went well have all their lines: the engine bounds how many there are.
     """
 
     def __init__(self, most: int) -> None:
@@ -30,7 +29,7 @@ class LineLimit(logging.Filter):
         super().__init__()
         self._most = most
         self._period = 0
-        self._seen: Counter[Hashable] = Counter()
+        self._seen: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
@@ -68,7 +67,7 @@ class LineLimit(logging.Filter):
 
 def _find_kind(record: logging.LogRecord) -> str | None:
     error: str | None = getattr(record, "error", None)
-    if error is not None:
-        return error
+    if error is not None or getattr(record, "outcome", None) == "aborted":
+        return error or "aborted"
     alarms = record.levelno >= logging.WARNING and record.name != logger.name
     return f"{record.module}:{record.lineno}" if alarms else None

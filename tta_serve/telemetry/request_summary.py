@@ -70,7 +70,7 @@ class RequestSummary:
             "method": self.method,
             "path": self.path[:_MOST_NAME],
             "status": self.status,
-            "outcome": self.outcome or ("error" if self.error else None),
+            "outcome": self.outcome or self._find_outcome(),
             "error": self.error,
             "seconds": round(time.perf_counter() - self.began, 6),
             "key": self.key,
@@ -83,6 +83,12 @@ class RequestSummary:
             "trace_id": self.trace_id,
         }
         return {name: value for name, value in said.items() if value is not None}
+
+    def _find_outcome(self) -> str | None:
+        """Return how a request ended that did not come as far as to generate."""
+        if self.status is None:
+            return "aborted"
+        return "error" if self.error else None
 
     def _describe_merge(self) -> dict[str, Any]:
         if self.info is None:

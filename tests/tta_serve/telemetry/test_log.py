@@ -1,5 +1,6 @@
 """The lines of the log: what they say of a request, what they do not, and that they are bounded."""
 
+import asyncio
 import json
 import logging
 import os
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 from starlette.responses import PlainTextResponse
+from starlette.types import Message
 
-from tests.factories.asgi import asked, spoken
+from tests.factories.asgi import asked, call, spoken
 from tests.tta_serve.serving.generation.test_merging import TEXT, Desk, body
 from tta_serve.config.access import AccessConfig
 from tta_serve.config.sections import ServerConfig
@@ -152,6 +154,23 @@ def test_a_storm_of_refusals_is_counted_in_place_of_written(tmp_path: Path) -> N
     assert len(refused) + sum(one["left_out"] for one in told) == 200
     assert {one["of"] for one in told} == {"model_not_found"}
     assert sum(one.get("outcome") == "ok" for one in lines) == 5, "what goes well is all there"
+
+
+def test_clients_who_leave_at_once_flood_nothing_either(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    with logging_to(file, most_alike=3):
+        desk = Desk()
+        for _ in range(50):
+            asyncio.run(call(desk.app, "POST", TEXT, receive=leaving))
+        time.sleep(1.2)
+    lines = read(file)
+    told = sum(one.get("left_out", 0) for one in lines)
+    assert told > 20
+    assert told + sum(one.get("outcome") == "aborted" for one in lines) == 50
+
+
+async def leaving() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def test_a_text_line_is_one_line_whatever_a_client_sends(tmp_path: Path) -> None:
