@@ -192,6 +192,8 @@ def _count_lost(
             struck - PROMISED_S <= outcome.ended <= over + PROMISED_S for struck, over in kills
         )
 
+    for outcome in (one for one in lost if not excused(one)):
+        progress.log("lost:", outcome, "kills:", kills)
     return len(lost), sum(not excused(one) for one in lost)
 
 

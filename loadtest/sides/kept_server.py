@@ -23,6 +23,7 @@ from tta_serve.config.loading import KEY_VARIABLE
 from tta_serve.evaluation.local_server import find_free_port
 
 _POLL_S = 0.5
+_STOP_S = 120.0
 _DISK_MIB = 128
 
 
@@ -134,9 +135,12 @@ class KeptServer:
         return False
 
     def close(self) -> None:
-        """End all of its processes."""
+        """End all of its processes, as a service manager does: it may write what waits."""
         self._closing.set()
         self._keeper.join()
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_S)
         self._tree.end()
 
     def _start(self) -> "subprocess.Popen[bytes]":
