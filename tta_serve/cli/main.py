@@ -150,6 +150,8 @@ def _serve(config: ServeConfig) -> None:
         people.print(
             f"Ready after {seconds:.0f} s: {served.url}/v1   metrics: {served.url}/metrics"
         )
+        if config.server.console:
+            people.print(f"Console: {served.url}/console")
         people.print(f"Try it:\n{_example(served.url, config.model.id)}\nStop with Ctrl-C.")
         try:
             served.wait()
