@@ -10,5 +10,5 @@ rotate         OrthoMerge, a mean of the experts' rotations of the base
 factors        methods on the factors a and b themselves
 calibrated     methods weighted by what the experts do on calibration inputs
 twin           Twin-Merging: a shared expert, and what each knows beyond it
-interference   how much two experts get in each other's way
+interference   how much experts get in each other's way
 """

@@ -1,11 +1,13 @@
-"""How much two experts get in each other's way, weight by weight."""
+"""How much experts get in each other's way: two of them weight by weight, or all as wholes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from adapters.deltas import Deltas
+from adapters.expert import Expert
 from adapters.low_rank import compress, make_canonical
 from adapters.merge.merged import check_one_base
 
@@ -58,6 +60,31 @@ def compare(
     """
     check_one_base(dict(zip(names, (a, b), strict=True)))
     return [_compare_weight(weight, a, b, rank) for weight in a.shapes if weight in b.shapes]
+
+
+def measure_cosines(experts: Sequence[Expert]) -> Tensor:
+    """Return the cosine of each pair of low-rank experts, each taken as one long vector.
+
+    <b_i a_i, b_j a_j> is the sum of (b_i^T b_j) * (a_i a_j^T), entry by entry, so that no delta is
+    made: of a weight it takes rank^2 (in + out) products, where rank is that of all experts
+    together. What one of them does not touch counts as zeros.
+
+    Returns:
+        [experts, experts], float64, symmetric; 0 for a delta of zeros.
+    """
+    products = torch.zeros(len(experts), len(experts), dtype=torch.float64)
+    for module in {module for expert in experts for module in expert.factors}:
+        own = [i for i, expert in enumerate(experts) if module in expert.factors]
+        factors = [experts[i].factors[module] for i in own]
+        a = torch.cat([factor.a for factor in factors]).double()
+        b = torch.cat([factor.b for factor in factors], dim=1).double()
+        owner = torch.tensor([i for i, f in zip(own, factors, strict=True) for _ in range(f.rank)])
+        terms = (b.t() @ b) * (a @ a.t())
+        by_row = torch.zeros(len(experts), len(owner), dtype=torch.float64)
+        by_row.index_add_(0, owner, terms)
+        products.index_add_(1, owner, by_row)
+    norms = products.diagonal().clamp(min=0).sqrt()
+    return products / (norms[:, None] * norms).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def _compare_weight(weight: str, a: Deltas, b: Deltas, rank: int) -> Interference:

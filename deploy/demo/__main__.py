@@ -308,5 +308,28 @@ def experiment(
     typer.echo(json.dumps(found))
 
 
+@app.command()
+def pictures(
+    users: Annotated[int, typer.Option(min=1, help="Simulated users of the experiment.")] = 560,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for them.", show_default="beside the console")
+    ] = None,
+) -> None:
+    """Take pictures of the console, with a real browser, for its README."""
+    _ready()
+    from rich.progress import Progress
+
+    from deploy.demo.browser import BrowserError
+    from deploy.demo.console_pictures import FOLDER, take_pictures
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("users", total=users)
+        try:
+            take_pictures(out or FOLDER, users, lambda: progress.advance(task))
+        except BrowserError as error:
+            typer.secho(str(error), fg="red", err=True)
+            raise typer.Exit(1) from error
+
+
 if __name__ == "__main__":
     app()

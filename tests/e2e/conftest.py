@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Demo:
     log: Path
     experts: Path
     """The library's folder, a copy that tests may change and then put back as it was."""
+    store: str = ""
+    """The address of its store, "" for none."""
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(
@@ -98,10 +100,13 @@ def demo(
     log, experts, port = folder / "log", folder / "experts", find_free_port()
     shutil.copytree(demo_experts, experts)
     options = ["--model", str(base), "--experts", str(experts)]
-    traces = {"TTA__SERVER__TRACES__ENDPOINT": collector.endpoint}
+    said = {
+        "TTA__SERVER__TRACES__ENDPOINT": collector.endpoint,
+        "TTA__STORE__URL": f"sqlite:///{folder}/tta.db",
+    }
     config = ROOT / "deploy/demo/serve.yaml"
-    with serving(config, port, log, experts, *options, **traces) as server:
-        yield server
+    with serving(config, port, log, experts, *options, **said) as server:
+        yield replace(server, store=said["TTA__STORE__URL"])
 
 
 @contextmanager

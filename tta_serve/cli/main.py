@@ -25,7 +25,7 @@ from tta_serve.cli.options import console, format_examples
 from tta_serve.cli.router import app as router
 
 if TYPE_CHECKING:
-    from tta_serve.config.sections import ServeConfig
+    from tta_serve.config.sections import ServeConfig, ServerConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 app.add_typer(experts, name="experts")
@@ -150,11 +150,20 @@ def _serve(config: ServeConfig) -> None:
         people.print(
             f"Ready after {seconds:.0f} s: {served.url}/v1   metrics: {served.url}/metrics"
         )
+        if config.server.console:
+            people.print(f"Console: {_find_management(config.server)}/console")
         people.print(f"Try it:\n{_example(served.url, config.model.id)}\nStop with Ctrl-C.")
         try:
             served.wait()
         except KeyboardInterrupt:
             people.print("Stopping ...")
+
+
+def _find_management(server: ServerConfig) -> str:
+    """Return the address at which the server is managed."""
+    if server.admin_port is None:
+        return f"http://{server.host}:{server.port}"
+    return f"http://{server.admin_host}:{server.admin_port}"
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -227,6 +227,9 @@ class ServerConfig(Section):
     """Seconds that running requests have to end when the server stops."""
     cors_origins: list[str] = []
     """Origins of the web pages that may ask; `*` for all."""
+    console: bool = True
+    """Whether `/console` is served: a page for operators, which asks for keys where they are
+    needed."""
     sessions: int = Field(4096, ge=0)
     """How many turns of conversations a replica remembers the mix of."""
     session_idle_s: float = Field(3600, gt=0)

@@ -14,6 +14,7 @@ routing/              from a prompt to a mix
 http/                 bytes, bounds and errors
 reading/              what a request says
 access/               who may ask, for what, and how much
+console/              a page for operators
 
 A room imports only rooms below it in this list.
 """

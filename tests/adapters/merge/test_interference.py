@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from adapters.deltas import LowRankDeltas
 from adapters.expert import Expert, LowRank
-from adapters.merge.interference import Interference, compare
+from adapters.merge.interference import Interference, compare, measure_cosines
 from tests.factories.deltas import DenseDeltas
 
 MODULE = "model.layers.0.mlp.up_proj"
@@ -148,3 +148,36 @@ def test_comparing_changes_nothing() -> None:
     compare(DenseDeltas({"w.weight": x}), DenseDeltas({"w.weight": y}))
     assert_close(x, torch.ones(3, 4))
     assert_close(y, torch.eye(3, 4))
+
+
+def test_cosines_of_many_are_those_of_their_dense_deltas() -> None:
+    other = "model.layers.1.mlp.up_proj"
+    experts = [
+        Expert("both", {MODULE: made(3, 0), other: made(2, 1, (7, 5))}),
+        Expert("one", {MODULE: made(2, 2)}),
+        Expert("elsewhere", {other: made(1, 3, (7, 5))}),
+    ]
+    shapes = {MODULE: (12, 10), other: (7, 5)}
+
+    def dense(expert: Expert) -> torch.Tensor:
+        parts = [
+            expert.factors[module].dense() if module in expert.factors else torch.zeros(shape)
+            for module, shape in shapes.items()
+        ]
+        return torch.cat([part.flatten() for part in parts])
+
+    rows = torch.nn.functional.normalize(
+        torch.stack([dense(expert) for expert in experts]).double()
+    )
+    assert_close(measure_cosines(experts), rows @ rows.t(), atol=1e-6, rtol=0)
+
+
+def test_cosines_of_an_expert_with_itself_undone_and_with_nothing() -> None:
+    a, b = made(2, 0)
+    experts = [
+        Expert("it", {MODULE: LowRank(a, b)}),
+        Expert("undone", {MODULE: LowRank(a, -2 * b)}),
+        Expert("nothing", {MODULE: LowRank(a, 0 * b)}),
+    ]
+    wanted = torch.tensor([[1.0, -1, 0], [-1, 1, 0], [0, 0, 0]], dtype=torch.float64)
+    assert_close(measure_cosines(experts), wanted)

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -23,9 +23,24 @@ def build() -> Callable[[], FastAPI]:
 @pytest.fixture(scope="session")
 def app(build: Callable[[], FastAPI]) -> FastAPI:
     """The same with our routes, in which nobody can be answered."""
+    return complete(build())
+
+
+def complete(app: FastAPI, **server: Any) -> FastAPI:
+    """Add our routes to an app, in which nobody can be answered.
+
+    Args:
+        server: Keys of the config's section of that name.
+    """
+    from tta_serve.config.sections import ServeConfig
     from tta_serve.serving.replica.openai_app import complete_app
     from tta_serve.serving.replica.peers import Peers
 
-    app = build()
-    complete_app(app, None, Peers(None, 1), Path("library"), None)
+    said = {
+        "model": {"id": "m", "source": "somewhere"},
+        "library": {"path": "library"},
+        "default_policy": "base",
+        "server": server,
+    }
+    complete_app(app, None, Peers(None, 1), ServeConfig.model_validate(said), None)
     return app

@@ -13,7 +13,9 @@ CALLER = "tta.caller"
 """The key of an ASGI scope under which the edge leaves a `Caller`."""
 
 _MANAGED = ("/admin/", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
-_OPEN = ("/healthz", "/readyz")
+_OPEN = ("/healthz", "/readyz", "/console")
+_OPEN_FOLDER = "/console/"
+"""The files of a page; what it asks the server carries keys."""
 _BY_PATH: dict[str, Scope] = {"/v1/feedback": "feedback", "/metrics": "metrics"}
 _EVERYTHING = KeyConfig(sha256="0" * 64, scopes=frozenset({"infer", "feedback", "metrics"}))
 
@@ -63,7 +65,7 @@ class KeyRing:
 
         Raises RequestError: 401 without a key that is known, 403 for one that may not go there.
         """
-        if path in _OPEN:
+        if path in _OPEN or path.startswith(_OPEN_FOLDER):
             return ANYBODY
         scope: Scope = "admin" if is_management(path) else _BY_PATH.get(path, "infer")
         if scope == "admin":

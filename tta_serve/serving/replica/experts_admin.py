@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from adapters.files.facts import resolve
 from tta_serve.exceptions import RequestError
 from tta_serve.protocol import ExpertChange, ExplainRequest
+from tta_serve.serving.experts.kinship import Kinship
 from tta_serve.serving.replica.peers import Peers
 
 
@@ -44,6 +45,7 @@ def experts_router(replica: Any, peers: Peers, library: Path) -> APIRouter:
         library: The folder that experts are loaded from.
     """
     router = APIRouter(tags=["management"])
+    kinship = Kinship(library)
 
     async def report() -> Response:
         return JSONResponse({"replicas": await peers.ask("experts")})
@@ -56,6 +58,12 @@ def experts_router(replica: Any, peers: Peers, library: Path) -> APIRouter:
     async def experts() -> Response:
         """What each replica serves."""
         return await report()
+
+    @router.get("/admin/experts/kinship")
+    async def find_kinship() -> Response:
+        """How alike the experts are: the cosine of each pair of their deltas."""
+        digests = (await replica.experts())["experts"]
+        return JSONResponse(await kinship.find(digests))
 
     @router.put("/admin/experts/{name}")
     async def load_expert(name: str, replaces: str | None = None) -> Response:

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -11,9 +10,11 @@ from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentato
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tta_serve import metrics
+from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import RequestError
 from tta_serve.protocol import MergeRequest
 from tta_serve.serving.access.key_ring import CALLER, Caller
+from tta_serve.serving.console.static_files import console_router
 from tta_serve.serving.http import openai_errors
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import GENERATES, keep_served
@@ -29,12 +30,16 @@ _TITLE = "tta-serve"
 
 
 def complete_app(
-    app: FastAPI, replica: Any, peers: Peers, library: Path, control_plane: ControlPlane | None
+    app: FastAPI,
+    replica: Any,
+    peers: Peers,
+    config: ServeConfig,
+    control_plane: ControlPlane | None,
 ) -> None:
     """Make vLLM's app ours.
 
     Args:
-        library: The folder that experts are loaded from.
+        config: Says where experts are loaded from, and whether the console is served.
         control_plane: None without a store.
     """
     keep_served(app)
@@ -51,10 +56,12 @@ def complete_app(
         _models_router(replica),
         _health_router(replica, peers),
         config_router(replica, peers),
-        experts_router(replica, peers, library),
+        experts_router(replica, peers, config.library.path),
         experiments_router(replica, control_plane),
     ):
         app.include_router(router)
+    if config.server.console:
+        app.include_router(console_router())
     openai_errors.install(app)
     app.openapi = _with_merge(app.openapi)  # type: ignore[method-assign]
 

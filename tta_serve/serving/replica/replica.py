@@ -146,9 +146,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         config = self._plan.config
         app = await self.engine.build_asgi_app()
         serve_names(app.state.openai_serving_models)
-        complete_app(
-            app, self, Peers(self, config.server.replicas), config.library.path, self._control_plane
-        )
+        complete_app(app, self, Peers(self, config.server.replicas), config, self._control_plane)
         merging = Merging(
             app,
             Routes.of(app),

@@ -66,6 +66,14 @@ def test_who_has_no_key_goes_nowhere_but_to_ask_after_its_health(
     assert identify(ring(), "/readyz", key) == identify(ring(), "/healthz", key) == ANYBODY
 
 
+def test_the_consoles_files_are_open_and_nothing_that_is_called_alike() -> None:
+    for path in ("/console", "/console/app.js", "/console/vendor/uplot/uPlot.esm.js"):
+        assert identify(ring(), path, None) == ANYBODY
+    for path in ("/consoles", "/console.js", "/admin/console"):
+        with pytest.raises(RequestError, match="wants"):
+            identify(ring(), path, None)
+
+
 def test_the_key_of_the_environment_manages_and_reads_metrics_alone() -> None:
     for path, scope in NEEDS.items():
         if scope in ("admin", "metrics"):
