@@ -11,6 +11,7 @@ forms       the full fine-tunes, served in each form that an expert can have
 twins       Twin-Merging of the experts beside the experts themselves
 jobs        questions with right answers, asked of a server
 experiment  an A/B test from the first user to the verdict
+visitors    questions without end to a running demo
 
 tasks/ and suite/ draw prompts, everyday/ has those that no expert should answer; experts/ and
 finetunes/ are what was trained.

@@ -27,5 +27,5 @@ def app(build: Callable[[], FastAPI]) -> FastAPI:
     from tta_serve.serving.replica.peers import Peers
 
     app = build()
-    complete_app(app, None, Peers(None, 1), Path("library"), None)
+    complete_app(app, None, Peers(None, 1, 1), Path("library"), None)
     return app
