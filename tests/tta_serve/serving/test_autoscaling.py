@@ -35,6 +35,7 @@ def test_the_cache_counts_where_it_has_a_target_and_wants_more() -> None:
 def test_the_number_is_said_once_and_in_order() -> None:
     scaling = ServerConfig.model_validate({"autoscaling": {"max_replicas": 3}})
     assert (scaling.fewest_replicas, scaling.most_replicas) == (1, 3)
+    assert ServerConfig.model_validate(scaling.model_dump()) == scaling, "as a reload reads it"
     fixed = ServerConfig(replicas=2)
     assert (fixed.fewest_replicas, fixed.most_replicas) == (2, 2)
     for wrong, told in (
