@@ -48,7 +48,7 @@ lint: $(VENV)/.ready
 	$(BIN)/python -m tests.house
 	$(BIN)/mypy
 
-$(VENV)/.ready: pyproject.toml deploy/setup/setup.sh deploy/setup/cpu.txt deploy/setup/gpu.txt
+$(VENV)/.ready: pyproject.toml deploy/setup/setup.sh deploy/setup/torch.sh deploy/setup/cpu.txt deploy/setup/gpu.txt
 	bash deploy/setup/setup.sh
 
 # Resolve both locks anew. The CPU one needs the CPU build of torch in a place that uv looks at (UV_FIND_LINKS or an index).

@@ -311,6 +311,12 @@ def exposition() -> str:
     return generate_latest(REGISTRY).decode()
 
 
+def cache_in_use() -> float:
+    """The share of the engine's cache of keys and values that requests hold, by vLLM's gauge."""
+    samples = [s for family in REGISTRY.collect() for s in family.samples]
+    return max((s.value for s in samples if s.name == "vllm:kv_cache_usage_perc"), default=0.0)
+
+
 def merge_expositions(by_replica: Iterable[tuple[str, str]]) -> bytes:
     """One exposition from several processes' ones, each sample labelled with its replica."""
     families: dict[str, Metric] = {}

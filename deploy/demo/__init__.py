@@ -13,6 +13,7 @@ jobs        questions with right answers, asked of a server
 experiment  an A/B test from the first user to the verdict
 browser     a real browser without a window
 console_pictures  pictures of the console
+visitors    questions without end to a running demo
 
 tasks/ and suite/ draw prompts, everyday/ has those that no expert should answer; experts/ and
 finetunes/ are what was trained.

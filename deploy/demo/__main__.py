@@ -331,5 +331,19 @@ def pictures(
             raise typer.Exit(1) from error
 
 
+@app.command()
+def visit(
+    url: Annotated[str, typer.Argument(help="Of the server.")] = "http://127.0.0.1:8000",
+    every: Annotated[float, typer.Option(min=0, help="Seconds between questions.")] = 2.0,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="How many questions.", show_default="no end")
+    ] = None,
+) -> None:
+    """Ask a running demo one question after the other, so that dashboards have data."""
+    from deploy.demo.visitors import visit as ask
+
+    console.print(f"{ask(url, every, n)} answers")
+
+
 if __name__ == "__main__":
     app()

@@ -29,15 +29,6 @@ check_machine() {
   [ "$free" -ge "$need" ] || die "$need GB of free disk are needed here; there are $free GB"
 }
 
-# The CPU build of torch: from the user's own index or wheel folder where it has it, else from PyTorch's, which uv knows.
-install_torch_cpu() {
-  local pinned
-  pinned=$(grep '^torch==' deploy/setup/cpu.txt | awk '{print $1}')
-  $VENV/bin/pip install --no-deps "$pinned" 2>/dev/null ||
-    $VENV/bin/uv pip install --no-deps --torch-backend cpu "${pinned%+cpu}" ||
-    die "no CPU build of torch: neither the configured package index nor PyTorch's own answers with $pinned"
-}
-
 target=${TTA_TARGET:-}
 if [ -z "$target" ]; then
   if nvidia-smi -L >/dev/null 2>&1; then target=gpu; else target=cpu; fi
@@ -48,11 +39,7 @@ check_machine "$target"
 
 step "virtual environment ($target) with $("$python" --version)"
 [ -x $VENV/bin/python ] || "$python" -m venv $VENV
-$VENV/bin/python -m pip install --quiet "$(grep '^uv==' deploy/setup/$target.txt | awk '{print $1}')"
-if [ "$target" = cpu ]; then
-  step "torch, CPU build"
-  install_torch_cpu
-fi
+bash deploy/setup/torch.sh $VENV "$target"
 step "locked packages"
 # uv is seven times as fast, and compiles only if told to: each of a server's five processes would do it
 # anew where PYTHONDONTWRITEBYTECODE is set. pip knows the index that a user has configured for it alone.

@@ -81,6 +81,13 @@ class Demo:
             assert time.monotonic() < end, f"not ready after {limit_s} s:\n{self.last_words}"
             time.sleep(1)
 
+    def wait_for_word(self, word: str, limit_s: float) -> None:
+        """Wait until the server has printed something."""
+        end = time.monotonic() + limit_s
+        while word not in self.last_words:
+            assert time.monotonic() < end, f"no {word!r} after {limit_s} s:\n{self.last_words}"
+            time.sleep(1)
+
 
 @pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:

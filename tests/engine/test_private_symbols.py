@@ -368,6 +368,7 @@ def test_headers_that_vllm_and_ray_take_orders_by_are_among_those_we_drop() -> N
     from vllm.entrypoints.openai.chat_completion import api_router
 
     from tta_serve.serving.http.edge import NOT_FROM_CLIENTS
+    from tta_serve.serving.http.proxy_middleware import FOR_RAY
 
     names = [
         serving.SESSION_ID_HEADER,
@@ -383,6 +384,12 @@ def test_headers_that_vllm_and_ray_take_orders_by_are_among_those_we_drop() -> N
     for name in names:
         assert NOT_FROM_CLIENTS.fullmatch(name.lower()), name
     assert constants.SERVE_HTTP_REQUEST_ID_HEADER == "x-request-id", "which is ours by then"
+    for name in (
+        constants.SERVE_MULTIPLEXED_MODEL_ID,
+        constants.SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER,
+        constants.SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER,
+    ):
+        assert FOR_RAY.fullmatch(name.lower().encode()), name
     read = re.compile(r"raw_request\.headers\.get\(\s*([^)]*?)\s*\)")
     root = Path(inspect.getfile(serving)).parents[2]
     left_out = ("cohere", "scale_out", "speech_to_text", "pooling", "sagemaker")
@@ -467,15 +474,17 @@ def test_ray_builds_direct_streaming_from_the_parts_that_we_call() -> None:
     from ray.llm._internal.serve import constants as llm_constants
     from ray.llm._internal.serve.core.ingress import builder
     from ray.serve._private import constants, http_util, replica
+    from ray.serve.llm import build_llm_deployment
 
-    server = inspect.signature(builder._build_direct_streaming_llm_deployment).parameters
+    server = inspect.signature(build_llm_deployment).parameters
     assert {
         "llm_config",
         "deployment_cls",
         "bind_kwargs",
         "override_serve_options",
     } <= server.keys()
-    assert "_get_direct_streaming_serve_options" in inspect.getsource(builder)
+    direct = inspect.getsource(builder._build_direct_streaming_llm_deployment)
+    assert "deployment_cls=serve.ingress()(server_cls)" in direct, "as we do"
     router = inspect.signature(builder._build_openai_ingress_request_router).parameters
     assert [*router] == ["server", "llm_config"]
     assert callable(serve.Application._with_ingress_request_router)
@@ -492,6 +501,15 @@ def test_ray_builds_direct_streaming_from_the_parts_that_we_call() -> None:
     ):
         assert f'"{name}"' in source, name
     assert "must be Starlette middlewares" in inspect.getsource(http_util)
+
+
+def test_ray_adds_the_requests_id_to_answers_by_itself() -> None:
+    from ray.serve._private import http_util
+
+    assert 'append("X-Request-ID", request_id)' in inspect.getsource(http_util.RequestIdMiddleware)
+    assert "[Middleware(RequestIdMiddleware)] + middlewares" in inspect.getsource(
+        http_util._apply_middlewares
+    ), "what we add stands before it"
 
 
 def test_rays_replicas_can_be_asked_one_by_one() -> None:

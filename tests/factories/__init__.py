@@ -10,6 +10,9 @@ versions           what versions of experts are made of
 twins              parts of Twin-Merging made of a library's experts
 tools              programs from Debian packages
 tiny_library       a library of two experts of a tiny random base
+tiny_service       a config of a tiny random base, which a server starts from
+ray_cluster        a Ray cluster of several nodes on this machine
+load               visitors of its server, and how they fared
 tiny_engines       tiny random bases of many architectures, and vLLM in the test's own process
 engines            vLLM's offline engine with mixture slots, and what it answered
 second_runner      a plugin of pytest for engines on vLLM's second model runner

@@ -94,7 +94,7 @@ def _check_memory(config: ServeConfig) -> Iterator[Fault]:
         return  # a hub's base, which is not here
     halves = config.model.dtype in ("bfloat16", "float16", "half")
     each = weights * (1 if halves else _read_growth(source)) / _GIB + config.model.kv_cache_gib
-    need = config.server.replicas * (each + _PROCESSES_GIB)
+    need = config.server.most_replicas * (each + _PROCESSES_GIB)
     memory = psutil.virtual_memory()
     total, free = memory.total / _GIB, memory.available / _GIB
     what = f"the server takes about {need:.1f} GiB; there are {total:.1f}, of which {free:.1f} free"

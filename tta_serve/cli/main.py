@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -26,6 +28,7 @@ from tta_serve.cli.router import app as router
 
 if TYPE_CHECKING:
     from tta_serve.config.sections import ServeConfig, ServerConfig
+    from tta_serve.serving.launch import RunningApp
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 app.add_typer(experts, name="experts")
@@ -94,7 +97,10 @@ def serve(  # noqa: PLR0913 - one option each
         bool, typer.Option("--insecure", help="Listen to other machines without asking for keys.")
     ] = False,
 ) -> None:
-    """Start the server and stay in the foreground until interrupted."""
+    """Start the server and stay in the foreground until interrupted.
+
+    The signal USR1 reads the config anew and restarts the replicas, one after the other.
+    """
     from tta_serve.config.loading import load
 
     if config is None and (model is None or experts is None):
@@ -109,7 +115,7 @@ def serve(  # noqa: PLR0913 - one option each
     }
     if config is None:
         overrides |= _defaults(str(model), experts)
-    _serve(load(config, overrides))
+    _serve(partial(load, config, overrides))
 
 
 def _defaults(model: str, experts: Path | None) -> dict[str, Any]:
@@ -133,10 +139,12 @@ def _defaults(model: str, experts: Path | None) -> dict[str, Any]:
     return defaults
 
 
-def _serve(config: ServeConfig) -> None:
+def _serve(read_config: Callable[[], ServeConfig]) -> None:
     """Serve until interrupted; standard output is for the lines of the log alone."""
+    config = read_config()
     people = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGUSR1, _overhear)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     title = f"Starting {config.model.id}: engine, experts, policies (about a minute) ..."
     start = time.perf_counter()
@@ -154,7 +162,9 @@ def _serve(config: ServeConfig) -> None:
             people.print(f"Console: {_find_management(config.server)}/console")
         people.print(f"Try it:\n{_example(served.url, config.model.id)}\nStop with Ctrl-C.")
         try:
-            served.wait()
+            while True:
+                _wait_for_restart(served)
+                _restart(served, read_config, people)
         except KeyboardInterrupt:
             people.print("Stopping ...")
 
@@ -164,6 +174,43 @@ def _find_management(server: ServerConfig) -> str:
     if server.admin_port is None:
         return f"http://{server.host}:{server.port}"
     return f"http://{server.admin_host}:{server.admin_port}"
+
+
+def _wait_for_restart(served: RunningApp) -> None:
+    """Return when the signal USR1 comes; none is heard at other times. Raises RayEndedError."""
+    signal.signal(signal.SIGUSR1, _ask_restart)
+    try:
+        served.wait()
+    except _RestartAsked:
+        pass
+    finally:
+        signal.signal(signal.SIGUSR1, _overhear)
+
+
+def _restart(served: RunningApp, read_config: Callable[[], ServeConfig], people: Console) -> None:
+    """Restart the replicas; what is wrong with the config is said, and the server goes on."""
+    from adapters.errors import AdapterError
+    from tta_serve.exceptions import ConfigError, StartError
+
+    people.print("Restarting the replicas, one after the other ...")
+    try:
+        served.restart(read_config())
+    except (AdapterError, ConfigError, StartError) as error:
+        people.print(f"error: not restarted: {error}")
+    else:
+        people.print("Restarted.")
+
+
+class _RestartAsked(Exception):
+    pass
+
+
+def _overhear(signum: int, frame: object) -> None:
+    """Nothing; where a signal is ignored, the processes that Ray starts ignore it too."""
+
+
+def _ask_restart(signum: int, frame: object) -> None:
+    raise _RestartAsked
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -188,6 +188,31 @@ class PolicyConfig(Section):
     """Those of its kind; an unknown one is an error."""
 
 
+class AutoscalingConfig(Section):
+    """How many replicas there are, by how much they have to do."""
+
+    min_replicas: int = Field(1, ge=1)
+    """The fewest."""
+    max_replicas: int = Field(ge=1)
+    """The most."""
+    target_requests: float | None = Field(None, gt=0)
+    """Requests of one replica, running and waiting, that are wanted; unset, as many as `slots`."""
+    target_cache: float | None = Field(None, gt=0, le=1)
+    """The share of a replica's cache that requests may hold; unset, it does not count."""
+    up_delay_s: float = Field(30, ge=0)
+    """Seconds that more must be wanted before more are started."""
+    down_delay_s: float = Field(600, ge=0)
+    """Seconds that fewer must be wanted before some end."""
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> "AutoscalingConfig":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}"
+            )
+        return self
+
+
 class ServerConfig(Section):
     """The HTTP server and its bounds."""
 
@@ -202,6 +227,8 @@ class ServerConfig(Section):
     """Where to listen at that port."""
     replicas: int = Field(1, ge=1)
     """How many engines share the requests, behind HAProxy."""
+    autoscaling: AutoscalingConfig | None = None
+    """How many there are by load, in place of `replicas`."""
     affinity: Literal["conversation", "prefix"] = "conversation"
     """Which of several replicas answers: the one that has the conversation, and so remembers its
     mix; or the one that was asked the longest prefix of the prompt."""
@@ -238,6 +265,24 @@ class ServerConfig(Section):
     """The lines that it writes."""
     traces: TracesConfig | None = None
     """Unset, nothing is traced."""
+
+    @model_validator(mode="after")
+    def _counts_replicas_once(self) -> "ServerConfig":
+        if self.autoscaling is not None and self.replicas != 1:
+            raise ValueError(
+                "replicas: with autoscaling, its min_replicas and max_replicas say how many"
+            )
+        return self
+
+    @property
+    def fewest_replicas(self) -> int:
+        """How many there are at least."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.min_replicas
+
+    @property
+    def most_replicas(self) -> int:
+        """How many there are at most."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas
 
 
 class ShadowConfig(Section):

@@ -4,6 +4,7 @@ launch                start a Ray of its own on this machine, with what nobody n
 app                   the Ray Serve application: one replica, or several behind HAProxy
 conversation_router   which of several replicas answers: the one that has the conversation
 prefix_router         or the one that was asked the longest prefix
+autoscaling           how many replicas there are, by load
 ray_private           the private names of Ray that we use
 
 replica/              the process: engine, experts, experiments, HTTP server and management

@@ -5,12 +5,15 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ray import serve
-from ray.serve.config import RequestRouterConfig
+from ray.serve.config import AutoscalingPolicy, RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
-from tta_serve.config.loading import read_admin_key
+from tta_serve.config.loading import load, read_admin_key
 from tta_serve.config.sections import ServeConfig, ServerConfig
+from tta_serve.exceptions import ConfigError
+from tta_serve.serving.autoscaling import ReplicasForLoad
 from tta_serve.serving.conversation_router import ConversationRouter
 from tta_serve.serving.experts.startup import StartupPlan, source_of
 from tta_serve.serving.prefix_router import PrefixRouter
@@ -18,40 +21,84 @@ from tta_serve.serving.ray_private import with_request_router
 from tta_serve.serving.replica.replica import MergingReplica
 from tta_serve.telemetry.traces import EXPORT_TIMEOUT_S
 
-_FEW_CORES = 4
+CONFIG_VARIABLE = "TTA_CONFIG"
+"""The variable of the environment that holds the place of the config, where `args` do not."""
 _HEALTH_CHECK_S = 10
 
 
-def build_app(plan: StartupPlan, log_address: str | None = None) -> serve.Application:
-    """The application.
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application for a Ray cluster that is there, as `serve run` and `serve deploy` call it.
 
-    A lone replica listens itself; several stand behind HAProxy, as Ray's direct ingress has it.
+    Ray's proxies listen, where the cluster's `http_options` say.
 
     Args:
+        args: `config` is the place of a config file, by default that in TTA_CONFIG of the
+            environment; `restarted_at` is any word, another one than before restarts all replicas;
+            all else are values on top of the file by dotted place, strings as YAML.
+
+    Raises AdapterError or ConfigError.
+    """
+    file = args.get("config") or os.environ.get(CONFIG_VARIABLE)
+    values = {
+        place: yaml.safe_load(value) if isinstance(value, str) else value
+        for place, value in args.items()
+        if place not in ("config", "restarted_at")
+    }
+    config = load(None if file is None else Path(file), values)
+    if not (config.access.keys or config.access.insecure):
+        raise ConfigError(
+            "other machines may reach the proxies of a Ray cluster, and there are no keys: add some"
+            " to access.keys (tta keys new LABEL), or set access.insecure=true"
+        )
+    return build_app(StartupPlan.of(config), listens=False)
+
+
+def __getattr__(name: str) -> serve.Application:
+    """`app`, which is `build` of nothing but TTA_CONFIG: `serve build` takes no function."""
+    if name != "app":
+        raise AttributeError(name)
+    return build({})
+
+
+def build_app(
+    plan: StartupPlan, *, listens: bool, log_address: str | None = None
+) -> serve.Application:
+    """The application.
+
+    Args:
+        listens: Whether its replica, a lone one, listens itself. Else Ray does, and passes on.
         log_address: Of the `LogWriter` that takes the lines of the log; None for none.
     """
     llm_config = _llm_config(plan)
     arguments = {
         "plan": plan,
         "admin_key": read_admin_key(),
+        "listens": listens,
         "server_id": secrets.token_hex(8),
         "log_address": log_address,
     }
-    if plan.config.server.replicas > 1:
-        router = _choose_router(plan.config.server)
-        return with_request_router(MergingReplica, llm_config, arguments, router)
-    return build_llm_deployment(llm_config, deployment_cls=MergingReplica, bind_kwargs=arguments)
+    if listens:
+        return build_llm_deployment(
+            llm_config, deployment_cls=MergingReplica, bind_kwargs=arguments
+        )
+    replicas = build_llm_deployment(
+        llm_config,
+        deployment_cls=serve.ingress()(MergingReplica),
+        bind_kwargs=arguments,
+        override_serve_options={"request_router_config": _choose_router(plan.config.server)},
+    )
+    return with_request_router(replicas, llm_config)
 
 
 def _llm_config(plan: StartupPlan) -> LLMConfig:
     model = plan.config.model
     server = plan.config.server
-    on_gpu = _has_gpu()
+    on_gpu = _runs_on_gpu()
     return LLMConfig(
         model_loading_config={"model_id": model.id, "model_source": str(source_of(model.source))},
         engine_kwargs=_engine_args(plan, on_gpu),
         deployment_config={
-            "num_replicas": server.replicas,
+            **_count_replicas(server),
             # Who waits is our `Admission`'s affair.
             "max_ongoing_requests": 1_000_000,
             "health_check_period_s": _HEALTH_CHECK_S,
@@ -67,6 +114,28 @@ def _llm_config(plan: StartupPlan) -> LLMConfig:
         # agent.
         log_engine_metrics=False,
     )
+
+
+def _count_replicas(server: ServerConfig) -> dict[str, Any]:
+    """Return Ray's options of how many replicas there are."""
+    scaling = server.autoscaling
+    if scaling is None:
+        return {"num_replicas": server.replicas}
+    target = scaling.target_requests or server.slots
+    policy = AutoscalingPolicy(
+        policy_function=f"{ReplicasForLoad.__module__}:{ReplicasForLoad.__name__}",
+        policy_kwargs={"requests": target, "cache": scaling.target_cache},
+    )
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.min_replicas,
+            "max_replicas": scaling.max_replicas,
+            "target_ongoing_requests": target,
+            "upscale_delay_s": scaling.up_delay_s,
+            "downscale_delay_s": scaling.down_delay_s,
+            "policy": policy,
+        }
+    }
 
 
 def _choose_router(server: ServerConfig) -> RequestRouterConfig:
@@ -109,12 +178,6 @@ def _environment(config: ServeConfig, on_gpu: bool) -> dict[str, str]:
             config.model.tensor_parallel > 1
         ):  # vLLM binds each rank to a NUMA node of its own, and most machines have one
             env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        elif (
-            len(os.sched_getaffinity(0)) <= _FEW_CORES
-        ):  # vLLM keeps one core free of computing, which here is a big part
-            env["VLLM_CPU_NUM_OF_RESERVED_CPU"] = os.environ.get(
-                "VLLM_CPU_NUM_OF_RESERVED_CPU", "0"
-            )
     if config.server.traces is not None:
         env |= {
             "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
@@ -128,7 +191,8 @@ def _environment(config: ServeConfig, on_gpu: bool) -> dict[str, str]:
     return env
 
 
-def _has_gpu() -> bool:
+def _runs_on_gpu() -> bool:
+    """Whether torch, and so vLLM, is a build for GPUs; this machine need not have one."""
     import torch
 
-    return torch.cuda.is_available()
+    return torch.version.cuda is not None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
@@ -12,14 +13,11 @@ class ConversationRouter(ConsistentHashRouter):  # type: ignore[misc]
     """Ray's consistent hashing, by the conversation where no session is named."""
 
     def _routing_key(self, pending_request: Any) -> str | None:
-        if (
-            pending_request is not None
-            and not pending_request.metadata.session_id
-            and pending_request.args
-        ):
-            key = conversation_key(vars(pending_request.args[0]))
-            if key is not None:
-                return key
+        if pending_request is not None and not pending_request.metadata.session_id:
+            # HAProxy's router has read the body; Ray's own proxy passes it by.
+            for body in pending_request.args[:1]:
+                if isinstance(body, SimpleNamespace) and (key := conversation_key(vars(body))):
+                    return key
         found: str | None = super()._routing_key(pending_request)
         return found
 

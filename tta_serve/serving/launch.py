@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 from tta_serve.config.loading import KEY_VARIABLE
 from tta_serve.config.sections import ServeConfig
-from tta_serve.exceptions import RayEndedError, StartError
+from tta_serve.exceptions import ConfigError, RayEndedError, StartError
 from tta_serve.serving.experts.startup import StartupPlan
 from tta_serve.telemetry.log_writer import LogWriter
 
@@ -33,12 +33,13 @@ class RunningApp:
         self.config = config
         self._logs = log and config.server.log.format != "none"
         self.url = f"http://{config.server.host}:{config.server.port}"
+        self._log_address: str | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> "RunningApp":
         plan = StartupPlan.of(self.config)
         server = self.config.server
-        behind_proxy = server.replicas > 1
+        behind_proxy = server.most_replicas > 1
         for name, value in (_QUIET | (_BEHIND_PROXY if behind_proxy else {})).items():
             os.environ.setdefault(name, value)
         # Ray reads its environment when it is imported, and sets up logging.
@@ -47,15 +48,14 @@ class RunningApp:
         import ray
         from ray import serve
 
-        from tta_serve.serving.app import build_app
         from tta_serve.serving.ray_private import end_unneeded
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
-        need = 2 + server.replicas * (1 + self.config.model.tensor_parallel)
+        need = 2 + server.most_replicas * (1 + self.config.model.tensor_parallel)
         with ExitStack() as started:
             writer = LogWriter(server.log) if self._logs else None
-            address = started.enter_context(writer).address if writer else None
+            self._log_address = started.enter_context(writer).address if writer else None
             ray.init(
                 address="local",
                 num_cpus=max(need, os.cpu_count() or 1),
@@ -71,13 +71,25 @@ class RunningApp:
                 http_options={"host": server.host, "port": server.port},
             )
             started.callback(serve.shutdown)
-            app = build_app(plan, address)
-            try:
-                serve.run(app, name=APP_NAME, route_prefix="/" if behind_proxy else None)
-            except RuntimeError:
-                raise StartError(_last_words()) from None
+            _run(plan, self._log_address)
             self._stack = started.pop_all()
         return self
+
+    def restart(self, config: ServeConfig) -> None:
+        """Replace the replicas by those of a config, one after the other.
+
+        Each ends when what it answers has ended, or at `server.drain_s`. A lone one is not there
+        until the next has started.
+
+        Raises ConfigError, AdapterError or StartError; before the last nothing has changed.
+        """
+        fixed = {"host": "host", "port": "port", "most_replicas": "the most replicas"}
+        for name, words in fixed.items():
+            old, new = getattr(self.config.server, name), getattr(config.server, name)
+            if new != old:
+                raise ConfigError(f"server: {words}: {old} until the next start, not {new}")
+        _run(StartupPlan.of(config), self._log_address)
+        self.config = config
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
@@ -142,6 +154,20 @@ _BEHIND_PROXY = {
         "tta_serve.serving.http.proxy_middleware:middlewares"
     ),
 }
+
+
+def _run(plan: StartupPlan, log_address: str | None) -> None:
+    """Run the application, in place of the one that runs, if one does. Raises StartError."""
+    from ray import serve
+
+    from tta_serve.serving.app import build_app
+
+    listens = plan.config.server.most_replicas == 1
+    app = build_app(plan, listens=listens, log_address=log_address)
+    try:
+        serve.run(app, name=APP_NAME, route_prefix=None if listens else "/")
+    except RuntimeError:
+        raise StartError(_last_words()) from None
 
 
 def _last_words() -> str:

@@ -10,17 +10,14 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-from ray.llm._internal.serve.core.ingress.builder import (
-    _build_direct_streaming_llm_deployment,
-    _build_openai_ingress_request_router,
-)
+from ray.llm._internal.serve.core.ingress.builder import _build_openai_ingress_request_router
 from ray.serve._private.common import ReplicaID, RequestMetadata
-from ray.serve._private.constants import SERVE_NAMESPACE
-from ray.serve.config import RequestRouterConfig
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY, SERVE_NAMESPACE
 from ray.util import list_named_actors
 
 __all__ = [
     "ClusterText",
+    "NoAnswer",
     "ask_replicas",
     "end_unneeded",
     "find_ended_parts",
@@ -31,6 +28,10 @@ __all__ = [
 _NAMESPACE = b"tta-serve"
 
 logger = logging.getLogger(__name__)
+
+
+class NoAnswer:
+    """What stands for the answer of a replica that gave none."""
 
 
 def end_unneeded() -> None:
@@ -71,9 +72,9 @@ def skip_download(llm_config: Any) -> None:
 
 
 async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
-    """Return what a method returns in this replica and in those of its fellows that answer.
+    """Return what a method returns in this replica and its fellows, in the order of their names.
 
-    They answer in the order of their names.
+    One that starts or ends may give no answer: a `NoAnswer` stands in its place.
 
     Ray's own `broadcast` reads the request router from a thread that has no event loop; where the
     router is not made yet, it fails. And it passes over a replica that is gone without a word.
@@ -88,34 +89,28 @@ async def ask_replicas(method: str, args: tuple[Any, ...]) -> list[Any]:
         and ReplicaID.from_full_id_str(name).deployment_id == deployment
     ]
 
-    async def ask(name: str) -> list[Any]:
+    async def ask(name: str) -> Any:
         request = f"{method}-{secrets.token_hex(8)}"
         metadata = RequestMetadata(
             request_id=request, internal_request_id=request, call_method=method
         )
         try:
             actor = await asyncio.to_thread(ray.get_actor, name, namespace=SERVE_NAMESPACE)
-            return [await actor.handle_request.remote(pickle.dumps(metadata), *args)]
+            return await actor.handle_request.remote(pickle.dumps(metadata), *args)
         except (RayError, ValueError):
             logger.warning("%s did not answer %s", name, method, exc_info=True)
-            return []
+            return NoAnswer()
 
-    return [answer for found in await asyncio.gather(*map(ask, fellows)) for answer in found]
+    return list(await asyncio.gather(*map(ask, fellows)))
 
 
-def with_request_router(
-    replica: type, llm_config: Any, arguments: dict[str, Any], router: RequestRouterConfig
-) -> serve.Application:
-    """Return an application whose replicas serve their own app behind HAProxy.
+def with_request_router(replicas: serve.Application, llm_config: Any) -> serve.Application:
+    """Return an application of which HAProxy, if Ray runs it, asks the replica of each request.
 
-    HAProxy asks a router for the replica of each request.
+    Ray's own proxy chooses by itself, as the replicas' request router has it.
     """
-    server = _build_direct_streaming_llm_deployment(
-        llm_config,
-        deployment_cls=replica,
-        bind_kwargs=arguments,
-        override_serve_options={"request_router_config": router},
-    )
-    ingress = _build_openai_ingress_request_router(server=server, llm_config=llm_config)
-    application: serve.Application = server._with_ingress_request_router(ingress)
+    if not RAY_SERVE_ENABLE_HA_PROXY:
+        return replicas
+    ingress = _build_openai_ingress_request_router(server=replicas, llm_config=llm_config)
+    application: serve.Application = replicas._with_ingress_request_router(ingress)
     return application

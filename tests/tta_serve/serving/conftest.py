@@ -42,5 +42,5 @@ def complete(app: FastAPI, **server: Any) -> FastAPI:
         "default_policy": "base",
         "server": server,
     }
-    complete_app(app, None, Peers(None, 1), ServeConfig.model_validate(said), None)
+    complete_app(app, None, Peers(None, 1, 1), ServeConfig.model_validate(said), None)
     return app

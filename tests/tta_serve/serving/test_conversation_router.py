@@ -1,10 +1,11 @@
 """What all turns of a conversation have in common, by which several replicas are told apart."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tta_serve.serving.conversation_router import conversation_key
+from tta_serve.serving.conversation_router import ConversationRouter, conversation_key
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 FIRST = {"role": "user", "content": "Which tables?"}
@@ -35,3 +36,13 @@ def test_a_session_goes_before_a_user_and_both_before_the_messages() -> None:
 )
 def test_what_is_in_no_conversation_has_no_key(body: dict[str, Any]) -> None:
     assert conversation_key(body) is None
+
+
+def test_a_body_that_the_proxy_has_not_read_has_no_key() -> None:
+    asked = SimpleNamespace(
+        metadata=SimpleNamespace(session_id="", internal_request_id="r"), args=[b"pickled"]
+    )
+    read = SimpleNamespace(metadata=asked.metadata, args=[SimpleNamespace(user="u")])
+    router = ConversationRouter.__new__(ConversationRouter)
+    assert router._routing_key(asked) == "r"
+    assert router._routing_key(read) == conversation_key({"user": "u"})

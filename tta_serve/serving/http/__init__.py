@@ -2,7 +2,7 @@
 
 http_server        uvicorn in the replica
 edge               the outermost layer: bounds, headers, the body, the key of management
-proxy_middleware   the same, where Ray serves the app
+proxy_middleware   before Ray's own layer, where Ray serves the app
 body               reading a body
 openai_errors      every failure as an OpenAI error
 """

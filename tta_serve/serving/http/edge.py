@@ -54,12 +54,16 @@ class Edge:
 
     Args:
         managed: Whether management is to be had here, too.
+        says_id: Whether answers get the request's id here; not where Ray adds it.
     """
 
-    def __init__(self, app: ASGIApp, rules: EdgeRules, *, managed: bool = True) -> None:
+    def __init__(
+        self, app: ASGIApp, rules: EdgeRules, *, managed: bool = True, says_id: bool = True
+    ) -> None:
         self._app = app
         self._rules = rules
         self._managed = managed
+        self._says_id = says_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,7 +73,8 @@ class Edge:
         name = headers.get("x-request-id", "")
         name = name if _ID.fullmatch(name) else uuid.uuid4().hex
         summary = RequestSummary(name, scope["method"], scope["path"])
-        reply = _Reply(send, summary, without_body=scope["method"] == "HEAD")
+        without_body = scope["method"] == "HEAD"
+        reply = _Reply(send, summary, without_body=without_body, says_id=self._says_id)
         token = REQUEST_ID.set(name)
         try:
             limit_s = read_timeout(headers, self._rules.config.request_timeout_s)
@@ -195,10 +200,13 @@ class _Reply:
     An answer with an error's status is gathered, and put into our words.
     """
 
-    def __init__(self, send: Send, summary: RequestSummary, *, without_body: bool) -> None:
+    def __init__(
+        self, send: Send, summary: RequestSummary, *, without_body: bool, says_id: bool
+    ) -> None:
         self._send = send
         self._summary = summary
         self._without_body = without_body
+        self._says_id = says_id
         self._wrong: Message | None = None
         self._said = b""
         self._begun = self._ended = False
@@ -244,6 +252,8 @@ class _Reply:
     async def _begin(self, message: Message) -> None:
         headers = list(message.get("headers", []))
         MutableHeaders(raw=headers)["x-request-id"] = self._summary.id
+        if not self._says_id:
+            del MutableHeaders(raw=headers)["x-request-id"]
         self._summary.status = message["status"]
         self._begun = True
         await self._send({**message, "headers": headers})

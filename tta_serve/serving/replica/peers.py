@@ -7,28 +7,34 @@ from typing import Any
 
 from tta_serve.exceptions import RequestError
 from tta_serve.protocol import ConfigChange, ExpertChange
-from tta_serve.serving.ray_private import ask_replicas
+from tta_serve.serving.ray_private import NoAnswer, ask_replicas
 
 _WAIT_S = 120.0
 
 
 class Peers:
-    """A replica and its fellows. A lone one is asked without Ray."""
+    """A replica and its fellows. A lone one is asked without Ray.
 
-    def __init__(self, replica: Any, count: int) -> None:
+    Args:
+        fewest: How many there are at least.
+        most: How many there are at most.
+    """
+
+    def __init__(self, replica: Any, fewest: int, most: int) -> None:
         self._replica = replica
-        self._count = count
+        self._fewest = fewest
+        self._most = most
 
     async def ask(self, method: str, *args: Any) -> list[Any]:
         """Return what a method returns in each replica.
 
         Raises RequestError, 503, if not all replicas answer.
         """
-        found = await self.ask_reachable(method, *args)
-        if len(found) != self._count:
-            raise RequestError(
-                f"{len(found)} of {self._count} replicas answer; try again", status=503
-            )
+        answers = await self._ask(method, args)
+        found = [answer for answer in answers if not isinstance(answer, NoAnswer)]
+        wanted = max(self._fewest, len(answers))
+        if len(found) != wanted:
+            raise RequestError(f"{len(found)} of {wanted} replicas answer; try again", status=503)
         return found
 
     async def ask_reachable(self, method: str, *args: Any) -> list[Any]:
@@ -36,7 +42,11 @@ class Peers:
 
         One that starts or ends may not.
         """
-        if self._count == 1:
+        answers = await self._ask(method, args)
+        return [answer for answer in answers if not isinstance(answer, NoAnswer)]
+
+    async def _ask(self, method: str, args: tuple[Any, ...]) -> list[Any]:
+        if self._most == 1:
             return [await getattr(self._replica, method)(*args)]
         try:
             async with asyncio.timeout(_WAIT_S):

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
+import os
 import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from tta_serve.protocol import ConfigChange, ExpertChange, Explained, ExplainReq
 from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.access.quarantine import Quarantine
+from tta_serve.serving.autoscaling import CACHE_IN_USE
 from tta_serve.serving.experts.live_experts import LiveExperts
 from tta_serve.serving.experts.startup import StartupPlan, source_of
 from tta_serve.serving.generation.merging import Merging
 from tta_serve.serving.http.edge import Edge, EdgeRules
 from tta_serve.serving.http.http_server import HttpServer
-from tta_serve.serving.http.proxy_middleware import EDGES
 from tta_serve.serving.ray_private import ClusterText, skip_download
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import Routes
@@ -49,16 +49,19 @@ from tta_serve.telemetry.traces import TraceExport
 
 logger = logging.getLogger(__name__)
 
+_FEW_CORES = 4
+
 
 class MergingReplica(LLMServer):  # type: ignore[misc]
     """Ray's `LLMServer`, whose engine's app is vLLM's with `Merging` around it."""
 
-    async def __init__(  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]  # noqa: PLR0913 - what a process is told
         self,
         llm_config: LLMConfig,
         *,
         plan: StartupPlan,
         admin_key: str | None,
+        listens: bool,
         server_id: str,
         log_address: str | None = None,
     ) -> None:
@@ -68,10 +71,14 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
 
         Args:
             admin_key: Of management, None to switch it off.
+            listens: Whether it listens itself. Else Ray does, and calls its app.
             server_id: Of this start of the server, which all of its replicas share.
             log_address: Of the `LogWriter` that takes the lines of the log; None for none, whose
                 lines go to this process's standard error.
         """
+        if plan.config.model.tensor_parallel == 1 and len(os.sched_getaffinity(0)) <= _FEW_CORES:
+            # vLLM keeps one core free of computing, which here is a big part.
+            os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
         log = plan.config.server.log
         self._log = None if log.format == "none" else LogSender(log, log_address)
         traces = plan.config.server.traces
@@ -82,6 +89,7 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         self._quarantine = Quarantine(ClusterText(f"tta-suspects-{server_id}"))
         self._plan = StartupPlan.of(reload_config(plan.config, now.given))
         self._admin_key = admin_key
+        self._listens = listens
         llm_config.update_engine_kwargs(**self._plan.engine_args())
         await super().__init__(llm_config)
 
@@ -111,10 +119,8 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         self._admission = Admission(2 * config.server.slots, *count_room(config))
         await self._catch_up()
         await self._quarantine.refresh()
-        if config.server.replicas > 1:
-            EDGES.append(partial(build_edge, rules=self._rules))
-        else:
-            app = build_edge(await self.__serve_build_asgi_app__(), self._rules)
+        if self._listens:
+            app = await self.__serve_build_asgi_app__()
             await self._listen(HttpServer(app, config.server.host, config.server.port))
         self._log_start(time.perf_counter() - began)
 
@@ -139,14 +145,12 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         await self.engine.start()
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        """vLLM's app, with ours around it.
-
-        Ray asks for it where it serves it itself: behind HAProxy.
-        """
+        """vLLM's app, with ours around it. Ray asks for it where it listens itself."""
         config = self._plan.config
         app = await self.engine.build_asgi_app()
         serve_names(app.state.openai_serving_models)
-        complete_app(app, self, Peers(self, config.server.replicas), config, self._control_plane)
+        peers = Peers(self, config.server.fewest_replicas, config.server.most_replicas)
+        complete_app(app, self, peers, config, self._control_plane)
         merging = Merging(
             app,
             Routes.of(app),
@@ -154,15 +158,15 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
             self._experts,
             self._admission,
             self._trials,
-            Budgets(config.server.replicas),
+            Budgets(config.server.most_replicas),
             self._quarantine,
             shows_prompts=config.server.log.prompts,
         )
         if config.server.admin_port is not None:
             place = config.server.admin_host, config.server.admin_port
-            shared = config.server.replicas > 1
+            shared = not self._listens
             await self._listen(HttpServer(Edge(merging, self._rules), *place, shared=shared))
-        return merging
+        return build_edge(merging, self._rules, says_id=self._listens)
 
     async def _listen(self, server: HttpServer) -> None:
         await server.start()
@@ -183,6 +187,10 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         await self._quarantine.refresh()
         if not all(server.running for server in self._servers):
             raise RuntimeError("the HTTP server has ended")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray asks beside the number of requests, where the number of replicas is theirs."""
+        return {CACHE_IN_USE: metrics.cache_in_use()}
 
     async def check_ready(self) -> None:
         """Raise if the engine is dead or late, or answers with other weights than at the start."""
@@ -325,9 +333,9 @@ def count_room(config: ServeConfig) -> tuple[int, int]:
     return most, -(-most // 2) if len(config.access.find_tenants()) > 1 else most
 
 
-def build_edge(app: ASGIApp, rules: EdgeRules) -> ASGIApp:
+def build_edge(app: ASGIApp, rules: EdgeRules, *, says_id: bool = True) -> ASGIApp:
     """The outermost layers of the HTTP side."""
-    edge = Edge(app, rules, managed=rules.config.admin_port is None)
+    edge = Edge(app, rules, managed=rules.config.admin_port is None, says_id=says_id)
     if not rules.config.cors_origins:
         return edge
     exposed = ["x-request-id", "x-tta-policy", "x-tta-arm", "x-tta-mix", "retry-after"]

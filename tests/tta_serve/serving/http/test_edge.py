@@ -667,6 +667,16 @@ def test_a_request_that_is_cancelled_from_outside_says_nothing_more() -> None:
     asyncio.run(run())
 
 
+def test_where_ray_says_the_requests_id_it_is_said_once() -> None:
+    app = Edge(
+        Inner(PlainTextResponse("fine", headers={"x-request-id": "vllms"})),
+        EdgeRules(ServerConfig(), KeyRing(AccessConfig(), None)),
+        says_id=False,
+    )
+    got = asked(app, "GET", "/healthz", headers={"x-request-id": "mine"})
+    assert (got.status, "x-request-id" in got.headers) == (200, False)
+
+
 def test_after_its_end_an_answer_takes_nothing_more() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("fine")(scope, receive, send)
