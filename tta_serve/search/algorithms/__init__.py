@@ -1,0 +1,1 @@
+"""The algorithms of `tta search`, one a file; `registry` has their names."""
