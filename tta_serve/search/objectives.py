@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -35,12 +35,12 @@ class AnswerObjective:
     """Who answers."""
     measure: Measure
     """What an answer is worth."""
-    tokens: int
-    """The most tokens of an answer."""
+    limits: Mapping[Question, int]
+    """The most tokens of an answer to each question."""
 
     async def score(self, question: Question, asked: MixRequest) -> float:
         """Ask for the answer, and measure it."""
-        found = await self.server.answer(question.prompt, asked, self.tokens)
+        found = await self.server.answer(question.prompt, asked, self.limits[question])
         return await self.measure(question, found.choices[0].message.content or "")
 
 

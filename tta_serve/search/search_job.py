@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,24 +74,19 @@ class SearchSettings:
 
     def identify(self, facts: ServerFacts) -> dict[str, Any]:
         """Return what makes two searches the same, for the journal."""
-        algorithm = {name: getattr(self.algorithm, name) for name in _list_options(self.algorithm)}
         return {
             "space": name_settings(self.space),
             "digests": {name: facts.digests[name] for name in self.space.experts},
             "model": facts.requests.served,
             "questions": [[q.prompt, q.want, q.kind] for q in self.split.searched],
             "objective": self.objective,
-            "algorithm": {"name": self.algorithm_name, **algorithm},
+            "algorithm": {"name": self.algorithm_name, **asdict(self.algorithm)},
             "batch": facts.slots,
             "seed": self.seed,
             "acts_from": self.acts_from,
             "tokens": self.tokens,
             **self.about,
         }
-
-
-def _list_options(algorithm: Algorithm) -> list[str]:
-    return list(type(algorithm).__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -207,18 +202,24 @@ async def _make_objective(settings: SearchSettings, server: ServerClient) -> Obj
         check_wanted(questions)
     if settings.measure is None:
         return ReferenceObjective(server)
-    tokens = settings.tokens or await _count_tokens(questions, server)
-    return AnswerObjective(server, settings.measure, tokens)
+    limits = await limit_answers(settings.tokens, questions, server)
+    return AnswerObjective(server, settings.measure, limits)
 
 
-async def _count_tokens(questions: list[Question], server: ServerClient) -> int:
-    """Return the most tokens of an answer, by those that are wanted."""
-    wanted = {question.want for question in questions if question.want}
-    if not wanted:
-        raise SearchError("say with --answer how many tokens an answer has: no question wants any")
-    texts = sorted(wanted)
+async def limit_answers(
+    most: int | None, questions: Sequence[Question], server: ServerClient
+) -> dict[Question, int]:
+    """Return the most tokens of an answer to each question, by those that are wanted."""
+    if most is not None:
+        return dict.fromkeys(questions, most)
+    if any(question.want is None for question in questions):
+        raise SearchError(
+            "say with --answer how many tokens an answer may have, as some questions want none"
+        )
+    texts = sorted({str(question.want) for question in questions})
     tokens = await gather_all(
         lambda text: server.tokenize(prompt=text, add_special_tokens=False), texts
     )
     counts = {text: len(own) for text, own in zip(texts, tokens, strict=True)}
-    return max(limit_tokens(Suite(tuple(questions)), lambda text: counts.get(text, 0)))
+    limits = limit_tokens(Suite(tuple(questions)), lambda text: counts[text])
+    return dict(zip(questions, limits, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from types import MappingProxyType
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,7 +41,7 @@ def make_algorithm(name: str, options: Mapping[str, str | float]) -> Algorithm:
         return TypeAdapter(kind).validate_python(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
-        own = ", ".join(kind.__dataclass_fields__) or "none"
+        own = ", ".join(option.name for option in fields(kind)) or "none"
         place = ".".join(map(str, first["loc"]))
         raise SearchError(
             f"{name}: option {place}: {first['msg']}; its options are: {own}"
