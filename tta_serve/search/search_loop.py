@@ -20,7 +20,7 @@ from tta_serve.search.searcher import (
 End = Literal["budget", "patience", "finished"]
 """Why a search ended: the budget was spent, nothing was better for a while, nothing was left."""
 
-_UNASKED = 50  # batches of nothing but what was scored before, after which nothing new will come
+_UNASKED = 20  # batches of nothing but what was scored before, after which nothing new will come
 
 
 @dataclass(frozen=True)

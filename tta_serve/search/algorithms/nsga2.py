@@ -24,8 +24,8 @@ class Nsga2(Algorithm):
     """NSGA-II of optuna over the mean score of every task; what is known is in the first one."""
 
     source: ClassVar[str] = (
-        "Deb et al. 2002, doi 10.1109/4235.996017; as merging: Zhang et al. 2025, arXiv 2406.18955"
-        " (MM-MO)"
+        "Deb et al. 2002, doi 10.1109/4235.996017; merging for many tasks: Li et al. 2024, arXiv"
+        " 2407.00487 (MM-MO)"
     )
     fronts: ClassVar[bool] = True
 

@@ -9,9 +9,13 @@ from types import MappingProxyType
 from pydantic import TypeAdapter, ValidationError
 
 from tta_serve.search.algorithms.cma_es import CmaEs
+from tta_serve.search.algorithms.competition import Competition
 from tta_serve.search.algorithms.frank_wolfe import FrankWolfe
 from tta_serve.search.algorithms.halving import Halving
 from tta_serve.search.algorithms.nsga2 import Nsga2
+from tta_serve.search.algorithms.pruning import Pruning
+from tta_serve.search.algorithms.quality_diversity import QualityDiversity
+from tta_serve.search.algorithms.response_theory import ResponseTheory
 from tta_serve.search.errors import SearchError
 from tta_serve.search.searcher import Algorithm
 
@@ -20,7 +24,11 @@ ALGORITHMS: Mapping[str, type[Algorithm]] = MappingProxyType(
         "cma_es": CmaEs,
         "frank_wolfe": FrankWolfe,
         "halving": Halving,
+        "merge3": ResponseTheory,
+        "pruned": Pruning,
+        "m2n2": Competition,
         "nsga2": Nsga2,
+        "cycle_qd": QualityDiversity,
     }
 )
 """The class of each algorithm."""
