@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from tta_serve.evaluation.arms import MixRequest
 from tta_serve.evaluation.questions import Question
@@ -15,7 +15,7 @@ from tta_serve.evaluation.scoring import Score, score
 from tta_serve.evaluation.server_client import ServerClient
 from tta_serve.search.errors import SearchError
 
-Measure = Callable[[Question, str], Awaitable[float]]
+Measure = Callable[[Question, str], Coroutine[Any, Any, float]]
 """Returns what an answer to a question is worth."""
 
 
