@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adapters.coefficient import Json, from_json, numbers_of
 from adapters.mix import MixRules
-from tta_serve.search.journal import Journal
+from tta_serve.search.journal import SearchJournal
 from tta_serve.search.scorebook import Budget, Scorebook
 from tta_serve.search.search_loop import SearchRun, search
 from tta_serve.search.searcher import Algorithm, SearchTask
@@ -40,7 +40,9 @@ async def score(number: int, mix: Mapping[str, Json]) -> float:
 
 def open_book(folder: Path, space: SearchSpace, budget: Budget = UNBOUNDED) -> Scorebook:
     """Return a scorebook of `score` with its journal in a folder."""
-    return Scorebook(space, QUESTIONS, score, BATCH, Journal.open(folder, {"seed": 0}), budget)
+    return Scorebook(
+        space, QUESTIONS, score, BATCH, SearchJournal.open(folder, {"seed": 0}), budget
+    )
 
 
 def run(algorithm: Algorithm, book: Scorebook, patience: int | None = None) -> SearchRun:

@@ -20,7 +20,7 @@ Scores = dict[tuple[str, int], float]
 
 
 @dataclass
-class Journal:
+class SearchJournal:
     """What was scored, in a file that grows."""
 
     file: Path
@@ -31,7 +31,7 @@ class Journal:
     """How long the search had run by then."""
 
     @classmethod
-    def open(cls, folder: Path, settings: Mapping[str, Any]) -> Journal:
+    def open(cls, folder: Path, settings: Mapping[str, Any]) -> SearchJournal:
         """Open the journal of a folder, or begin one.
 
         Raises:

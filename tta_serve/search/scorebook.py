@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from adapters.coefficient import Json
 from router.probing import gather_all
-from tta_serve.search.journal import Journal, Scores
+from tta_serve.search.journal import SearchJournal, Scores
 from tta_serve.search.searcher import Candidate, ScoredCandidate
 from tta_serve.search.space import SearchSpace
 
@@ -42,7 +42,7 @@ class Scorebook:
     """What scores one of them."""
     at_once: int
     """How many are under way at a time."""
-    journal: Journal
+    journal: SearchJournal
     """Where scores are kept."""
     budget: Budget = Budget()
     """When to stop."""

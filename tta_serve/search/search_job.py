@@ -18,7 +18,7 @@ from tta_serve.evaluation.questions import Question, Suite
 from tta_serve.evaluation.server_client import ServerClient
 from tta_serve.search.errors import SearchError
 from tta_serve.search.holdout import FOUND, HeldOutRow, compare_arms
-from tta_serve.search.journal import Journal
+from tta_serve.search.journal import SearchJournal
 from tta_serve.search.objectives import (
     AnswerObjective,
     Measure,
@@ -151,7 +151,7 @@ async def _run_search(
     async def ask(number: int, mix: Mapping[str, Json]) -> float:
         return await objective.score(split.searched[number], make_request.mix(mix))
 
-    journal = Journal.open(settings.out, settings.identify(facts))
+    journal = SearchJournal.open(settings.out, settings.identify(facts))
     book = Scorebook(space, len(split.searched), ask, facts.slots, journal, settings.budget, tell)
     groups = tuple(map(name_group, split.searched))
     run = await search(

@@ -9,7 +9,7 @@ from tests.factories.search_parts import QUESTIONS, make_space, open_book, run
 from tta_serve.search.algorithms.cma_es import CmaEs
 from tta_serve.search.algorithms.frank_wolfe import FrankWolfe
 from tta_serve.search.errors import SearchError
-from tta_serve.search.journal import FILE, Journal
+from tta_serve.search.journal import FILE, SearchJournal
 from tta_serve.search.scorebook import Budget
 from tta_serve.search.searcher import Candidate
 
@@ -79,12 +79,12 @@ def test_a_mix_is_asked_a_question_once(tmp_path: Path) -> None:
 
 
 def test_a_journal_of_another_search_is_refused(tmp_path: Path) -> None:
-    Journal.open(tmp_path, {"seed": 0, "algorithm": "cma_es"})
+    SearchJournal.open(tmp_path, {"seed": 0, "algorithm": "cma_es"})
     with pytest.raises(SearchError, match="whose seed was another"):
-        Journal.open(tmp_path, {"seed": 1, "algorithm": "cma_es"})
+        SearchJournal.open(tmp_path, {"seed": 1, "algorithm": "cma_es"})
     (tmp_path / FILE).write_text("no JSON\n", encoding="utf-8")
     with pytest.raises(SearchError, match="no journal"):
-        Journal.open(tmp_path, {"seed": 0})
+        SearchJournal.open(tmp_path, {"seed": 0})
 
 
 def test_what_is_known_needs_no_request_of_its_own_again(tmp_path: Path) -> None:
