@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 import yaml
 
+from loadtest.commands.search_algorithms import measure_algorithms
 from loadtest.common import machine
 from loadtest.common.console import progress
 from loadtest.common.measure import Repeats, interleave, median_ratio, spread
@@ -53,7 +54,8 @@ def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
         bench = SearchBench(folder, url, key, _draw_questions(8 if quick else 24, seed), seed)
         result = bench.compare_rates(Repeats(3 if quick else 7))
         progress.log(machine.round_floats(result))
-        return result | bench.find_hidden(6 if quick else 16, 900 if quick else 4000)
+        result |= bench.find_hidden(6 if quick else 16, 900 if quick else 4000)
+    return result | {"algorithms": measure_algorithms(2000, 1 if quick else 5)}
 
 
 @contextmanager

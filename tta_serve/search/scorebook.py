@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from adapters.coefficient import Json
 from router.probing import gather_all
-from tta_serve.search.journal import SearchJournal, Scores
+from tta_serve.search.journal import Scores, SearchJournal
 from tta_serve.search.searcher import Candidate, ScoredCandidate
 from tta_serve.search.space import SearchSpace
 

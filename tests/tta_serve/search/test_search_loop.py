@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.factories.search_parts import QUESTIONS, make_space, open_book, run
+from loadtest.common.known_optimum import QUESTIONS, make_space
+from tests.factories.search_parts import open_book, run
 from tta_serve.search.algorithms.cma_es import CmaEs
 from tta_serve.search.algorithms.frank_wolfe import FrankWolfe
 from tta_serve.search.errors import SearchError

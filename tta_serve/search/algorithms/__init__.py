@@ -1,7 +1,7 @@
 """The algorithms of `tta search`.
 
 registry            their names
-cma_es              a normal distribution that follows what scored best: Evolutionary Merging, LoraHub
+cma_es              a normal distribution that follows the best: Evolutionary Merging, LoraHub
 frank_wolfe         one expert more at a time: FW-Merging
 halving             many candidates on few questions, the better ones on more
 response_theory     few questions that stand for all: MERGE^3

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from tests.factories.search_parts import OPTIMUM, make_space, open_book, run
+from loadtest.common.known_optimum import OPTIMUM, make_space
+from tests.factories.search_parts import open_book, run
 from tta_serve.search.algorithms.competition import Competition
 from tta_serve.search.algorithms.nsga2 import find_front, measure_hypervolume
 from tta_serve.search.algorithms.registry import ALGORITHMS, make_algorithm
