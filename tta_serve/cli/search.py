@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from tta_serve.cli.admin_client import KEY_VARIABLE
+from tta_serve.cli.evaluate import prepare_servers, show_steps
 from tta_serve.cli.options import console, print_table
 
 if TYPE_CHECKING:
@@ -172,12 +172,13 @@ def command(  # noqa: PLR0913 - one option each
         replace,
     )
     asked = [one for file in files for one in read_suite(file, "search").questions]
-    with _reach(config, url, wanted) as (place, key):
+    prepare_servers(out)
+    with _reach(config, url) as (place, key):
         _search(wanted, asked, place, key)
 
 
 @contextmanager
-def _reach(config: Path | None, url: str | None, wanted: _Wanted) -> Iterator[tuple[str, str]]:
+def _reach(config: Path | None, url: str | None) -> Iterator[tuple[str, str]]:
     """Yield a server's address and admin key: the user's, or one that runs meanwhile."""
     from tta_serve.exceptions import ConfigError
 
@@ -194,7 +195,6 @@ def _reach(config: Path | None, url: str | None, wanted: _Wanted) -> Iterator[tu
 
     loaded = load(Path(str(config)), {})
     names = Library.open(loaded.library.path).usable().names
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     with serve_locally(reduce_to_search(loaded, len(names))) as access:
         yield access
 
@@ -218,8 +218,9 @@ def _search(wanted: _Wanted, asked: list[Question], url: str, key: str) -> None:
         async with ServerClient(url, key, facts.requests, api_key) as server:
             return await run_search(settings, facts, server, tell)
 
-    with _show_requests(wanted.requests) as tell:
-        outcome = asyncio.run(run(tell))
+    with show_steps() as progress:
+        task = progress.add_task("requests", total=wanted.requests)
+        outcome = asyncio.run(run(lambda: progress.advance(task)))
     _write(wanted, settings, outcome, facts, root)
 
 
@@ -283,22 +284,6 @@ def _find_measure(wanted: _Wanted) -> Measure | None:
         raise typer.BadParameter("--objective judge wants --judge-url and --judge-model")
     key = os.environ.get(JUDGE_KEY_VARIABLE, "unused")
     return Judge(wanted.judge_url, wanted.judge_model, _read_rubric(wanted) or RUBRIC, key).rate
-
-
-@contextmanager
-def _show_requests(total: int | None) -> Iterator[Callable[[], None]]:
-    """Show how many questions were asked, on stderr: stdout has the tables."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("requests", total=total)
-        yield lambda: progress.advance(task)
 
 
 def _check_front(wanted: _Wanted, settings: SearchSettings, root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -101,10 +102,9 @@ def load_function(place: str) -> Measure:
 
     async def measure(question: Question, answer: str) -> float:
         found = function(question, answer)
-        try:
-            return float(found)
-        except (TypeError, ValueError):
-            raise SearchError(f"{place} returned {found!r}, which is no number") from None
+        if not isinstance(found, int | float) or not math.isfinite(found):
+            raise SearchError(f"{place} returned {found!r}, which is no finite number")
+        return float(found)
 
     return measure
 

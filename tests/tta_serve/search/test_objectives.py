@@ -32,7 +32,7 @@ def test_a_function_of_the_user_measures_answers(
     )
     monkeypatch.chdir(tmp_path)
     assert asyncio.run(load_function("own_measure:measure")(ASKED, "four")) == pytest.approx(4 / 6)
-    with pytest.raises(SearchError, match="returned 'good', which is no number"):
+    with pytest.raises(SearchError, match="returned 'good', which is no finite number"):
         asyncio.run(load_function("own_measure:fail")(ASKED, "four"))
 
 
