@@ -51,11 +51,11 @@ def command(
 def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
     """Measure both on one server, which runs all the time."""
     with _serve_base(folder) as (url, key):
-        bench = SearchBench(folder, url, key, _draw_questions(8 if quick else 24, seed), seed)
+        bench = SearchBench(folder, url, key, _draw_questions(6 if quick else 24, seed), seed)
         result = bench.compare_rates(Repeats(3 if quick else 7))
         progress.log(machine.round_floats(result))
-        result |= bench.find_hidden(6 if quick else 16, 900 if quick else 4000)
-    return result | {"algorithms": measure_algorithms(2000, 1 if quick else 5)}
+        result |= bench.find_hidden(4 if quick else 12, 480 if quick else 4000)
+    return result if quick else result | {"algorithms": measure_algorithms(2000, 5)}
 
 
 @contextmanager
