@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tta_serve.evaluation.questions import Question
     from tta_serve.search.objectives import Measure
     from tta_serve.search.search_job import SearchOutcome, SearchSettings
+    from tta_serve.search.searcher import Algorithm
     from tta_serve.search.server_facts import ServerFacts
 
 API_KEY_VARIABLE = "TTA_API_KEY"
@@ -172,9 +173,19 @@ def command(  # noqa: PLR0913 - one option each
         replace,
     )
     asked = [one for file in files for one in read_suite(file, "search").questions]
+    _check_words(wanted, asked)
     prepare_servers(out)
     with _reach(config, url) as (place, key):
         _search(wanted, asked, place, key)
+
+
+def _check_words(wanted: _Wanted, asked: list[Question]) -> None:
+    """Refuse what no server could make right, before one is started."""
+    from tta_serve.search.split import split_questions
+
+    _make_algorithm(wanted)
+    _find_measure(wanted)
+    split_questions(asked, wanted.share, wanted.seed, wanted.most)
 
 
 @contextmanager
@@ -225,7 +236,6 @@ def _search(wanted: _Wanted, asked: list[Question], url: str, key: str) -> None:
 
 
 def _read_settings(wanted: _Wanted, asked: list[Question], facts: ServerFacts) -> SearchSettings:
-    from tta_serve.search.algorithms.registry import make_algorithm
     from tta_serve.search.scorebook import Budget
     from tta_serve.search.search_job import SearchSettings
     from tta_serve.search.space import SearchSpace
@@ -246,7 +256,7 @@ def _read_settings(wanted: _Wanted, asked: list[Question], facts: ServerFacts) -
         objective=wanted.objective,
         measure=_find_measure(wanted),
         algorithm_name=wanted.algorithm,
-        algorithm=make_algorithm(wanted.algorithm, dict(map(_read_option, wanted.options))),
+        algorithm=_make_algorithm(wanted),
         out=wanted.out,
         budget=Budget(wanted.requests, seconds),
         patience=wanted.patience,
@@ -255,6 +265,12 @@ def _read_settings(wanted: _Wanted, asked: list[Question], facts: ServerFacts) -
         tokens=wanted.answer,
         about={"judge": [wanted.judge_url, wanted.judge_model, _read_rubric(wanted)]},
     )
+
+
+def _make_algorithm(wanted: _Wanted) -> Algorithm:
+    from tta_serve.search.algorithms.registry import make_algorithm
+
+    return make_algorithm(wanted.algorithm, dict(map(_read_option, wanted.options)))
 
 
 def _read_option(text: str) -> tuple[str, str]:
