@@ -43,9 +43,17 @@ Coefficients = dict[str, float]
 def command(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and questions.")] = False,
     seed: Annotated[int, typer.Option(help="Of questions and candidates.")] = 0,
+    algorithms: Annotated[
+        bool, typer.Option("--algorithms", help="Compare the algorithms alone, without an engine.")
+    ] = False,
 ) -> None:
     """Measure candidates scored an hour, and whether a known optimum is found."""
-    run_seeded(measure, quick=quick, seed=seed)
+    run_seeded(compare_algorithms if algorithms else measure, quick=quick, seed=seed)
+
+
+def compare_algorithms(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
+    """Measure how soon each algorithm is near an optimum that is known."""
+    return {"algorithms": measure_algorithms(folder, 2000, 3 if quick else 5, seed)}
 
 
 def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
@@ -54,8 +62,7 @@ def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
         bench = SearchBench(folder, url, key, _draw_questions(6 if quick else 24, seed), seed)
         result = bench.compare_rates(Repeats(3 if quick else 7))
         progress.log(machine.round_floats(result))
-        result |= bench.find_hidden(4 if quick else 12, 480 if quick else 4000)
-    return result if quick else result | {"algorithms": measure_algorithms(2000, 5)}
+        return result | bench.find_hidden(4 if quick else 12, 480 if quick else 4000)
 
 
 @contextmanager
