@@ -59,7 +59,7 @@ def compare_algorithms(folder: Path, *, quick: bool, seed: int) -> dict[str, Any
 def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
     """Measure both on one server, which runs all the time."""
     with _serve_base(folder) as (url, key):
-        bench = SearchBench(folder, url, key, _draw_questions(6 if quick else 24, seed), seed)
+        bench = SearchBench(folder, url, key, _draw_questions(4 if quick else 12, seed), seed)
         result = bench.compare_rates(Repeats(3 if quick else 7))
         progress.log(machine.round_floats(result))
         return result | bench.find_hidden(4 if quick else 12, 480 if quick else 4000)
@@ -135,7 +135,8 @@ class SearchBench:
 
     def compare_rates(self, repeats: Repeats) -> dict[str, Any]:
         """Return candidates an hour of both ways, the same questions in turns."""
-        self._score_live(-1)  # once unmeasured: what is compiled at first use is there then
+        # Once unmeasured: what is compiled at first use is there then.
+        self._run(lambda server: self._score_all(server, self._draw(-1)[:2]))
         rates = interleave({"live": self._score_live, "merged": self._score_merged}, repeats)
         return {
             "questions": len(self.questions),
@@ -166,7 +167,9 @@ class SearchBench:
         batch = self._draw(number)
         began = time.perf_counter()
         self._scores[number] = self._run(lambda server: self._score_all(server, batch))
-        return 3600 * len(batch) / (time.perf_counter() - began)
+        rate = 3600 * len(batch) / (time.perf_counter() - began)
+        progress.log(f"live, an hour: {rate:.0f}")
+        return rate
 
     def _score_merged(self, number: int) -> float:
         """Score the batch's first candidate by a checkpoint, and return the rate an hour."""
@@ -183,6 +186,7 @@ class SearchBench:
             for q, answer in zip(self.questions, answers, strict=True)
         ]
         rate = 3600 / (time.perf_counter() - began)
+        progress.log(f"merged and loaded, an hour: {rate:.0f}")
         if number in self._scores:
             self._differ.append(abs(self._scores[number][0] - sum(graded) / len(graded)))
         return rate
