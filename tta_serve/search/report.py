@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from adapters.coefficient import Json
 from adapters.files.atomic import check_free
 from adapters.files.facts import NAME
 from adapters.library.entries import ENTRIES, Entry, write_entry
@@ -83,7 +85,7 @@ def make_sheets(settings: SearchSettings, outcome: SearchOutcome) -> list[Sheet]
         ),
         ("ended", run.ended),
         ("score", f"{run.best.mean:.3f} on {len(settings.split.searched)} questions"),
-        *((name, str(value)) for name, value in mix.items()),
+        *((name, _describe(value)) for name, value in mix.items()),
     ]
     rows = [(row.arm, format_cell(row.score), format_cell(row.found_over)) for row in outcome.rows]
     title = f"On {len(settings.split.held_out)} questions held out: {settings.objective}"
@@ -91,6 +93,16 @@ def make_sheets(settings: SearchSettings, outcome: SearchOutcome) -> list[Sheet]
         Sheet(f"Found by {settings.algorithm_name}", ("", "value"), found),
         Sheet(title, ("arm", "score", "found, less this arm"), rows, _NOTE),
     ]
+
+
+def _describe(value: Json) -> str:
+    """Return a coefficient in words: layers that follow each other with equal ones together."""
+    if isinstance(value, dict):
+        return ", ".join(f"{half} {_describe(part)}" for half, part in value.items())
+    if isinstance(value, list):
+        runs = [(number, len(list(own))) for number, own in groupby(value)]
+        return ", ".join(f"{number:g} ({count} layers)" for number, count in runs)
+    return f"{value:g}"
 
 
 def make_line(

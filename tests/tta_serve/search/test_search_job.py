@@ -24,6 +24,7 @@ from tta_serve.search.front_store import check_front, measure_volume, store_fron
 from tta_serve.search.objectives import measure_graded
 from tta_serve.search.scorebook import Budget
 from tta_serve.search.search_job import SearchOutcome, SearchSettings, run_search
+from tta_serve.search.searcher import Candidate
 from tta_serve.search.server_facts import ServerFacts
 from tta_serve.search.space import SearchSpace
 from tta_serve.search.split import split_questions
@@ -141,6 +142,18 @@ def test_what_is_found_is_compared_on_what_was_held_out_and_stored(tmp_path: Pat
         report.check_name(library, "sql", ["sql"], replace=False)
     with pytest.raises(SearchError, match="not on this machine"):
         report.check_name(tmp_path / "gone", "found", ["sql"], replace=False)
+
+
+def test_coefficients_of_layers_are_told_in_runs(tmp_path: Path) -> None:
+    space = SearchSpace(("dates", "sql"), FACTS.make_rules(6), "third")
+    settings = make_settings(tmp_path, space=space, budget=Budget(24))
+    outcome = run(settings, ByHand())
+    point = (0.5, 0.5, 1.0, 0.0, 0.0, 0.0)
+    best = replace(outcome.run.best, candidate=Candidate(point))
+    outcome.run.scored[:] = [best]
+    rows = {row[0]: row[1] for row in report.make_sheets(settings, outcome)[0].rows}
+    assert rows["dates"] == "0.5 (4 layers), 1 (2 layers)"
+    assert "sql" not in rows
 
 
 def test_a_front_is_what_the_policy_pareto_reads(tmp_path: Path) -> None:
