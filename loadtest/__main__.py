@@ -14,6 +14,7 @@ from loadtest.commands import (
     prefix,
     profile,
     replicas,
+    search,
     soak,
 )
 
@@ -30,6 +31,7 @@ app.command("lifecycle")(lifecycle.command)
 app.command("prefix")(prefix.command)
 app.command("replicas")(replicas.command)
 app.command("profile")(profile.command)
+app.command("search")(search.command)
 app.command("soak")(soak.command)
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ ROLES = frozenset(
 """File names that say a role in a folder, and may come again in another."""
 LONG_FUNCTIONS: Mapping[str, str] = {
     "tta_serve.cli.experiment.plan": "its options, of four lines each",
+    "tta_serve.cli.search.command": "its options, and what they are handed on in",
     "tta_serve.store.migrations.versions.v1_first.upgrade": "a schema, one table after the other",
 }
 """Functions that may be over the limit, and why."""

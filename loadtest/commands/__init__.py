@@ -24,5 +24,7 @@ one_bit           one-bit experts beside their base, and their bytes beside dens
 batch_decisions   what t3_batch adds to requests that come together, over t3
 faults            `python -m loadtest faults`: what fails, and what is lost, when something breaks
 fault_kinds       what can break
+search            `python -m loadtest search`: candidates an hour, beside merging and loading each
+search_algorithms  how many requests each of its algorithms needs, without an engine
 soak              `python -m loadtest soak`: experts come and go, every answer is checked
 """

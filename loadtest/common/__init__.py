@@ -4,6 +4,7 @@ workload      what is asked: shapes, prompts and mixes, all from seeds
 copies        libraries of any number of experts, made from the demo's six
 measure       interleaved repeats, medians and ratios
 machine       where it was measured, and tables of figures
+known_optimum  a search whose best mix is known
 seeded_run    a benchmark that works in a temporary folder, from a seed
 console       the console of progress
 http_client   vLLM's benchmark client, and prompts of one length

@@ -3,6 +3,7 @@
 engines           four engines, offline: base, stock, inplace, mixture
 stock             a mix as one PEFT folder, for vLLM's own multi-LoRA
 stock_extension   in the worker of `stock`: the bytes of its slots
+merged_checkpoint  a merge written out and loaded into a fresh engine
 inplace           in the worker of `inplace`: dense merges into writable weights
 dense_engine      ours with dense experts, and a library of random ones
 dense_extension   in its worker: timed switches

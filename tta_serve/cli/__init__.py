@@ -14,6 +14,7 @@ experiment         `tta experiment`: what is computed from a database or from a 
 experiment_admin   the commands of it that a running server carries out
 admin_client       the management of a running server, asked over HTTP
 evaluate           `tta eval`
+search             `tta search`
 doctor             `tta doctor`
 machine_checkup    what it finds of a machine
 config             `tta config`: check, show, document and reload configs

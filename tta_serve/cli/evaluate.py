@@ -135,9 +135,9 @@ def evaluate(  # noqa: PLR0913 - one option each
     )
 
     # The servers run, for minutes to hours.
-    _prepare(out)
+    prepare_servers(out)
     start = time.monotonic()
-    with _show_steps() as progress:
+    with show_steps() as progress:
         results = Evaluation(config, plan, scope, progress).run()
 
     minutes = round((time.monotonic() - start) / 60, 1)
@@ -145,7 +145,7 @@ def evaluate(  # noqa: PLR0913 - one option each
     _write(out, results)
 
 
-def _show_steps() -> Progress:
+def show_steps() -> Progress:
     """Return a progress of steps, on stderr: stdout has the tables and the line of JSON."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -164,7 +164,7 @@ def _count_experts(config: ServeConfig) -> int:
     return len(Library.open(config.library.path).usable().names)
 
 
-def _prepare(out: Path) -> None:
+def prepare_servers(out: Path) -> None:
     """Let what can go wrong at the end go wrong now, and a termination end the servers too."""
     from tta_serve.exceptions import ConfigError
 

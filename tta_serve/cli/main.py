@@ -25,6 +25,7 @@ from tta_serve.cli.experts import app as experts
 from tta_serve.cli.keys import app as keys
 from tta_serve.cli.options import console, format_examples
 from tta_serve.cli.router import app as router
+from tta_serve.cli.search import command as search
 
 if TYPE_CHECKING:
     from tta_serve.config.sections import ServeConfig, ServerConfig
@@ -44,7 +45,14 @@ app.command(
     ),
 )(evaluate)
 
-
+app.command(
+    "search",
+    epilog=format_examples(
+        "tta search questions.jsonl --config serve.yaml --requests 2000 --name found",
+        "tta search questions.jsonl --url http://127.0.0.1:8000 --by component --minutes 20",
+        "tta search questions.jsonl --config serve.yaml --algorithm frank_wolfe --patience 30",
+    ),
+)(search)
 app.command(
     "doctor", epilog=format_examples("tta doctor", "tta doctor ./library", "tta doctor --json")
 )(doctor)
@@ -242,6 +250,7 @@ def main() -> None:
         StartError,
     )
     from tta_serve.experiments.errors import ExperimentError
+    from tta_serve.search.errors import SearchError
     from tta_serve.store.errors import StoreError
 
     _write_any_text()
@@ -259,6 +268,7 @@ def main() -> None:
         PromptFileError,
         RequestError,
         RouterError,
+        SearchError,
         StoreError,
     ) as error:
         _fail(2, str(error))

@@ -88,8 +88,12 @@ class Suite:
         return sorted(number for _, number in ranked[:most])
 
 
-def read_suite(file: Path) -> Suite:
+def read_suite(file: Path, slice_name: str | None = None) -> Suite:
     """Read a suite of one JSON object a line, with the fields of `Question`.
+
+    Args:
+        file: The file.
+        slice_name: The slice of questions that name none; None to refuse such.
 
     Raises:
         ConfigError: The file cannot be read, or a line cannot be used; the message names it.
@@ -98,7 +102,11 @@ def read_suite(file: Path) -> Suite:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    found = [_read(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    found = [
+        _read(file, number, line, slice_name)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
     if not found:
         raise ConfigError(
             f"{file} holds no question; wanted one JSON object a line, such as {_EXAMPLE}"
@@ -112,12 +120,22 @@ _EXAMPLE = json.dumps(
 _ADAPTER = TypeAdapter(Question)
 
 
-def _read(file: Path, number: int, line: str) -> Question:
+def _read(file: Path, number: int, line: str, slice_name: str | None) -> Question:
     try:
-        return _ADAPTER.validate_json(line)
+        return _ADAPTER.validate_json(_name_slice(line, slice_name))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the line"
         raise ConfigError(
             f"{file}, line {number}: {place}: {first['msg']}; such as {_EXAMPLE}"
         ) from None
+
+
+def _name_slice(line: str, name: str | None) -> str:
+    """Return a line with a slice in it; as it is where it has one or is no object."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return line
+    known = name is None or not isinstance(value, dict)
+    return line if known else json.dumps({"slice": name, **value})

@@ -44,12 +44,15 @@ class ServerClient:
         url: The server's address.
         key: The admin key.
         requests: Makes requests for mixes.
+        api_key: The key of whoever asks for answers, of a server that wants one.
     """
 
-    def __init__(self, url: str, key: str, requests: RequestFactory) -> None:
+    def __init__(
+        self, url: str, key: str, requests: RequestFactory, api_key: str = "unused"
+    ) -> None:
         self.requests = requests
         self._openai = openai.AsyncOpenAI(
-            base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=LIMIT_S
+            base_url=f"{url}/v1", api_key=api_key, max_retries=0, timeout=LIMIT_S
         )
         headers = {"authorization": f"Bearer {key}"}
         self._admin = httpx.AsyncClient(base_url=url, headers=headers, timeout=LIMIT_S)
@@ -101,6 +104,13 @@ class ServerClient:
             float(place[str(token)]["logprob"])
             for place, token in zip(places, tokens[1:], strict=True)
         ]
+
+    async def tokenize(self, **text: Any) -> list[int]:
+        """Return the tokens of a bare text, `prompt`, or of `messages` in the chat template."""
+        headers = {"authorization": f"Bearer {self._openai.api_key}"}
+        body = {"model": self.requests.served, **text}
+        found = await self._call("POST", "/tokenize", json=body, headers=headers)
+        return list(found.json()["tokens"])
 
     async def explain(self, prompt: str, policies: Sequence[str]) -> dict[str, PolicyDecision]:
         """Ask what policies do with a prompt, and return that by their names."""
