@@ -244,7 +244,7 @@ def test_traffic_is_drawn_by_expert_as_it_comes(page: Page, client: openai.OpenA
     expect(page.get_by_text("as of")).to_be_visible()
     for _ in range(3):
         client.chat.completions.create(model="smollm2:sql", messages=messages, max_tokens=1)
-    page.wait_for_function("document.querySelector('.tiles dd').textContent !== '–'")
+    expect(page.locator(".tiles dd").first).not_to_have_text("–", timeout=30_000)
     expect(experts.locator("canvas")).to_be_visible()
     experts.get_by_text("As a table").click()
     expect(experts.get_by_role("columnheader", name="sql")).to_be_visible()
