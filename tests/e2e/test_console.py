@@ -249,11 +249,15 @@ def test_traffic_is_drawn_by_expert_as_it_comes(page: Page, client: openai.OpenA
     experts.get_by_text("As a table").click()
     expect(experts.get_by_role("columnheader", name="sql")).to_be_visible()
     column = [cell.inner_text() for cell in experts.get_by_role("columnheader").all()].index("sql")
-    page.wait_for_function(
+    answered = (
         "at => [...document.querySelectorAll('figure tbody tr')]"
-        ".some(row => Number(row.cells[at].textContent) > 0)",
-        arg=column,
+        ".some(row => Number(row.cells[at].textContent) > 0)"
     )
+    for _ in range(150):
+        if page.evaluate(answered, column):
+            return
+        page.wait_for_timeout(200)
+    raise AssertionError("no row of the table has traffic of sql")
 
 
 def test_without_a_key_nothing_is_asked_that_wants_one(page: Page) -> None:
