@@ -48,9 +48,9 @@ app.command(
 app.command(
     "search",
     epilog=format_examples(
-        "tta search questions.jsonl --config serve.yaml --requests 2000 --name found",
-        "tta search questions.jsonl --url http://127.0.0.1:8000 --by component --minutes 20",
-        "tta search questions.jsonl --config serve.yaml --algorithm frank_wolfe --patience 30",
+        "tta search asked.jsonl --config serve.yaml --requests 2000 --name found",
+        "tta search asked.jsonl --url http://127.0.0.1:8000 --by third --minutes 20",
+        "tta search asked.jsonl --config serve.yaml --algorithm frank_wolfe",
     ),
 )(search)
 app.command(

@@ -42,8 +42,10 @@ class LogSender:
         self._handler.addFilter(LineLimit(config.most_alike))
         self._handler.setLevel(level)
 
-        logging.getLogger(_OURS).setLevel(level)
-        logging.getLogger(_OURS).propagate = False
+        ours = logging.getLogger(_OURS)
+        self._before = ours.level, ours.propagate
+        ours.setLevel(level)
+        ours.propagate = False
         for name in (_OURS, *_OTHERS):
             logging.getLogger(name).addHandler(self._handler)
         self._listener.start()
@@ -52,6 +54,9 @@ class LogSender:
         """Send what waits, and no more; a writer who does not write is not waited for."""
         for name in (_OURS, *_OTHERS):
             logging.getLogger(name).removeHandler(self._handler)
+        ours = logging.getLogger(_OURS)
+        ours.setLevel(self._before[0])
+        ours.propagate = self._before[1]
         ending = threading.Thread(target=self._end, daemon=True)
         ending.start()
         ending.join(_CLOSE_S)
