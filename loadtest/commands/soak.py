@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters.files.facts import WEIGHTS_FILE
 from loadtest.common.console import progress
+from loadtest.sides.checked_load import is_clear
 from tta_serve.evaluation.local_server import find_free_port
 from tta_serve.metrics import sum_samples
 
@@ -39,9 +40,6 @@ PROMPTS = 6
 MIXES = 24
 TOKENS = 16
 CANCELLED = 0.1
-# Answers whose two likeliest tokens are closer than this at some place would differ by rounding
-# from batch to batch.
-CLEAR = 0.02
 SAMPLE_S = 2.0
 
 
@@ -165,11 +163,7 @@ class Soak:
     async def _learn(self, question: SoakQuestion) -> bool:
         """Ask alone; return whether the answer is clear enough to be the same in any batch."""
         answer = await self._ask(question, logprobs=True, top_logprobs=2)
-        gaps = [
-            token.top_logprobs[0].logprob - token.top_logprobs[1].logprob
-            for token in answer.choices[0].logprobs.content
-        ]
-        if min(gaps) < CLEAR:
+        if not is_clear(answer.model_dump()["choices"][0]["logprobs"]["content"]):
             return False
         self._expected[question.prompt, answer.merge["mix"]] = answer.choices[0].message.content
         self._report.mixes = len({mix for _, mix in self._expected})

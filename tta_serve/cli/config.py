@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from tta_serve.cli.admin_client import call
-from tta_serve.cli.options import LOCAL_URL, console, format_examples, print_table
+from tta_serve.cli.options import LOCAL_URL, Url, console, format_examples, print_table
 
 if TYPE_CHECKING:
     from tta_serve.config.sections import ServeConfig
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Check, show, document and reload configs.")
 
 File = Annotated[Path, typer.Argument(help="A config file.")]
-Url = Annotated[str, typer.Option(help="Of a running server; its key is read from TTA_ADMIN_KEY.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only see whether it can be done.")]
 Base = Annotated[str | None, typer.Option("--model", help="In place of model.source.")]
 

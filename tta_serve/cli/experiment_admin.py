@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from tta_serve.cli.options import LOCAL_URL, console, print_table
+from tta_serve.cli.options import LOCAL_URL, Url, console, print_table
 
 if TYPE_CHECKING:
     from tta_serve.experiments.design.definition import Definition
 
-Url = Annotated[str, typer.Option(help="Of a running server; its key is read from TTA_ADMIN_KEY.")]
 Name = Annotated[str, typer.Argument(help="The experiment's name.")]
 File = Annotated[Path, typer.Argument(help="The definition, a YAML file.")]
 Seen = Annotated[

@@ -22,6 +22,7 @@ console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 LIBRARY = Path("library")
 LOCAL_URL = "http://127.0.0.1:8000"
+Url = Annotated[str, typer.Option(help="Of a running server; its key is read from TTA_ADMIN_KEY.")]
 LibraryFolder = Annotated[
     Path, typer.Option("--library", envvar="TTA_LIBRARY", help="The library's folder.")
 ]

@@ -66,18 +66,21 @@ class Quarantine:
 
     async def refresh(self) -> None:
         """Learn of the suspects that other replicas, or this one before, have found."""
-        self._take(await asyncio.to_thread(self._text.read))
+        text = await asyncio.to_thread(self._text.read)
+        self._keep({} if text is None else _SUSPECTS.validate_json(text))
 
     @asynccontextmanager
-    async def watch(self, key: str) -> AsyncIterator[None]:
+    async def watch(self, identify: Callable[[], str]) -> AsyncIterator[None]:
         """Let the block have a request answered: a suspect once no other suspect runs.
 
         Args:
-            key: What `identify_request` says of it.
+            identify: Returns what `identify_request` says of it. Not called while there is no
+                suspect, as it reads the whole request.
 
         Raises RequestError, 422, for a request that is refused.
         """
-        if key not in self._suspects:
+        key = self._find(identify)
+        if key is None:
             yield
             return
         async with self._alone:
@@ -103,21 +106,28 @@ class Quarantine:
         logger.error("the engine died while it ran request %s", key)
         await self._change(add)
 
-    async def clear(self, key: str) -> None:
+    async def clear(self, identify: Callable[[], str]) -> None:
         """Suspect a request no more, if it was, since it got its answer."""
-        if key in self._suspects:
+        key = self._find(identify)
+        if key is not None:
             await self._change(lambda suspects: suspects.pop(key, None))
+
+    def _find(self, identify: Callable[[], str]) -> str | None:
+        """Return a request's key if it is suspect."""
+        if self._suspects and (key := identify()) in self._suspects:
+            return key
+        return None
 
     async def _change(self, change: Callable[[dict[str, Suspect]], object]) -> None:
         async with self._writing:
             await self.refresh()
             change(self._suspects)
-            self._take(_SUSPECTS.dump_json(self._suspects))
+            self._keep(self._suspects)
             await asyncio.to_thread(self._text.write, _SUSPECTS.dump_json(self._suspects))
 
-    def _take(self, text: bytes | None) -> None:
+    def _keep(self, found: Mapping[str, Suspect]) -> None:
+        """Remember those that are suspect still, the latest ones."""
         now = self._clock()
-        found = {} if text is None else _SUSPECTS.validate_json(text)
         fresh = [(key, suspect) for key, suspect in found.items() if suspect.until > now]
         self._suspects = dict(fresh[-MOST_SUSPECTS:])
         metrics.suspects.set(len(self._suspects))

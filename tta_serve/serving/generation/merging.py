@@ -1,5 +1,7 @@
 """vLLM's app with a mix for every prompt that it generates from."""
 
+from functools import partial
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_serve import metrics
@@ -109,13 +111,13 @@ class Merging:
         self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Let the request be answered, and remember it if the engine dies meanwhile."""
-        key = identify_request(scope["path"], exchange.request.body)
-        async with self._quarantine.watch(key):
+        identify = partial(identify_request, scope["path"], exchange.request.body)
+        async with self._quarantine.watch(identify):
             await self._answer(exchange, scope, receive, send)
         if exchange.killed:
-            await self._quarantine.blame(key)
+            await self._quarantine.blame(identify())
         elif exchange.record.outcome == "ok":
-            await self._quarantine.clear(key)
+            await self._quarantine.clear(identify)
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Let vLLM's app answer. It hands each prompt to the exchange, which routes it."""

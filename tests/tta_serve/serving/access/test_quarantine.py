@@ -31,7 +31,7 @@ def run(steps: Coroutine[Any, Any, None]) -> None:
 
 async def is_refused(quarantine: Quarantine, key: str) -> bool:
     try:
-        async with quarantine.watch(key):
+        async with quarantine.watch(lambda: key):
             return False
     except RequestError as error:
         return error.status == 422
@@ -59,8 +59,8 @@ def test_an_answer_ends_the_suspicion() -> None:
         quarantine = Quarantine(text)
         for _ in range(DEATHS - 1):
             await quarantine.blame("innocent")
-        await quarantine.clear("innocent")
-        await quarantine.clear("nobody")
+        await quarantine.clear(lambda: "innocent")
+        await quarantine.clear(lambda: "nobody")
         await quarantine.blame("innocent")
         assert not await is_refused(quarantine, "innocent")
         assert b'"deaths":1' in (text.text or b"")
@@ -77,7 +77,7 @@ def test_suspects_run_one_at_a_time_and_others_beside_them() -> None:
         end = asyncio.Event()
 
         async def ask(key: str) -> None:
-            async with quarantine.watch(key):
+            async with quarantine.watch(lambda: key):
                 inside.append(key)
                 await end.wait()
 
@@ -135,3 +135,16 @@ def test_requests_are_the_same_if_the_engine_sees_no_difference(
     path = "/v1/completions"
     assert (identify_request(path, one) == identify_request(path, other)) == same
     assert identify_request(path, one) != identify_request("/v1/responses", one)
+
+
+def test_while_nobody_is_suspect_no_request_is_read_for_its_key() -> None:
+    def identify() -> str:
+        raise AssertionError
+
+    async def steps() -> None:
+        quarantine = Quarantine(MemoryText())
+        async with quarantine.watch(identify):
+            pass
+        await quarantine.clear(identify)
+
+    run(steps())
