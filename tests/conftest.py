@@ -17,6 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+# A package that vLLM imports raises the root logger and its handlers, of which pytest's is one, to
+# ERROR; then no test finds a warning in the log any more.
+os.environ.setdefault("SAGEMAKER_CONTAINER_LOG_LEVEL", "WARNING")
 
 # How much of what is generated each test is given; `--hypothesis-profile long` gives it all.
 GENERATED = {"quick": 50, "long": 500}

@@ -10,7 +10,7 @@ from tests.tta_serve.experiments.conftest import db  # noqa: F401 - a fixture
 
 @pytest.fixture(autouse=True)
 def quiet_loggers() -> Iterator[None]:
-    """Give loggers their levels back: a command that starts servers silences them for good."""
+    """Give loggers their levels back: a command that starts servers silences them."""
     loggers = [logging.getLogger(name) for name in ("tta_serve", "ray.serve", "httpx", "httpx2")]
     levels = [logger.level for logger in loggers]
     yield
