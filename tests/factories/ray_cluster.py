@@ -21,6 +21,8 @@ APP = "tta-serve"
 _BIN = Path(sys.executable).parent
 _CPUS = 2
 """Of a node: those of one replica."""
+_ANY_WORKER_PORT = ("--min-worker-port=0", "--max-worker-port=0")
+"""Else a node wants 9,998 ports, and refuses to start where a free one that we took is of them."""
 
 
 @dataclass
@@ -104,7 +106,8 @@ class RayCluster:
         return httpx.get(self.dashboard + path, headers=token, timeout=30)
 
     def _start(self, *options: str) -> None:
-        command = [str(_BIN / "ray"), "start", "--block", f"--num-cpus={_CPUS}", *options]
+        ray = [str(_BIN / "ray"), "start", "--block", f"--num-cpus={_CPUS}"]
+        command = [*ray, *_ANY_WORKER_PORT, *options]
         with (self.folder / "log").open("ab") as log:
             self.nodes.append(
                 subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
