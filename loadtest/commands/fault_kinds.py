@@ -16,6 +16,7 @@ from loadtest.sides.checked_load import CheckedLoad
 from loadtest.sides.kept_server import KeptDatabase, KeptServer
 
 _OUTAGE_S = 10.0
+_RESTART_S = 1200.0
 _STORM = 400
 _AT_ONCE = 16
 
@@ -147,6 +148,13 @@ def _do_at_once(do: Callable[[Any], object], over: list[Any]) -> None:
         list(pool.map(one, over))
 
 
+def _restart_replicas(scene: Scene) -> None:
+    """Let all replicas be replaced by new ones, as an operator does after a change."""
+    if scene.server.replicas < 2:
+        raise NotPossible("a lone replica has nobody who answers while it is replaced")
+    scene.server.restart_replicas(_RESTART_S)
+
+
 FAULTS = (
     FaultKind("corrupt expert", _corrupt_expert, quick=True),
     FaultKind("frozen policy", _freeze_policy, quick=True),
@@ -155,6 +163,7 @@ FAULTS = (
     FaultKind("storm of connections", _storm_of_connections, quick=True),
     FaultKind("database", _end_database, quick=True),
     FaultKind("full disk", _fill_disk, quick=True),
+    FaultKind("rolling restart", _restart_replicas),
     FaultKind("worker", _kill("VLLM::Worker"), ends_replica=True, quick=True),
     FaultKind("engine core", _kill("VLLM::EngineCore"), ends_replica=True),
     FaultKind("replica", _kill("ray::ServeReplica"), ends_replica=True),

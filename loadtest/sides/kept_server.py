@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,15 @@ class KeptServer:
             return len(replicas) == self.replicas
         return False
 
+    def restart_replicas(self, limit_s: float) -> None:
+        """Let it restart its replicas one after the other, and wait until it says it has."""
+        said = self._count_restarts()
+        end = time.monotonic() + limit_s
+        self._process.send_signal(signal.SIGUSR1)
+        while self._count_restarts() == said:
+            assert time.monotonic() < end, f"no replica was restarted within {limit_s:.0f} s"
+            time.sleep(1)
+
     def close(self) -> None:
         """End all of its processes, as a service manager does: it may write what waits."""
         self._closing.set()
@@ -157,6 +167,9 @@ class KeptServer:
             )
         self._tree = Tree(psutil.Process(process.pid), self._mark)
         return process
+
+    def _count_restarts(self) -> int:
+        return self.log.read_text(encoding="utf-8", errors="replace").count("Restarted.")
 
     def _keep(self) -> None:
         while not self._closing.wait(_POLL_S):
