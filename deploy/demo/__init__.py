@@ -8,6 +8,7 @@ finetune    trains a full fine-tune, and keeps it small
 evaluate    exact match of the base or an expert
 results     what trainings took, and how they score
 forms       the full fine-tunes, served in each form that an expert can have
+strangers   how well prompts of people that no gate has heard are routed
 twins       Twin-Merging of the experts beside the experts themselves
 jobs        questions with right answers, asked of a server
 experiment  an A/B test from the first user to the verdict
@@ -15,6 +16,6 @@ browser     a real browser without a window
 console_pictures  pictures of the console
 visitors    questions without end to a running demo
 
-tasks/ and suite/ draw prompts, everyday/ has those that no expert should answer; experts/ and
-finetunes/ are what was trained.
+tasks/ and suite/ draw prompts, everyday/ has those that no expert should answer, voices/ what
+strangers ask; experts/ and finetunes/ are what was trained.
 """

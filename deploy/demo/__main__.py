@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -207,16 +208,20 @@ def prompts(
     n: Annotated[
         int,
         typer.Option(
-            "--n", min=1, help="Prompts of a task for training; a third as many for validation."
+            "--n",
+            min=1,
+            help="A task's generated prompts for training; a third as many for validation.",
         ),
-    ] = 300,
+    ] = 100,
     seed: Annotated[int, typer.Option(help="Of the tasks' generators.")] = 1,
 ) -> None:
     """Write prompts of the splits train and validation, to train a gate on.
 
-    One a line, in <task>.txt and everyday.txt.
+    One a line, in <task>.txt and everyday.txt. To those of generators many people's are added for
+    training.
     """
     from deploy.demo.everyday import read_everyday
+    from deploy.demo.voices import SPEAKERS, TRAIN, read_spoken
 
     counts: dict[Split, int] = {"train": n, "validation": -(-n // 3)}
     for split, count in counts.items():
@@ -226,14 +231,42 @@ def prompts(
             name: [example.prompt for example in task.examples(split, count, seed)]
             for name, task in TASKS.items()
         }
-        for name, lines in {**texts, "everyday": read_everyday(split)}.items():
+        texts["everyday"] = read_everyday(split)
+        for spoken in read_spoken(SPEAKERS) if split == "train" else ():
+            texts[spoken.task or "everyday"].append(" ".join(spoken.prompt.split()))
+        for name, lines in texts.items():
             (folder / f"{name}.txt").write_text(
                 "".join(f"{line}\n" for line in lines), encoding="utf-8"
             )
     console.print(
-        f"tta router train --prompts {out / 'train'} --validation {out / 'validation'}",
+        f"tta router train --prompts {out / 'train'} --voices {TRAIN}",
         soft_wrap=True,
     )
+
+
+@app.command()
+def strangers() -> None:
+    """Measure how well strangers' prompts are routed. The last line is JSON."""
+    _ready()
+    from rich.progress import Progress
+
+    from deploy.demo.strangers import measure_strangers
+    from tta_serve.cli.options import print_table
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("prompts", total=None)
+
+        def watch(texts: list[str]) -> Iterator[str]:
+            for text in texts:
+                yield text
+                progress.advance(task)
+
+        found = measure_strangers(watch)
+    table = Table("", "right", "everyday left to the base", "near misses left to it")
+    for row in found.rows:
+        table.add_row(row.way, *(f"{value:.3f}" for value in row[1:]))
+    print_table(table)
+    typer.echo(json.dumps(found.figures))
 
 
 @app.command()
@@ -269,6 +302,7 @@ def evaluate(  # noqa: PLR0913 - one option each
             "--n", min=1, help="Prompts for each task.", show_default="20; 8 with --quick"
         ),
     ] = None,
+    every: cli.Every = False,
     arms: cli.Arms = "",
     live: cli.Live = None,
     out: cli.Out = Path("evaluation"),
@@ -281,7 +315,8 @@ def evaluate(  # noqa: PLR0913 - one option each
 
     config = load(Path(__file__).parent / "serve.yaml", {"model.source": _ready()})
     questions = Suite(tuple(draw_suite(n or (8 if quick else 20), seed)))
-    cli.evaluate(config, questions, quick=quick, arms=arms, live=live, out=out, seed=seed)
+    wanted = cli.list_wanted(config, arms, quick=quick, every=every)
+    cli.evaluate(config, questions, quick=quick, arms=wanted, live=live, out=out, seed=seed)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """A trained router: a small head on the features that `retrieval` reads, and its files.
 
     z = (f - mean) / std
-    p = softmax(head(z) / T), [K + 1]          head: Linear, or Linear, GELU, Dropout, Linear
+    p = softmax(head(z) / T), [K + 1]          head: Linear, or Linear, GELU, Linear
 
 The outputs are the K experts in the order of their names and, last, "none of them", learned from
 everyday prompts. Twin-Merging (Lu et al. 2024, arXiv 2406.15479) trains such a router on hidden
@@ -11,7 +11,7 @@ an expert that a library has cannot teach so many.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -41,7 +41,9 @@ class GateRecord:
     threshold: float
     """The base answers if 1 - p(none) is below it."""
     figures: Mapping[str, float]
-    """How well the gate does on the prompts that it was validated with."""
+    """How well the gate does on prompts that it was not trained on."""
+    voices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """The same by the voice that was left out of the training."""
     tensors: str = ""
     """The SHA-256 of the safetensors file that belongs to this record."""
 
@@ -142,13 +144,11 @@ class Gate:
         return cls(about, mean, std, head.eval())
 
 
-def make_head(inputs: int, hidden: int, outputs: int, dropout: float = 0.0) -> nn.Sequential:
+def make_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Build an untrained head; `hidden` is the width of its hidden layer, 0 for none."""
     if not hidden:
         return nn.Sequential(nn.Linear(inputs, outputs))
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
-    )
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
 def _files(folder: Path, name: str) -> tuple[Path, Path]:

@@ -15,6 +15,7 @@ from deploy.demo.suite.adversarial import NONE
 from deploy.demo.suite.corrupt import RATES, corrupt_prompt
 from deploy.demo.suite.phrasings import read_phrasings
 from deploy.demo.tasks import SPLITS, TASKS, Example
+from deploy.demo.voices import SPEAKERS, TRAIN, read_spoken, read_voices
 from tests.deploy.test_phrasings import CHECKS, unlike
 from tta_serve.evaluation.questions import (
     ADVERSARIAL,
@@ -24,6 +25,7 @@ from tta_serve.evaluation.questions import (
     PARAPHRASED,
     REMOVED,
     TWO_SKILLS,
+    VOICES,
     Question,
 )
 from tta_serve.evaluation.scoring import Score, score
@@ -48,6 +50,7 @@ def test_slices_and_their_sizes() -> None:
         EVERYDAY: len(read_everyday("test")),
         REMOVED: 6 * N,
         ADVERSARIAL: 6 * N // 2 + len(NONE),
+        VOICES: 2 * 112,
     }
     assert {"redact+triage", "orders+math", "sql+dates"} < pairs
     few = draw_suite(2)
@@ -78,6 +81,8 @@ def test_nothing_was_seen_in_training_or_is_chosen_by() -> None:
         *read_everyday("train"),
         *read_everyday("validation"),
         *(p.prompt for p in read_phrasings("validation")),
+        *(p.prompt for p in read_spoken(SPEAKERS)),
+        *(p.prompt for own in read_voices(TRAIN).values() for p in own),
     }
     assert not seen & {q.prompt for q in SUITE}
 
@@ -90,7 +95,7 @@ def test_no_prompt_is_in_a_slice_twice_nor_in_two_that_are_made_apart() -> None:
 
 def test_a_wanted_answer_scores_one() -> None:
     for question in SUITE:
-        assert (question.want is None) == (question.task is None)
+        assert (question.want is None) == (question.task is None or question.slice == VOICES)
         if question.want:
             assert score(question.kind, question.want, question.parts, question.want) == Score(
                 1.0, 1.0

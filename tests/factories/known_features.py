@@ -14,7 +14,7 @@ from router.policies.retrieval import RetrievalPolicy
 from router.policy import Context
 from router.probing import Activations, Outputs, Window
 from router.registry import create_policy
-from tta_serve.offline.train_gate import GateSamples, GateSettings, train
+from tta_serve.offline.train_gate import GateSamples, train
 
 
 def make_clusters(
@@ -101,9 +101,7 @@ def train_gate(known: KnownFeatures, folder: Path, names: str = "abc", layer: in
     """Return the context with a gate of some of its experts."""
     features = {name: known.clusters[name] for name in names}
     digests = {name: known.context.digests[name] for name in names}
-    train(
-        digests, layer, GateSamples(features, known.everyday), settings=GateSettings(epochs=100)
-    ).save(folder)
+    train(digests, layer, GateSamples(features, known.everyday)).save(folder)
     return replace(known.context, artifacts=folder)
 
 

@@ -40,9 +40,14 @@ SuiteFile = Annotated[
 Quick = Annotated[
     bool,
     typer.Option(
-        "--quick", help="Fewer questions, merges and arms: 15 to 45 minutes on two cores."
+        "--quick",
+        help=(
+            "Fewer questions and merges, and of the policies the default, a gate and a retrieval:"
+            " minutes on two cores."
+        ),
     ),
 ]
+Every = Annotated[bool, typer.Option("--all", help="All policies and entries, even with --quick.")]
 Arms = Annotated[
     str,
     typer.Option(
@@ -69,6 +74,7 @@ def command(  # noqa: PLR0913 - one option each
     config: Config,
     suite: SuiteFile,
     quick: Quick = False,
+    every: Every = False,
     arms: Arms = "",
     live: Live = None,
     out: Out = Path("evaluation"),
@@ -83,7 +89,34 @@ def command(  # noqa: PLR0913 - one option each
     from tta_serve.evaluation.questions import read_suite
 
     loaded, questions = load(config, {}), read_suite(suite)
-    evaluate(loaded, questions, quick=quick, arms=arms, live=live, out=out, seed=seed)
+    wanted = list_wanted(loaded, arms, quick=quick, every=every)
+    evaluate(loaded, questions, quick=quick, arms=wanted, live=live, out=out, seed=seed)
+
+
+def list_wanted(config: ServeConfig, arms: str, *, quick: bool, every: bool) -> tuple[str, ...]:
+    """Return the names or kinds of the arms that are judged, none for all.
+
+    Args:
+        config: Of the server.
+        arms: Those that were asked for, with commas between.
+        quick: Whether few are enough where none were asked for: experts, static mixes and merges,
+            the default policy, and the first gate and retrieval that decide before the pass.
+        every: Whether all are wanted nevertheless.
+
+    Raises:
+        ConfigError: All are wanted, and some.
+    """
+    from tta_serve.exceptions import ConfigError
+
+    if chosen := tuple(name.strip() for name in arms.split(",") if name.strip()):
+        if every:
+            raise ConfigError("--arms names some arms and --all wants all: leave out one of them")
+        return (*chosen, config.default_policy)
+    if every or not quick:
+        return ()
+    first = {p.type: name for name, p in reversed(config.policies.items()) if not p.inline}
+    policies = (first[kind] for kind in ("gate", "retrieval") if kind in first)
+    return ("expert", "static", config.default_policy, *policies)
 
 
 def evaluate(  # noqa: PLR0913 - one option each
@@ -91,7 +124,7 @@ def evaluate(  # noqa: PLR0913 - one option each
     questions: Suite,
     *,
     quick: bool,
-    arms: str,
+    arms: tuple[str, ...],
     live: list[str] | None,
     out: Path,
     seed: int,
@@ -102,7 +135,7 @@ def evaluate(  # noqa: PLR0913 - one option each
         config: Of the server that is judged.
         questions: What it is asked.
         quick: Whether to ask fewer questions of fewer arms.
-        arms: Names or kinds of arms, with commas between; all if empty.
+        arms: Names or kinds of arms; all if empty.
         live: Arms that answer traffic, beside the default policy.
         out: A folder for what comes of it.
         seed: Of orders and of intervals.
@@ -114,7 +147,6 @@ def evaluate(  # noqa: PLR0913 - one option each
     # Who is asked what.
     default = config.default_policy
     also = live or ([] if quick else list(config.policies))
-    chosen = tuple(name.strip() for name in arms.split(",") if name.strip())
     plan = Plan(
         suite=questions,
         default=default,
@@ -125,7 +157,7 @@ def evaluate(  # noqa: PLR0913 - one option each
         live=(default, *(name for name in also if name != default)),
     )
     scope = EvaluationScope(
-        arms=(*chosen, default) if chosen else (),
+        arms=arms,
         methods=tuple(
             method
             for method in list_methods(_count_experts(config))

@@ -43,6 +43,19 @@ if TYPE_CHECKING:
 Labelled = Annotated[
     Path, typer.Option("--prompts", help='JSON lines {"prompt": ..., "task": an expert or null}.')
 ]
+Validation = Annotated[
+    Path | None,
+    typer.Option(help="Such a folder, to calibrate by.", show_default="a fifth, or a voice"),
+]
+Voices = Annotated[
+    Path | None,
+    typer.Option(
+        help=(
+            "A folder of <voice>.jsonl, each of another person or source, which are left out one"
+            ' at a time to calibrate by. A line is {"prompt": ..., "task": an expert or null}.'
+        )
+    ),
+]
 TwinPrefix = Annotated[
     str | None, typer.Option("--twin", help="Choose among the exclusive parts of this prefix.")
 ]
@@ -75,6 +88,7 @@ app.command(epilog=format_examples("tta router gates --steps 100 --replace"))(ga
     epilog=format_examples(
         "tta router train",
         "tta router train --prompts prompts/train --validation prompts/validation",
+        "tta router train --prompts prompts/train --voices voices",
     )
 )
 def train(  # noqa: PLR0913 - one option each
@@ -84,9 +98,8 @@ def train(  # noqa: PLR0913 - one option each
         Path | None,
         typer.Option(help="A folder of <expert>.txt and everyday.txt.", show_default="examples"),
     ] = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="Such a folder, held out.", show_default="a fifth")
-    ] = None,
+    validation: Validation = None,
+    voices: Voices = None,
     layer: Annotated[
         int | None,
         typer.Option(min=0, help="Whose input is read.", show_default="the one servers read"),
@@ -109,24 +122,27 @@ def train(  # noqa: PLR0913 - one option each
     from tta_serve.cli.router_output import print_gate
     from tta_serve.offline import train_gate
     from tta_serve.offline.features import EarlyFeatures, count_layers
-    from tta_serve.offline.labelled_prompts import Prompts
+    from tta_serve.offline.labelled_prompts import Prompts, read_voices
 
     start, opened, folder = time.perf_counter(), open_usable(library), library / "router"
     check_name(folder, name)
     classes = opened.classes if twin is None else _list_exclusive(opened, twin)
     learned = Prompts.read(prompts, classes) if prompts else Prompts.from_library(opened, classes)
     held_out = Prompts.read(validation, classes, held_out=True) if validation else None
+    spoken = read_voices(voices, classes) if voices else {}
     model = load_base(library, base)
     features = EarlyFeatures(
         model, feature_layer(count_layers(model.model)) if layer is None else layer
     )
-    with _watch_prompts(len(learned) + (len(held_out) if held_out else 0)) as watch:
+    every = [learned, *spoken.values(), *([held_out] if held_out else ())]
+    with _watch_prompts(sum(map(len, every))) as watch:
         samples = learned.read_samples(features, watch)
+        by_voice = {name: own.read_samples(features, watch) for name, own in spoken.items()}
         held = held_out.read_samples(features, watch) if held_out else None
     with console.status("Training ..."):
         settings = train_gate.GateSettings(hidden=hidden, seed=seed)
         known = {name: opened.digests[name] for name in classes}
-        gate = train_gate.train(known, features.layer, samples, held, settings)
+        gate = train_gate.train(known, features.layer, samples, held, by_voice, settings)
         gate.save(folder, name)
     print_gate(gate, time.perf_counter() - start)
     console.print(f"The gate is {folder / name}.safetensors")

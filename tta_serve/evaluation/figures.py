@@ -18,6 +18,7 @@ from tta_serve.evaluation.questions import (
     MIXED,
     PARAPHRASED,
     TWO_SKILLS,
+    VOICES,
 )
 from tta_serve.evaluation.results import ArmAnswer, ArmRecord, Results
 from tta_serve.evaluation.scoring import Score
@@ -29,6 +30,8 @@ MEDIUM = f"{CORRUPTED}:medium"
 # Slices in which one expert is right, or none.
 _ROUTED = (MIXED, PARAPHRASED, ADVERSARIAL, EVERYDAY)
 # Arms of these kinds take one expert or none, or most of one.
+_SURE = 0.9
+"""An expert with more of the mix than this was surely chosen."""
 _CHOOSES = frozenset({"base", "oracle", "expert", "control", "policy"})
 
 Row = dict[str, Any]
@@ -55,6 +58,9 @@ def compute_figures(results: Results) -> Row:
         "false_abstentions": default["false_abstentions"],
         "corrupted_over_oracle": _find(default, MEDIUM, "over_oracle"),
         "two_skill_gain": gain["graded"],
+        "mix_over_best_single": gain["over_better"],
+        "voices_right": default["voices_right"],
+        "sure_and_wrong": default["sure_and_wrong"],
         "router_ms_p50": default["router_ms_p50"],
         "two_skills": gain,
         "confusion": count_confusions(results),
@@ -146,13 +152,16 @@ def _score_tasks(results: Results, record: ArmRecord) -> dict[str, float]:
 
 
 def _judge_decisions(results: Results, record: ArmRecord) -> Row:
-    """Judge decisions on mixed, paraphrased, adversarial and everyday prompts.
+    """Judge decisions on prompts for one expert or none: mixed, paraphrased, adversarial, everyday.
 
     routing_accuracy       of prompts for an expert, the share that got it
     abstention_precision   of prompts left to the base, the share for which no expert is wanted
     abstention_recall      of prompts for which no expert is wanted, the share left to the base
     everyday_abstained     of everyday prompts, the share left to the base
     false_abstentions      of mixed traffic, the share left to the base
+    voices_right           of strangers' prompts for an expert, the share that got it
+    voices_left_to_base    of strangers' other prompts, the share left to the base
+    sure_and_wrong         of strangers' prompts, the share of whose mix a wrong expert has over 0.9
 
     Abstentions are of all these prompts together, so that precision hangs on how many there are of
     each kind.
@@ -164,11 +173,15 @@ def _judge_decisions(results: Results, record: ArmRecord) -> Row:
             "abstention_recall",
             "everyday_abstained",
             "false_abstentions",
+            "voices_right",
+            "voices_left_to_base",
+            "sure_and_wrong",
         )
         return dict.fromkeys(names, NO_ESTIMATE)
     seed = results.seed
     answers = {group: _list_answers(results, record, group) for group in _ROUTED}
     pairs = [(question, answer) for own in answers.values() for question, answer in own]
+    spoken = _list_answers(results, record, VOICES)
     return {
         "routing_accuracy": intervals.estimate_mean(
             [answer.right(q) for q, answer in pairs if q.task], seed
@@ -184,6 +197,13 @@ def _judge_decisions(results: Results, record: ArmRecord) -> Row:
         ),
         "false_abstentions": intervals.estimate_mean(
             [not answer.experts for q, answer in answers[MIXED] if q.task], seed
+        ),
+        "voices_right": intervals.estimate_mean([a.right(q) for q, a in spoken if q.task], seed),
+        "voices_left_to_base": intervals.estimate_mean(
+            [not a.experts for q, a in spoken if not q.task], seed
+        ),
+        "sure_and_wrong": intervals.estimate_mean(
+            [a.share > _SURE and not a.right(q) for q, a in spoken], seed
         ),
     }
 

@@ -15,7 +15,7 @@ from tta_serve.evaluation.scoring import KINDS
 from tta_serve.exceptions import ConfigError
 
 MIXED, PARAPHRASED, CORRUPTED, TWO_SKILLS = "mixed", "paraphrased", "corrupted", "two_skills"
-EVERYDAY, REMOVED, ADVERSARIAL = "everyday", "removed", "adversarial"
+EVERYDAY, REMOVED, ADVERSARIAL, VOICES = "everyday", "removed", "adversarial", "voices"
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid", strict=True))

@@ -44,6 +44,12 @@ class ArmAnswer:
         """The expert with the most weight; None for the base."""
         return max(self.experts, key=lambda name: _average_size(self.experts[name]), default=None)
 
+    @property
+    def share(self) -> float:
+        """The share of the mix that the choice has; 0 for the base."""
+        sizes = [_average_size(given) for given in self.experts.values()]
+        return max(sizes) / sum(sizes) if any(sizes) else 0.0
+
     def right(self, question: Question) -> bool:
         """Return whether the choice is the expert that a question is for.
 

@@ -22,6 +22,11 @@ _HEADLINES = {
     "two_skill_gain": (
         "two skills: graded score of the best policy, less that of the best expert or static merge"
     ),
+    "mix_over_best_single": (
+        "two skills: graded score of the best policy, less that of the better expert of each"
+    ),
+    "voices_right": "strangers' prompts for an expert that got it",
+    "sure_and_wrong": "strangers' prompts of whose mix a wrong expert has over 0.9",
     "router_ms_p50": "median time of a decision, ms, one at a time, nothing remembered",
 }
 _KEPT = (
@@ -142,6 +147,9 @@ def _make_decisions(arms: Mapping[str, Row]) -> Sheet:
         "abstention_recall",
         "everyday_abstained",
         "false_abstentions",
+        "voices_right",
+        "voices_left_to_base",
+        "sure_and_wrong",
     )
     choosing = {name: arm for name, arm in arms.items() if arm["kind"] in ("policy", "control")}
     rows = [

@@ -7,6 +7,7 @@ labelled_prompts    the prompts that routing is learned from and judged by
 optimise            gradient descent on the experts' own answers
 learn_entry         coefficients for each layer: `tta router learn`
 train_gate          the gate: `tta router train`
+gate_figures        how well a gate does on prompts that it was not trained on
 train_layer_gates   gates for each weight of each expert: `tta router gates`
 surrogate           quadratic models of what merges are worth, and their best merges
 pareto_front        a front of merges: `tta router pareto`

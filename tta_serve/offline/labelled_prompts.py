@@ -98,6 +98,33 @@ class Prompts:
         )
 
 
+def read_voices(folder: Path, names: Iterable[str]) -> dict[str, Prompts]:
+    """Read `<voice>.jsonl` for each voice, with lines as `read_labelled` takes them.
+
+    Args:
+        folder: Where the files are.
+        names: Of the experts.
+
+    Raises:
+        PromptFileError: There are no two such files, a line is wrong, or a voice has no prompt for
+            an expert.
+    """
+    experts = sorted(names)
+    found = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        rows = read_labelled(file, experts)
+        own = {name: [prompt for prompt, task in rows if task == name] for name in experts}
+        if silent := [name for name, prompts in own.items() if not prompts]:
+            raise PromptFileError(f"{file} has no prompt for {', '.join(silent)}")
+        found[file.stem] = Prompts(own, [prompt for prompt, task in rows if task is None])
+    if len(found) < 2:
+        raise PromptFileError(
+            f"{folder} must have a file <voice>.jsonl for each of two voices or more: one is left"
+            " out at a time"
+        )
+    return found
+
+
 def read_labelled(
     file: Path, names: Iterable[str], split: str | None = None
 ) -> list[tuple[str, str | None]]:

@@ -1,10 +1,16 @@
-"""How a gate is trained: AdamW on all prompts at once, up to the least validation loss.
+"""How a gate is trained, and how it is calibrated by prompts that it was not trained on.
 
-The validation prompts calibrate it too. The gate itself is `router.scoring.trained_gate`.
+A linear head is a softmax regression, and has one best fit:
+
+    loss = mean over classes of the mean over their prompts of ln(1 / p[class]) + penalty ||W||^2
+
+A *voice* is a source of prompts: a person, a generator, a log. Prompts of one voice are alike in
+ways that have nothing to do with the task, so a gate is judged, and its temperature and threshold
+are set, on voices that were left out of its training, one at a time; without voices on fifths of
+the prompts. The gate itself is `router.scoring.trained_gate`.
 """
 
-from collections.abc import Mapping
-from copy import deepcopy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,9 +20,11 @@ from torch.nn.functional import cross_entropy
 from router.errors import RouterError
 from router.scoring.centroids import FOLDS, find_temperature, find_threshold, split_fold
 from router.scoring.trained_gate import Gate, GateRecord, make_head
+from tta_serve.offline.gate_figures import measure_gate
 
 _TEMPERATURES = torch.logspace(-1.3, 1.3, 53)
 _EDGE = 1e-6
+_MOST_STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -32,15 +40,15 @@ class GateSamples:
     everyday: Tensor
     """Of prompts that no expert should answer."""
 
-    def split(self) -> tuple["GateSamples", "GateSamples"]:
-        """Return four fifths of the prompts to train on and one to hold out."""
-        experts = {name: split_fold(f, 0) for name, f in self.experts.items()}
-        everyday = split_fold(self.everyday, 0)
-        train, held = (
+    def split(self, fold: int) -> tuple["GateSamples", "GateSamples"]:
+        """Return four fifths of the prompts, and the fifth of this number."""
+        experts = {name: split_fold(f, fold) for name, f in self.experts.items()}
+        everyday = split_fold(self.everyday, fold)
+        rest, held = (
             GateSamples({name: parts[k] for name, parts in experts.items()}, everyday[k])
             for k in (0, 1)
         )
-        return train, held
+        return rest, held
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Return features [rows, d] and labels [rows].
@@ -79,120 +87,125 @@ class GateSettings:
 
     hidden: int = 0
     """The width of the hidden layer, 0 for none."""
-    dropout: float = 0.1
-    """Of the hidden layer."""
-    lr: float = 3e-3
-    """Of AdamW."""
-    weight_decay: float = 0.01
-    """Of AdamW."""
-    epochs: int = 1000
-    """How many at most."""
-    patience: int = 50
-    """So many epochs without a lower validation loss end the training."""
+    penalty: float = 3e-3
+    """Of the squares of the weights."""
     seed: int = 0
-    """Of all draws."""
+    """Of the weights that a hidden layer begins with."""
 
 
-def train(
+def train(  # noqa: PLR0913 - one part each
     digests: Mapping[str, str],
     layer: int,
     samples: GateSamples,
     validation: GateSamples | None = None,
+    voices: Mapping[str, GateSamples] | None = None,
     settings: GateSettings = GateSettings(),
 ) -> Gate:
     """Train the gate of some experts; the same arguments give the same gate.
 
-    Classes count alike in the loss, however many prompts each has.
-
     Args:
         digests: The digests of the experts' weights, by name.
         layer: The decoder layer whose input the features are.
-        samples: What to train on.
-        validation: What ends the training, and sets temperature and threshold; without it a fifth
-            of the samples.
+        samples: What to train on: a voice that is never left out where there are others.
+        validation: What to calibrate by, in place of what is left out.
+        voices: More to train on, by the voice's name. Each must have prompts of every expert, and
+            everyday ones.
         settings: How to train.
 
     Raises:
         RouterError: There are fewer than 5 prompts of an expert or everyday, or none of them in the
-            validation.
+            validation or in a voice.
     """
     samples.check(digests, FOLDS, "training")
-    if validation is None:
-        samples, validation = samples.split()
-    validation.check(digests, 1, "validating")
-    (x, labels) = samples.rows()
-    (held, held_labels) = validation.rows()
+    for name, voice in (voices or {}).items():
+        voice.check(digests, 1, f"the voice {name}:")
+    about = GateRecord(digests, layer, settings.hidden, temperature=1.0, threshold=0.5, figures={})
+    gate = fit_gate(about, [samples, *(voices or {}).values()], settings)
+    if validation is not None:
+        validation.check(digests, 1, "validating")
+        held, labels = validation.rows()
+        return _calibrate(gate, {"validation": (gate.compute_logits(held).double(), labels)})
+    left_out = {
+        name: (
+            fit_gate(about, rest, settings).compute_logits(held.rows()[0]).double(),
+            held.rows()[1],
+        )
+        for name, rest, held in leave_out(samples, voices or {})
+    }
+    return _calibrate(gate, left_out, by_voice=bool(voices))
+
+
+def leave_out(
+    samples: GateSamples, voices: Mapping[str, GateSamples]
+) -> Iterator[tuple[str, list[GateSamples], GateSamples]]:
+    """Yield the name of each voice, or fifth of the samples, all the others, and it."""
+    for name, voice in voices.items():
+        yield name, [samples, *(v for other, v in voices.items() if other != name)], voice
+    for fold in range(0 if voices else FOLDS):
+        rest, held = samples.split(fold)
+        yield f"fifth {fold + 1}", [rest], held
+
+
+def fit_gate(about: GateRecord, voices: list[GateSamples], settings: GateSettings) -> Gate:
+    """Fit a head to some voices; the gate is not calibrated.
+
+    Args:
+        about: The experts, and the layer.
+        voices: What to fit to.
+        settings: How.
+    """
+    rows = [voice.rows() for voice in voices]
+    x, labels = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    weights = 1 / labels.bincount().double()
     mean = x.mean(0)
     std = x.std(0).clamp_min(1e-6)
+    z = ((x - mean) / std).double()
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        head = make_head(x.shape[1], settings.hidden, len(digests) + 1, settings.dropout)
-        train_on = ((x - mean) / std, labels)
-        judge_on = ((held - mean) / std, held_labels)
-        epochs = _descend(head, train_on, judge_on, settings)
-    about = GateRecord(
-        digests, layer, settings.hidden, temperature=1.0, threshold=0.5, figures={"epochs": epochs}
+        head = make_head(x.shape[1], settings.hidden, len(about.digests) + 1).double()
+    matrices = [p for p in head.parameters() if p.dim() == 2]
+    optimizer = torch.optim.LBFGS(
+        head.parameters(), max_iter=_MOST_STEPS, line_search_fn="strong_wolfe"
     )
-    return _calibrate(Gate(about, mean, std, head), held, held_labels)
 
-
-def _descend(
-    head: nn.Sequential,
-    train: tuple[Tensor, Tensor],
-    held: tuple[Tensor, Tensor],
-    settings: GateSettings,
-) -> int:
-    """Train the head, leave it with the weights of its best epoch, and return its number."""
-    optimizer = torch.optim.AdamW(
-        head.parameters(), settings.lr, weight_decay=settings.weight_decay
-    )
-    least = float("inf")
-    best = 0
-    kept = deepcopy(head.state_dict())
-    for epoch in range(1, settings.epochs + 1):
-        head.train()
+    def measure_loss() -> Tensor:
         optimizer.zero_grad()
-        _loss(head, *train).backward()
-        optimizer.step()
-        head.eval()
-        with torch.no_grad():
-            loss = float(_loss(head, *held))
-        if loss < least:
-            least = loss
-            best = epoch
-            kept = deepcopy(head.state_dict())
-        elif epoch - best >= settings.patience:
-            break
-    head.load_state_dict(kept)
-    return best
+        fit = cross_entropy(head(z), labels, weight=weights)
+        loss = fit + settings.penalty * sum(matrix.square().sum() for matrix in matrices)
+        loss.backward()
+        return loss
+
+    optimizer.step(measure_loss)
+    return Gate(about, mean, std, nn.Sequential(*head.float()).eval())
 
 
-def _loss(head: nn.Sequential, x: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(head(x), labels, weight=1 / labels.bincount())
+def _calibrate(
+    gate: Gate, judged: Mapping[str, tuple[Tensor, Tensor]], *, by_voice: bool = False
+) -> Gate:
+    """Return the gate with temperature, threshold and figures.
 
-
-def _calibrate(gate: Gate, x: Tensor, labels: Tensor) -> Gate:
-    """Return the gate with temperature, threshold and figures from labelled features."""
-    logits = gate.compute_logits(x).double()
+    Args:
+        gate: The gate.
+        judged: Logits [rows, K + 1] and labels [rows] of prompts that were not trained on, by
+            voice.
+        by_voice: Whether there are figures for each voice, too.
+    """
+    logits, labels = (torch.cat(parts) for parts in zip(*judged.values(), strict=True))
     none = len(gate.names)
     temperature = find_temperature(logits, labels, _TEMPERATURES)
     trust = 1 - torch.softmax(logits / temperature, 1)[:, none]
     task = labels < none
     threshold = min(max(find_threshold(trust[task], trust[~task]), _EDGE), 1 - _EDGE)
-    figures = {
-        "accuracy": _share(logits[task, :none].argmax(1) == labels[task]),
-        "false_abstentions": _share(trust[task] < threshold),
-        "abstained": _share(trust[~task] < threshold),
-        "prompts": len(labels),
-    }
+
+    def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
+        return measure_gate(logits / temperature, labels, threshold)
+
     about = replace(
         gate.about,
         temperature=temperature,
         threshold=threshold,
-        figures={**gate.about.figures, **figures},
+        figures=measure(logits, labels),
+        voices={name: measure(*rows) for name, rows in judged.items()} if by_voice else {},
     )
     return replace(gate, about=about)
-
-
-def _share(which: Tensor) -> float:
-    return float(which.double().mean())

@@ -8,6 +8,7 @@ They are the demo's tasks as people would ask for them, and what is no task. The
 - two_skills: what takes two experts at once (two_skills.py)
 - everyday: no task, the base should answer
 - removed: the mixed prompts once more, to be asked while their expert is away
+- voices: what two people asked whom the gate has not heard; only who answers is judged (../voices)
 - adversarial: in one task's words, for another task or none (adversarial.py)
 """
 
@@ -23,7 +24,8 @@ from deploy.demo.suite.phrasings import read_paraphrased
 from deploy.demo.suite.question_parts import make_question
 from deploy.demo.suite.two_skills import draw_two_skills
 from deploy.demo.tasks import TASKS
-from tta_serve.evaluation.questions import CORRUPTED, EVERYDAY, MIXED, REMOVED, Question
+from deploy.demo.voices import TEST, read_voices
+from tta_serve.evaluation.questions import CORRUPTED, EVERYDAY, MIXED, REMOVED, VOICES, Question
 
 LEAST_PAIRS = 12
 
@@ -55,6 +57,11 @@ def draw_suite(n: int, seed: int = 5) -> list[Question]:
         *(Question(EVERYDAY, prompt) for prompt in read_everyday("test")),
         *(replace(asked, slice=REMOVED) for asked in mixed),
         *draw_adversarial(max(4, n // 2), seed),
+        *(
+            Question(VOICES, spoken.prompt, task=spoken.task)
+            for voice in read_voices(TEST).values()
+            for spoken in voice
+        ),
     ]
 
 

@@ -119,7 +119,7 @@ def test_a_gate_with_a_hidden_layer_is_no_head(tmp_path: Path) -> None:
         known.context.digests,
         0,
         GateSamples(known.clusters, known.everyday),
-        settings=GateSettings(hidden=4, epochs=5),
+        settings=GateSettings(hidden=4),
     ).save(tmp_path)
     assert Gate.load(tmp_path).about.hidden == 4
     policy = asyncio.run(create_policy("gate", {}, replace(known.context, artifacts=tmp_path)))

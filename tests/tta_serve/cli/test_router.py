@@ -68,8 +68,36 @@ def test_a_gate_is_trained_on_given_prompts(library: Path, tmp_path: Path) -> No
     gate = Gate.load(library / "router")
     assert dict(gate.about.digests) == Library.open(library).digests
     assert gate.about.layer == 0
-    assert gate.about.figures["accuracy"] == 1
-    assert "accuracy" in result.output
+    assert gate.about.figures["right"] == 1
+    assert "calibration error" in result.output
+
+
+def test_each_voice_is_left_out_and_has_its_figures(library: Path, tmp_path: Path) -> None:
+    where, voices = prompts(tmp_path / "prompts"), tmp_path / "voices"
+    voices.mkdir()
+    rows = [
+        *({"task": name, "prompt": text} for name, lines in EXAMPLES.items() for text in lines),
+        *({"task": None, "prompt": text, "want": None} for text in EVERYDAY),
+    ]
+    for name, own in (("ann", rows), ("bob", rows[::-1])):
+        text = "".join(f"{json.dumps(row)}\n" for row in own)
+        (voices / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    asked = ("train", "--prompts", where, "--voices", voices)
+    result = tta(library, *asked)
+    assert result.exit_code == 0, result.output
+    assert {"ann", "bob"} <= set(result.output.split())
+    about = Gate.load(library / "router").about
+    assert about.voices.keys() == {"ann", "bob"}
+    assert about.voices["ann"]["right"] == 1
+
+    (voices / "bob.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in rows if row["task"] != "sql"), encoding="utf-8"
+    )
+    with pytest.raises(PromptFileError, match=r"bob\.jsonl has no prompt for sql"):
+        tta(library, *asked)
+    (voices / "bob.jsonl").unlink()
+    with pytest.raises(PromptFileError, match=r"a file <voice>\.jsonl for each of two voices"):
+        tta(library, *asked)
 
 
 def test_a_gate_is_trained_on_examples_and_packaged_prompts(library: Path) -> None:

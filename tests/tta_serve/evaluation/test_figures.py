@@ -38,6 +38,11 @@ def questions() -> list[Question]:
         Question("two_skills", f"both {n}", "p q", "sql+math", ("p", "q"), kind="parts")
         for n in range(8)
     ]
+    found += [
+        Question("voices", f"a stranger's {task} {n}", task=task)
+        for task in ("sql", "math", None)
+        for n in range(5)
+    ]
     return [*found, *(Question("everyday", f"hello {n}") for n in range(20))]
 
 
@@ -50,7 +55,9 @@ def record(name: str, kind: Kind, mix: Rule, *, ms: float = 0.0, decides: bool =
     for number, question in enumerate(questions()):
         experts = mix(question)
         if question.want is None:
-            made.answers[number], made.kl[number] = ArmAnswer(experts), 0.3 * len(experts)
+            made.answers[number] = ArmAnswer(experts)
+            if question.slice == "everyday":
+                made.kl[number] = 0.3 * len(experts)
             continue
         had = [
             part
@@ -125,6 +132,9 @@ def test_the_fields_of_the_last_line(results: Results) -> None:
         "false_abstentions": 0.1,
         "corrupted_over_oracle": 1.0,
         "two_skill_gain": 0.5,
+        "mix_over_best_single": 0.5,
+        "voices_right": 1.0,
+        "sure_and_wrong": 0.0,
         "router_ms_p50": 2.0,
     }
     assert {key: line[key] for key in wanted} == wanted
@@ -152,6 +162,10 @@ def test_figures_of_an_arm(results: Results) -> None:
     assert fooled["tasks"] == {"math": 0.9, "sql": 0.9}
     assert fooled["groups"]["removed"]["abstained"] == 0
     assert fooled["quality"].value == pytest.approx((0.9 + 1 + 1 + 1 + 0.9 + 1) / 6)
+    strangers = ("voices_right", "voices_left_to_base", "sure_and_wrong")
+    found = {name: [arms[name][key].value for key in strangers] for name in ("expert sql", "worse")}
+    assert found["expert sql"] == pytest.approx([0.5, 0, 10 / 15])
+    assert found["worse"] == pytest.approx([0.5, 0, 0]), "it is never sure"
     assert arms["base"]["groups"]["mixed"]["over_oracle"].value == 0
     assert arms["base"]["kl_everyday"].value == 0
     assert arms["expert sql"]["groups"]["mixed"]["right"] == 0.5
