@@ -15,6 +15,7 @@ from adapters.files.facts import WEIGHTS_FILE
 from loadtest.sides.checked_load import CheckedLoad
 from loadtest.sides.kept_server import KeptDatabase, KeptServer
 
+CLOCK = "clock jumps"
 _OUTAGE_S = 10.0
 _RESTART_S = 1200.0
 _STORM = 400
@@ -148,6 +149,15 @@ def _do_at_once(do: Callable[[Any], object], over: list[Any]) -> None:
         list(pool.map(one, over))
 
 
+def _jump_clock(scene: Scene) -> None:
+    """Set the clock an hour ahead, an hour back, and right again."""
+    if scene.server.clock is None:
+        raise NotPossible("there is no C compiler, cc, to make a wrong clock with")
+    for ahead in (3600, -3600, 0):
+        scene.server.clock.set(ahead)
+        time.sleep(_OUTAGE_S)
+
+
 def _restart_replicas(scene: Scene) -> None:
     """Let all replicas be replaced by new ones, as an operator does after a change."""
     if scene.server.replicas < 2:
@@ -163,6 +173,7 @@ FAULTS = (
     FaultKind("storm of connections", _storm_of_connections, quick=True),
     FaultKind("database", _end_database, quick=True),
     FaultKind("full disk", _fill_disk, quick=True),
+    FaultKind(CLOCK, _jump_clock),
     FaultKind("rolling restart", _restart_replicas),
     FaultKind("worker", _kill("VLLM::Worker"), ends_replica=True, quick=True),
     FaultKind("engine core", _kill("VLLM::EngineCore"), ends_replica=True),

@@ -7,6 +7,7 @@ fail, one after the other. Who starts a process again that has ended is a servic
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
-from loadtest.commands.fault_kinds import FAULTS, FaultKind, NotPossible, Scene
+from loadtest.commands.fault_kinds import CLOCK, FAULTS, FaultKind, NotPossible, Scene
 from loadtest.common.console import progress
 from loadtest.common.seeded_run import run_seeded
 from loadtest.sides.checked_load import CheckedLoad, LoadOutcome
-from loadtest.sides.kept_server import KeptDatabase, KeptServer, wait_whole
+from loadtest.sides.kept_server import KeptDatabase, KeptServer, WrongClock, wait_whole
 
 CLIENTS = 4
 QUESTIONS = 12
@@ -87,7 +88,10 @@ def _break_all(folder: Path, faults: list[FaultKind], replicas: int, seed: int) 
     with ExitStack() as stack:
         database = KeptDatabase()
         stack.callback(database.close)
-        server = KeptServer(ensure_base(), folder, database.url, replicas)
+        compiler = shutil.which("cc")
+        jumps = any(fault.name == CLOCK for fault in faults)
+        clock = WrongClock(compiler, folder) if compiler and jumps else None
+        server = KeptServer(ensure_base(), folder, database.url, replicas, clock)
         stack.callback(server.close)
         with progress.status(f"start {replicas} replica(s) ..."):
             words = "the server does not start"

@@ -83,6 +83,30 @@ class KeptDatabase:
         self._stack.close()
 
 
+class WrongClock:
+    """A clock of processes that can be set: `wrong_clock.c`, loaded before their own libraries."""
+
+    def __init__(self, compiler: str, folder: Path) -> None:
+        """Build it.
+
+        Args:
+            compiler: A C compiler.
+            folder: Where processes find it, and how far it is ahead.
+        """
+        self._file = folder / "clock"
+        self.set(0)
+        library = folder / "wrong_clock.so"
+        source = Path(__file__).parent / "wrong_clock.c"
+        command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source)]
+        subprocess.run(command, check=True)
+        self.environment = {"LD_PRELOAD": str(library), "WRONG_CLOCK": str(self._file)}
+
+    def set(self, ahead_s: int) -> None:
+        """Set it so many seconds ahead of the right time."""
+        with self._file.open("r+b" if self._file.exists() else "wb") as file:
+            file.write(ahead_s.to_bytes(8, sys.byteorder, signed=True))
+
+
 class KeptServer:
     """The demo with an experiment's store, started again within a second of its end.
 
@@ -90,9 +114,18 @@ class KeptServer:
         url: Its address.
         experts: Its library, a copy.
         starts: How often it was started.
+        clock: Its clock, where it can be set.
     """
 
-    def __init__(self, base: Path, folder: Path, store: str, replicas: int) -> None:
+    def __init__(
+        self,
+        base: Path,
+        folder: Path,
+        store: str,
+        replicas: int,
+        clock: WrongClock | None = None,
+    ) -> None:
+        self.clock = clock
         self.experts = folder / "experts"
         shutil.copytree(EXPERTS, self.experts)
         port = find_free_port()
@@ -155,7 +188,8 @@ class KeptServer:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self.starts += 1
-        environment = os.environ | {KEY_VARIABLE: self._key, MARK: self._mark}
+        own = self.clock.environment if self.clock else {}
+        environment = os.environ | {KEY_VARIABLE: self._key, MARK: self._mark} | own
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 self._command,
