@@ -88,30 +88,30 @@ def measure_strangers(watch: Callable[[list[str]], Iterable[str]]) -> StrangersR
         tasks = sum(map(len, own.values()))
         return _Heard(samples, torch.tensor([False] * tasks + [s.kind == NEAR_MISS for s in base]))
 
-    common = read(_list_common()).samples
+    generated = read(_list_generated()).samples
+    speakers = read(read_spoken(SPEAKERS)).samples
     heard = {name: read(own) for name, own in read_spoken_voices(TRAIN).items()}
     new = {name: read(own) for name, own in read_spoken_voices(TEST).items()}
 
-    rows, figures = _measure_left_out(shipped, common, heard)
+    rows, figures = _measure_left_out(shipped, generated, speakers, heard)
     judged = {name: _ask(shipped, own.samples) for name, own in new.items()}
     together = tuple(torch.cat(parts) for parts in zip(*judged.values(), strict=True))
     for name, (logits, labels) in {"test": together, **judged}.items():
         figures[name] = measure_gate(logits, labels, shipped.about.threshold)
     near = torch.cat([own.near for own in new.values()])
     choice, _ = choose(together[0], shipped.about.threshold)
-    rows.append(_judge("the gate that ships, on voices of test", choice, together[1], near))
+    rows.append(judge_choice("the gate that ships, on voices of test", choice, together[1], near))
     return StrangersReport(rows, figures)
 
 
-def _list_common() -> list[SpokenPrompt]:
-    """List what every gate is trained on: generated prompts, many speakers', everyday ones."""
+def _list_generated() -> list[SpokenPrompt]:
+    """List generated prompts, and the everyday ones that are there for every library."""
     generated = [
         SpokenPrompt(example.prompt, name)
         for name, task in TASKS.items()
         for example in task.examples("train", GENERATED, 1)
     ]
-    everyday = [SpokenPrompt(prompt, None) for prompt in read_everyday("train")]
-    return [*generated, *everyday, *read_spoken(SPEAKERS)]
+    return [*generated, *(SpokenPrompt(prompt, None) for prompt in read_everyday("train"))]
 
 
 def _ask(gate: Gate, samples: GateSamples) -> tuple[Tensor, Tensor]:
@@ -120,28 +120,34 @@ def _ask(gate: Gate, samples: GateSamples) -> tuple[Tensor, Tensor]:
 
 
 def _measure_left_out(
-    shipped: Gate, common: GateSamples, heard: Mapping[str, _Heard]
+    shipped: Gate, generated: GateSamples, speakers: GateSamples, heard: Mapping[str, _Heard]
 ) -> tuple[list[RoutingRow], dict[str, dict[str, float]]]:
     """Judge each way of routing on voices that it was not made of."""
     threshold = shipped.about.threshold
     parts = []
     voices = {name: own.samples for name, own in heard.items()}
-    for _, rest, held in leave_out(common, voices):
+    deaf = fit_gate(shipped.about, [generated], GateSettings())
+    for _, others, held in leave_out(generated, voices):
         x, labels = held.rows()
-        gate = fit_gate(shipped.about, rest, GateSettings())
+        rest = [*others, speakers]
+        gates = (fit_gate(shipped.about, own, GateSettings()) for own in (rest, others))
+        logits, fewer, fewest = (g.compute_logits(x).double() for g in (*gates, deaf))
         experts = {n: torch.cat([own.experts[n] for own in rest]) for n in NAMES}
         everyday = torch.cat([own.everyday for own in rest])
         margins = fit(experts, everyday).score(x)
         centroid = margins.argmax(1).where(margins.amax(1) >= 0, NONE)
-        mahalanobis = _find_nearest([*experts.values(), everyday], x)
-        logits = gate.compute_logits(x).double()
-        parts.append((logits, labels, centroid, mahalanobis))
-    logits, labels, centroid, mahalanobis = (torch.cat(p) for p in zip(*parts, strict=True))
+        mahalanobis = measure_distances([*experts.values(), everyday], x).argmin(1)
+        parts.append((logits, labels, centroid, mahalanobis, fewer, fewest))
+    logits, labels, centroid, mahalanobis, fewer, fewest = (
+        torch.cat(p) for p in zip(*parts, strict=True)
+    )
     near = torch.cat([own.near for own in heard.values()])
 
     choice, _ = choose(logits, threshold)
     ways = {
-        "the gate": choice,
+        "a gate of generated prompts": choose(fewest, 0.5)[0],
+        "and of the other voices": choose(fewer, 0.5)[0],
+        "the gate: and of many speakers": choice,
         "the nearest centroid": centroid,
         "the nearest class, by Mahalanobis distance": mahalanobis,
         "the gate where the centroid agrees, else the base": choice.where(centroid == choice, NONE),
@@ -149,12 +155,14 @@ def _measure_left_out(
             mahalanobis == choice, NONE
         ),
     }
-    rows = [_judge(way, chosen, labels, near) for way, chosen in ways.items()]
+    rows = [judge_choice(way, chosen, labels, near) for way, chosen in ways.items()]
     return rows, {"left out": measure_gate(logits, labels, threshold)}
 
 
-def _find_nearest(classes: list[Tensor], x: Tensor) -> Tensor:
-    """Return the class whose mean is nearest, by the covariance that classes share.
+def measure_distances(classes: list[Tensor], x: Tensor) -> Tensor:
+    """Return the squared distances of rows from the classes' means, [rows, classes].
+
+    They are by the covariance that classes share.
 
     Args:
         classes: [n, d] of each.
@@ -168,10 +176,18 @@ def _find_nearest(classes: list[Tensor], x: Tensor) -> Tensor:
     inverse = torch.linalg.inv(covariance)
     away = torch.stack([(x - mean) / std - own.mean(0) for own in z])
     distances: Tensor = ((away @ inverse) * away).sum(2)
-    return distances.argmin(0)
+    return distances.T
 
 
-def _judge(way: str, choice: Tensor, labels: Tensor, near: Tensor) -> RoutingRow:
+def judge_choice(way: str, choice: Tensor, labels: Tensor, near: Tensor) -> RoutingRow:
+    """Return how a way of routing does.
+
+    Args:
+        way: Its name.
+        choice: [rows], the experts in the order of their names, the base last.
+        labels: [rows], what is right.
+        near: [rows], bool, which are near misses.
+    """
     good, task = (choice == labels).double(), labels < NONE
     return RoutingRow(
         way,
