@@ -28,7 +28,8 @@ for profile, examples in GENERATED.items():
         profile,
         max_examples=examples,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        # How long drawing takes is the machine's affair.
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
 settings.load_profile("quick")
 

@@ -6,12 +6,14 @@ A linear head is a softmax regression, and has one best fit:
 
 A *voice* is a source of prompts: a person, a generator, a log. Prompts of one voice are alike in
 ways that have nothing to do with the task, so a gate is judged, and its temperature and threshold
-are set, on voices that were left out of its training, one at a time; without voices on fifths of
-the prompts. The gate itself is `router.scoring.trained_gate`.
+are set, on voices that were left out of its training, one at a time, and on fifths of the other
+prompts. The gate itself is `router.scoring.trained_gate`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ from router.scoring.centroids import FOLDS, find_temperature, find_threshold, sp
 from router.scoring.trained_gate import Gate, GateRecord, make_head
 from tta_serve.offline.gate_figures import measure_gate
 
+SAMPLES_NAME = "prompts"
+"""What the prompts of no voice are called among the voices."""
 _TEMPERATURES = torch.logspace(-1.3, 1.3, 53)
 _EDGE = 1e-6
 _MOST_STEPS = 300
@@ -106,7 +110,7 @@ def train(  # noqa: PLR0913 - one part each
     Args:
         digests: The digests of the experts' weights, by name.
         layer: The decoder layer whose input the features are.
-        samples: What to train on: a voice that is never left out where there are others.
+        samples: What to train on, of no voice or of many.
         validation: What to calibrate by, in place of what is left out.
         voices: More to train on, by the voice's name. Each must have prompts of every expert, and
             everyday ones.
@@ -123,27 +127,40 @@ def train(  # noqa: PLR0913 - one part each
     gate = fit_gate(about, [samples, *(voices or {}).values()], settings)
     if validation is not None:
         validation.check(digests, 1, "validating")
-        held, labels = validation.rows()
-        return _calibrate(gate, {"validation": (gate.compute_logits(held).double(), labels)})
-    left_out = {
-        name: (
-            fit_gate(about, rest, settings).compute_logits(held.rows()[0]).double(),
-            held.rows()[1],
-        )
-        for name, rest, held in leave_out(samples, voices or {})
-    }
-    return _calibrate(gate, left_out, by_voice=bool(voices))
+        return _calibrate(gate, {"": [_Judged.of(gate, validation)]})
+    judged = defaultdict[str, list[_Judged]](list)
+    for name, rest, held in _leave_out(samples, voices or {}):
+        judged[name].append(_Judged.of(fit_gate(about, rest, settings), held))
+    return _calibrate(gate, judged, by_voice=bool(voices))
 
 
-def leave_out(
+class _Judged(NamedTuple):
+    """What a gate says of prompts that it was not trained on."""
+
+    logits: Tensor
+    """[rows, K + 1]."""
+    labels: Tensor
+    """[rows]."""
+
+    @classmethod
+    def of(cls, gate: Gate, samples: GateSamples) -> "_Judged":
+        x, labels = samples.rows()
+        return cls(gate.compute_logits(x).double(), labels)
+
+    @classmethod
+    def join(cls, parts: Iterable["_Judged"]) -> "_Judged":
+        return cls(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def _leave_out(
     samples: GateSamples, voices: Mapping[str, GateSamples]
 ) -> Iterator[tuple[str, list[GateSamples], GateSamples]]:
-    """Yield the name of each voice, or fifth of the samples, all the others, and it."""
+    """Yield a voice's name, all that is left without it, and it; fifths of the samples likewise."""
     for name, voice in voices.items():
         yield name, [samples, *(v for other, v in voices.items() if other != name)], voice
-    for fold in range(0 if voices else FOLDS):
+    for fold in range(FOLDS):
         rest, held = samples.split(fold)
-        yield f"fifth {fold + 1}", [rest], held
+        yield SAMPLES_NAME, [rest, *voices.values()], held
 
 
 def fit_gate(about: GateRecord, voices: list[GateSamples], settings: GateSettings) -> Gate:
@@ -180,18 +197,15 @@ def fit_gate(about: GateRecord, voices: list[GateSamples], settings: GateSetting
     return Gate(about, mean, std, nn.Sequential(*head.float()).eval())
 
 
-def _calibrate(
-    gate: Gate, judged: Mapping[str, tuple[Tensor, Tensor]], *, by_voice: bool = False
-) -> Gate:
+def _calibrate(gate: Gate, judged: Mapping[str, list[_Judged]], *, by_voice: bool = False) -> Gate:
     """Return the gate with temperature, threshold and figures.
 
     Args:
         gate: The gate.
-        judged: Logits [rows, K + 1] and labels [rows] of prompts that were not trained on, by
-            voice.
+        judged: By voice.
         by_voice: Whether there are figures for each voice, too.
     """
-    logits, labels = (torch.cat(parts) for parts in zip(*judged.values(), strict=True))
+    logits, labels = _Judged.join(part for parts in judged.values() for part in parts)
     none = len(gate.names)
     temperature = find_temperature(logits, labels, _TEMPERATURES)
     trust = 1 - torch.softmax(logits / temperature, 1)[:, none]
@@ -206,6 +220,10 @@ def _calibrate(
         temperature=temperature,
         threshold=threshold,
         figures=measure(logits, labels),
-        voices={name: measure(*rows) for name, rows in judged.items()} if by_voice else {},
+        voices=(
+            {name: measure(*_Judged.join(parts)) for name, parts in judged.items()}
+            if by_voice
+            else {}
+        ),
     )
     return replace(gate, about=about)

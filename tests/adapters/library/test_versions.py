@@ -576,7 +576,9 @@ def test_whenever_it_is_killed_all_versions_are_whole(
     store: VersionStore, base: Checkpoint
 ) -> None:
     moments, versions, interrupted = random.Random(0), 0, 0
-    for _ in range(25):
+    for attempt in range(200):
+        if attempt >= 25 and versions > 5 and interrupted > 5:
+            break  # a machine with much to do adds few versions within these moments
         ready = context().Event()
         process = run(keep_adding, store.root, base.folder, ready)
         assert ready.wait(60)

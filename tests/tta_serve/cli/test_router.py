@@ -87,7 +87,7 @@ def test_each_voice_is_left_out_and_has_its_figures(library: Path, tmp_path: Pat
     assert result.exit_code == 0, result.output
     assert {"ann", "bob"} <= set(result.output.split())
     about = Gate.load(library / "router").about
-    assert about.voices.keys() == {"ann", "bob"}
+    assert about.voices.keys() == {"ann", "bob", "prompts"}
     assert about.voices["ann"]["right"] == 1
 
     (voices / "bob.jsonl").write_text(
