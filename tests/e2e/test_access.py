@@ -77,7 +77,7 @@ def find_admin_url(server: Demo) -> str:
 @cache
 def find_client(url: str) -> httpx.Client:
     """Return the client of a server; making one for each request would take longer than it does."""
-    return httpx.Client(base_url=url, timeout=300)
+    return httpx.Client(base_url=url, timeout=300, limits=httpx.Limits(max_connections=None))
 
 
 def ask(server: Demo, key: str | None, path: str = "/v1/chat/completions", **body: Any) -> Any:
@@ -271,6 +271,7 @@ def _run_tta(*arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timeout(1200 + REQUESTS // 2)
 def test_no_answer_tells_a_tenant_of_the_other_one(server: Demo) -> None:
     draw = random.Random(0)
     everybody = sorted(set.union(*OWN.values()))
