@@ -75,7 +75,7 @@ def test_a_gate_is_trained_on_given_prompts(library: Path, tmp_path: Path) -> No
 def test_each_voice_is_left_out_and_has_its_figures(library: Path, tmp_path: Path) -> None:
     where, voices = prompts(tmp_path / "prompts"), tmp_path / "voices"
     voices.mkdir()
-    rows = [
+    rows: list[dict[str, Any]] = [
         *({"task": name, "prompt": text} for name, lines in EXAMPLES.items() for text in lines),
         *({"task": None, "prompt": text, "want": None} for text in EVERYDAY),
     ]
