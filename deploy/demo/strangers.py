@@ -20,8 +20,15 @@ from deploy.demo.base import ensure_base
 from deploy.demo.everyday import read_everyday
 from deploy.demo.model import EXPERTS
 from deploy.demo.tasks import TASKS
-from deploy.demo.voices import NEAR_MISS, SPEAKERS, TEST, TRAIN, SpokenPrompt, read_spoken
-from deploy.demo.voices import read_voices as read_spoken_voices
+from deploy.demo.voices import (
+    NEAR_MISS,
+    SPEAKERS,
+    TEST,
+    TRAIN,
+    SpokenPrompt,
+    read_spoken,
+    read_spoken_voices,
+)
 from router.scoring.centroids import fit
 from router.scoring.trained_gate import Gate
 from tta_serve.offline.base_model import PlainModel

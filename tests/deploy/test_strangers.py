@@ -6,7 +6,7 @@ import torch
 
 from adapters.files.checkpoint import Checkpoint
 from deploy.demo.strangers import NAMES, NONE, RoutingRow, judge_choice, measure_distances
-from deploy.demo.voices import TEST, TRAIN, read_voices
+from deploy.demo.voices import TEST, TRAIN, read_spoken_voices
 from router.scoring.trained_gate import Gate
 from tta_serve.offline.base_model import PlainModel
 from tta_serve.offline.features import EarlyFeatures
@@ -17,7 +17,7 @@ def test_the_gate_that_ships_knows_what_strangers_want_or_leaves_it(
     base: Path, demo_experts: Path
 ) -> None:
     gate = Gate.load(demo_experts / "router")
-    spoken = [one for voice in read_voices(TEST).values() for one in voice]
+    spoken = [one for voice in read_spoken_voices(TEST).values() for one in voice]
     read = EarlyFeatures(PlainModel.load(Checkpoint.open(base)), gate.about.layer)
     labels = torch.tensor([NAMES.index(one.task) if one.task else NONE for one in spoken])
     logits = gate.compute_logits(read((one.prompt for one in spoken), chat=True)).double()
@@ -26,7 +26,7 @@ def test_the_gate_that_ships_knows_what_strangers_want_or_leaves_it(
     assert figures["left_to_base"] > 0.95
     assert figures["sure_and_wrong"] < 0.02
     assert gate.about.figures["right"] > 0.95, "on voices that were left out"
-    assert gate.about.voices.keys() == {*read_voices(TRAIN), "prompts"}
+    assert gate.about.voices.keys() == {*read_spoken_voices(TRAIN), "prompts"}
 
 
 def test_distances_are_in_units_of_what_classes_share() -> None:

@@ -15,7 +15,7 @@ from deploy.demo.suite.adversarial import NONE
 from deploy.demo.suite.corrupt import RATES, corrupt_prompt
 from deploy.demo.suite.phrasings import read_phrasings
 from deploy.demo.tasks import SPLITS, TASKS, Example
-from deploy.demo.voices import SPEAKERS, TRAIN, read_spoken, read_voices
+from deploy.demo.voices import SPEAKERS, TRAIN, read_spoken, read_spoken_voices
 from tests.deploy.test_phrasings import CHECKS, unlike
 from tta_serve.evaluation.questions import (
     ADVERSARIAL,
@@ -82,7 +82,7 @@ def test_nothing_was_seen_in_training_or_is_chosen_by() -> None:
         *read_everyday("validation"),
         *(p.prompt for p in read_phrasings("validation")),
         *(p.prompt for p in read_spoken(SPEAKERS)),
-        *(p.prompt for own in read_voices(TRAIN).values() for p in own),
+        *(p.prompt for own in read_spoken_voices(TRAIN).values() for p in own),
     }
     assert not seen & {q.prompt for q in SUITE}
 

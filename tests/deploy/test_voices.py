@@ -10,9 +10,9 @@ from collections import Counter
 import pytest
 
 from deploy.demo.tasks import TASKS
-from deploy.demo.voices import SPEAKERS, TEST, TRAIN, SpokenPrompt, read_spoken, read_voices
+from deploy.demo.voices import SPEAKERS, TEST, TRAIN, SpokenPrompt, read_spoken, read_spoken_voices
 
-VOICES = {**read_voices(TRAIN), **read_voices(TEST)}
+VOICES = {**read_spoken_voices(TRAIN), **read_spoken_voices(TEST)}
 EVERY = [*read_spoken(SPEAKERS), *(spoken for own in VOICES.values() for spoken in own)]
 OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": int.__floordiv__}
 
@@ -22,7 +22,7 @@ def asked(task: str) -> list[SpokenPrompt]:
 
 
 def test_every_voice_speaks_of_everything() -> None:
-    assert (len(read_voices(TRAIN)), len(read_voices(TEST))) == (6, 2)
+    assert (len(read_spoken_voices(TRAIN)), len(read_spoken_voices(TEST))) == (6, 2)
     for voice in VOICES.values():
         assert Counter(s.task or "none" for s in voice) == dict.fromkeys(TASKS, 12) | {"none": 40}
         assert Counter(s.kind for s in voice) == {None: 72, "everyday": 20, "near miss": 20}

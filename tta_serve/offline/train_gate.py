@@ -120,18 +120,19 @@ def train(  # noqa: PLR0913 - one part each
         RouterError: There are fewer than 5 prompts of an expert or everyday, or none of them in the
             validation or in a voice.
     """
+    voices = voices or {}
     samples.check(digests, FOLDS, "training")
-    for name, voice in (voices or {}).items():
+    for name, voice in voices.items():
         voice.check(digests, 1, f"the voice {name}:")
     about = GateRecord(digests, layer, settings.hidden, temperature=1.0, threshold=0.5, figures={})
-    gate = fit_gate(about, [samples, *(voices or {}).values()], settings)
+    gate = fit_gate(about, [samples, *voices.values()], settings)
     if validation is not None:
         validation.check(digests, 1, "validating")
         return _calibrate(gate, {"": [_Judged.of(gate, validation)]})
     judged = defaultdict[str, list[_Judged]](list)
-    for name, rest, held in _leave_out(samples, voices or {}):
+    for name, rest, held in _leave_out(samples, voices):
         judged[name].append(_Judged.of(fit_gate(about, rest, settings), held))
-    return _calibrate(gate, judged, by_voice=bool(voices))
+    return _calibrate(gate, judged)
 
 
 class _Judged(NamedTuple):
@@ -197,15 +198,15 @@ def fit_gate(about: GateRecord, voices: list[GateSamples], settings: GateSetting
     return Gate(about, mean, std, nn.Sequential(*head.float()).eval())
 
 
-def _calibrate(gate: Gate, judged: Mapping[str, list[_Judged]], *, by_voice: bool = False) -> Gate:
+def _calibrate(gate: Gate, judged: Mapping[str, list[_Judged]]) -> Gate:
     """Return the gate with temperature, threshold and figures.
 
     Args:
         gate: The gate.
-        judged: By voice.
-        by_voice: Whether there are figures for each voice, too.
+        judged: By voice; where there are several, each has figures of its own.
     """
-    logits, labels = _Judged.join(part for parts in judged.values() for part in parts)
+    by_voice = {name: _Judged.join(parts) for name, parts in judged.items()}
+    logits, labels = _Judged.join(by_voice.values())
     none = len(gate.names)
     temperature = find_temperature(logits, labels, _TEMPERATURES)
     trust = 1 - torch.softmax(logits / temperature, 1)[:, none]
@@ -220,10 +221,6 @@ def _calibrate(gate: Gate, judged: Mapping[str, list[_Judged]], *, by_voice: boo
         temperature=temperature,
         threshold=threshold,
         figures=measure(logits, labels),
-        voices=(
-            {name: measure(*_Judged.join(parts)) for name, parts in judged.items()}
-            if by_voice
-            else {}
-        ),
+        voices={n: measure(*own) for n, own in by_voice.items()} if len(by_voice) > 1 else {},
     )
     return replace(gate, about=about)

@@ -24,7 +24,7 @@ from deploy.demo.suite.phrasings import read_paraphrased
 from deploy.demo.suite.question_parts import make_question
 from deploy.demo.suite.two_skills import draw_two_skills
 from deploy.demo.tasks import TASKS
-from deploy.demo.voices import TEST, read_voices
+from deploy.demo.voices import TEST, read_spoken_voices
 from tta_serve.evaluation.questions import CORRUPTED, EVERYDAY, MIXED, REMOVED, VOICES, Question
 
 LEAST_PAIRS = 12
@@ -59,7 +59,7 @@ def draw_suite(n: int, seed: int = 5) -> list[Question]:
         *draw_adversarial(max(4, n // 2), seed),
         *(
             Question(VOICES, spoken.prompt, task=spoken.task)
-            for voice in read_voices(TEST).values()
+            for voice in read_spoken_voices(TEST).values()
             for spoken in voice
         ),
     ]

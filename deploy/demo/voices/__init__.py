@@ -44,6 +44,6 @@ def read_spoken(file: Path) -> list[SpokenPrompt]:
     return [SpokenPrompt(**json.loads(line)) for line in lines]
 
 
-def read_voices(folder: Path) -> Mapping[str, list[SpokenPrompt]]:
+def read_spoken_voices(folder: Path) -> Mapping[str, list[SpokenPrompt]]:
     """Read a folder of voices, by their names."""
     return {file.stem: read_spoken(file) for file in sorted(folder.glob("*.jsonl"))}
