@@ -309,14 +309,21 @@ def evaluate(  # noqa: PLR0913 - one option each
     seed: cli.Seed = cli.SEED,
 ) -> None:
     """Judge the demo's policies on its held-out questions, as `tta eval` does with any."""
-    from deploy.demo.suite import draw_suite
+    from deploy.demo.suite import draw_suite, draw_tuning
     from tta_serve.config.loading import load
     from tta_serve.evaluation.questions import Suite
 
     config = load(Path(__file__).parent / "serve.yaml", {"model.source": _ready()})
-    questions = Suite(tuple(draw_suite(n or (8 if quick else 20), seed)))
-    wanted = cli.list_wanted(config, arms, quick=quick, every=every)
-    cli.evaluate(config, questions, quick=quick, arms=wanted, live=live, out=out, seed=seed)
+    cli.evaluate(
+        config,
+        Suite(tuple(draw_suite(n or (8 if quick else 20), seed))),
+        quick=quick,
+        arms=cli.list_wanted(config, arms, quick=quick, every=every),
+        live=live,
+        tuning=Suite(tuple(draw_tuning(2 if quick else 8, seed))),
+        out=out,
+        seed=seed,
+    )
 
 
 @app.command()

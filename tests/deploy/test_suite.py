@@ -10,7 +10,7 @@ import pytest
 
 from deploy.demo.everyday import read_everyday
 from deploy.demo.model import EXPERTS
-from deploy.demo.suite import draw_suite
+from deploy.demo.suite import draw_suite, draw_tuning
 from deploy.demo.suite.adversarial import NONE
 from deploy.demo.suite.corrupt import RATES, corrupt_prompt
 from deploy.demo.suite.phrasings import read_phrasings
@@ -53,6 +53,9 @@ def test_slices_and_their_sizes() -> None:
         VOICES: 2 * 112,
     }
     assert {"redact+triage", "orders+math", "sql+dates"} < pairs
+    tuning = draw_tuning(3, 5)
+    assert Counter(q.task for q in tuning) == dict.fromkeys([*TASKS, *pairs], 3)
+    assert not {q.prompt for q in tuning} & {q.prompt for q in [*SUITE, *draw_suite(2)]}
     few = draw_suite(2)
     assert all(len([q for q in few if q.task == pair]) == 12 for pair in pairs)
     assert {q.task for q in few if q.slice == ADVERSARIAL} == {*TASKS, None}

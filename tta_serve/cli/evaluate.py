@@ -9,6 +9,7 @@ import platform
 import signal
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,13 @@ SuiteFile = Annotated[
     Path,
     typer.Option(
         "--suite", help="Questions as JSON, one a line (tta_serve/evaluation/questions.py)."
+    ),
+]
+Tune = Annotated[
+    Path | None,
+    typer.Option(
+        help="Further questions, by which the scale of each static merge is tuned.",
+        show_default="each method's own scale",
     ),
 ]
 Quick = Annotated[
@@ -77,6 +85,7 @@ def command(  # noqa: PLR0913 - one option each
     every: Every = False,
     arms: Arms = "",
     live: Live = None,
+    tune: Tune = None,
     out: Out = Path("evaluation"),
     seed: Seed = SEED,
 ) -> None:
@@ -89,8 +98,17 @@ def command(  # noqa: PLR0913 - one option each
     from tta_serve.evaluation.questions import read_suite
 
     loaded, questions = load(config, {}), read_suite(suite)
-    wanted = list_wanted(loaded, arms, quick=quick, every=every)
-    evaluate(loaded, questions, quick=quick, arms=wanted, live=live, out=out, seed=seed)
+    tuning = None if tune is None else read_suite(tune)
+    evaluate(
+        loaded,
+        questions,
+        quick=quick,
+        arms=list_wanted(loaded, arms, quick=quick, every=every),
+        live=live,
+        tuning=tuning,
+        out=out,
+        seed=seed,
+    )
 
 
 def list_wanted(config: ServeConfig, arms: str, *, quick: bool, every: bool) -> tuple[str, ...]:
@@ -126,6 +144,7 @@ def evaluate(  # noqa: PLR0913 - one option each
     quick: bool,
     arms: tuple[str, ...],
     live: list[str] | None,
+    tuning: Suite | None,
     out: Path,
     seed: int,
 ) -> None:
@@ -137,12 +156,14 @@ def evaluate(  # noqa: PLR0913 - one option each
         quick: Whether to ask fewer questions of fewer arms.
         arms: Names or kinds of arms; all if empty.
         live: Arms that answer traffic, beside the default policy.
+        tuning: What the scales of static merges are tuned by; None to leave them as they are.
         out: A folder for what comes of it.
         seed: Of orders and of intervals.
     """
     from tta_serve.evaluation.merges import QUICK_METHODS, list_methods
     from tta_serve.evaluation.plan import Plan
     from tta_serve.evaluation.run import Evaluation, EvaluationScope
+    from tta_serve.search.tune_scales import tune_scales
 
     # Who is asked what.
     default = config.default_policy
@@ -164,6 +185,7 @@ def evaluate(  # noqa: PLR0913 - one option each
             if not quick or method in QUICK_METHODS
         ),
         fronts=not quick,
+        tune=None if tuning is None else partial(tune_scales, questions=tuning.questions),
     )
 
     # The servers run, for minutes to hours.

@@ -28,6 +28,8 @@ policy    a choice by the prompt
 """
 MERGE = "merge-"
 """What the names of merges begin with in the library that serves them."""
+HIGHEST_SCALE = 6.0
+"""The greatest coefficient that a merge may be tuned to: a mean of six becomes their sum."""
 _KINDS: Mapping[str, Kind] = {
     "static": "static",
     "learned_static": "learned",
@@ -153,12 +155,13 @@ def reduce_to_merges(config: ServeConfig, library: Path, experts: int, ranks: in
     """
     room = config.library.capacity
     capacity = replace(room, experts=max(room.experts, experts), ranks=max(room.ranks, ranks))
+    mix = config.mix.model_copy(update={"maximum": max(config.mix.maximum, HIGHEST_SCALE)})
     section = config.library.model_copy(
         update={"path": library, "capacity": capacity, "entries": {}}
     )
     policies = {"base": config.policies["base"]}
     return config.model_copy(
-        update={"library": section, "policies": policies, "default_policy": "base"}
+        update={"library": section, "mix": mix, "policies": policies, "default_policy": "base"}
     )
 
 
@@ -196,11 +199,21 @@ def _policy(name: str, policy: PolicyConfig) -> EvaluatedArm:
     )
 
 
-def list_merge_arms(config: ServeConfig, methods: Iterable[str]) -> list[EvaluatedArm]:
-    """List the arms of a library of merges, one for each method."""
-    names = make_request_factory(config)
+def list_merge_arms(
+    config: ServeConfig, methods: Iterable[str], scales: Mapping[str, float] | None = None
+) -> list[EvaluatedArm]:
+    """List the arms of a library of merges, one for each method.
+
+    Args:
+        config: Of the server.
+        methods: The methods' names.
+        scales: By method, the coefficient of its merge; 1 where none is given.
+    """
+    names, tuned = make_request_factory(config), scales or {}
     return [
-        EvaluatedArm(f"merge {method}", "static", names.pin(f"{MERGE}{method}"))
+        EvaluatedArm(
+            f"merge {method}", "static", names.mix({f"{MERGE}{method}": tuned.get(method, 1.0)})
+        )
         for method in methods
     ]
 

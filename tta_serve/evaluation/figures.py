@@ -11,9 +11,9 @@ import numpy as np
 
 from tta_serve.evaluation import intervals
 from tta_serve.evaluation.intervals import NO_ESTIMATE, BootstrapEstimate
+from tta_serve.evaluation.plan import MEDIUM
 from tta_serve.evaluation.questions import (
     ADVERSARIAL,
-    CORRUPTED,
     EVERYDAY,
     MIXED,
     PARAPHRASED,
@@ -26,7 +26,6 @@ from tta_serve.evaluation.verdicts import measure_quality, reach_verdicts
 
 BETTER = "better of the two experts"
 """The name of the arm that always takes the better expert alone."""
-MEDIUM = f"{CORRUPTED}:medium"
 # Slices in which one expert is right, or none.
 _ROUTED = (MIXED, PARAPHRASED, ADVERSARIAL, EVERYDAY)
 # Arms of these kinds take one expert or none, or most of one.
@@ -59,6 +58,7 @@ def compute_figures(results: Results) -> Row:
         "corrupted_over_oracle": _find(default, MEDIUM, "over_oracle"),
         "two_skill_gain": gain["graded"],
         "mix_over_best_single": gain["over_better"],
+        "best_tuned_static": name_best_tuned(results),
         "voices_right": default["voices_right"],
         "sure_and_wrong": default["sure_and_wrong"],
         "router_ms_p50": default["router_ms_p50"],
@@ -66,6 +66,7 @@ def compute_figures(results: Results) -> Row:
         "confusion": count_confusions(results),
         "about": results.about,
         "merges_kept": results.kept,
+        "merge_scales": results.scales,
         "skipped": results.skipped,
         "arms": arms,
     }
@@ -266,6 +267,31 @@ def compute_two_skill_gain(results: Results) -> Row:
             scored[policy], results.score_better_of_two(), "graded", results.seed
         )
     return row
+
+
+def name_best_tuned(results: Results) -> Row | None:
+    """Return the static merge with a tuned scale that does best on mixed and two-skill questions.
+
+    It is the one with the highest sum of both mean graded scores; None without any.
+    """
+    groups = (MIXED, TWO_SKILLS)
+    means: dict[str, list[float]] = {}
+    for name in results.scales.keys() & results.records.keys():
+        scored = [
+            results.records[name].scores(results.suite.groups.get(group, ())) for group in groups
+        ]
+        means[name] = [
+            sum(score.graded for score in own.values()) / len(own) if own else math.nan
+            for own in scored
+        ]
+    if not means:
+        return None
+    best = max(sorted(means), key=lambda name: np.nansum(means[name]))
+    return {
+        "name": best,
+        "scale": results.scales[best],
+        **dict(zip(groups, means[best], strict=True)),
+    }
 
 
 def _estimate_gap(

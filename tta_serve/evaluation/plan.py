@@ -9,9 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tta_serve.evaluation.arms import EvaluatedArm
-from tta_serve.evaluation.questions import EVERYDAY, MIXED, PARAPHRASED, REMOVED, TWO_SKILLS, Suite
+from tta_serve.evaluation.questions import (
+    CORRUPTED,
+    EVERYDAY,
+    MIXED,
+    PARAPHRASED,
+    REMOVED,
+    TWO_SKILLS,
+    Suite,
+)
 
+MEDIUM = f"{CORRUPTED}:medium"
+"""The corrupted questions that headlines are made of."""
 _FEW = frozenset({MIXED, PARAPHRASED, TWO_SKILLS, EVERYDAY})
+_FEWEST = frozenset({MIXED, TWO_SKILLS})
 
 
 @dataclass(frozen=True)
@@ -22,8 +33,8 @@ class Plan:
     default: str
     """The policy that stands for the server: it, the base and the oracle are asked everything."""
     quick: bool
-    """Whether experts are asked no more than static merges and entries are: mixed, paraphrased,
-    two skills and everyday prompts."""
+    """Whether experts, static merges and entries are asked mixed prompts and those of two skills
+    alone, and nobody is asked corrupted ones but those of medium strength."""
     seed: int
     """Of the order of traffic and of the base's answers."""
     most: int | None
@@ -36,16 +47,21 @@ class Plan:
 
     def list_numbers(self, arm: EvaluatedArm) -> list[int]:
         """List the numbers of an arm's questions while the library is whole."""
-        whole = (
-            arm.kind == "base" or arm.pinned is None or (arm.kind == "expert" and not self.quick)
-        )
-        groups = ((self._slice(own), own) for own in self.suite.groups.values())
-        asked = (
-            own
-            for name, own in groups
-            if (whole or name in _FEW) and (name != REMOVED or arm.kind == "base")
-        )
+        asked = (own for group, own in self.suite.groups.items() if self._asks(arm, group))
         return [number for own in asked for number in self.thin(arm, own)]
+
+    def _asks(self, arm: EvaluatedArm, group: str) -> bool:
+        """Whether an arm is asked anything of a group."""
+        name = self._slice(self.suite.groups[group])
+        if name == REMOVED:
+            return arm.kind == "base"
+        if self.quick and name == CORRUPTED and group != MEDIUM:
+            return False
+        if arm.kind == "base" or arm.pinned is None:
+            return True
+        if self.quick:
+            return name in _FEWEST
+        return arm.kind == "expert" or name in _FEW
 
     def thin(self, arm: EvaluatedArm, numbers: Sequence[int]) -> list[int]:
         """Return those of a group's questions that an arm is asked."""

@@ -115,6 +115,8 @@ class Results:
     """How it was run: date, machine and the like."""
     kept: dict[str, float] = field(default_factory=dict)
     """By merge, the share of its energy that is served."""
+    scales: dict[str, float] = field(default_factory=dict)
+    """By merge, the coefficient at which it is served, where that was tuned."""
     skipped: dict[str, str] = field(default_factory=dict)
     """By what was left out, why."""
 

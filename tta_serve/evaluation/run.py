@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,14 @@ from tta_serve.evaluation.local_server import serve_locally
 from tta_serve.evaluation.merges import MergedLibrary, build_merged_library
 from tta_serve.evaluation.plan import Plan, limit_tokens
 from tta_serve.evaluation.results import Results
-from tta_serve.evaluation.server_client import AnswerMemo, ServerClient
+from tta_serve.evaluation.server_client import AnswerMemo, ServerClient, Step
 from tta_serve.evaluation.session import Session
 from tta_serve.serving.experts.startup import source_of
+
+ScaleTuner = Callable[
+    [ServerClient, ServeConfig, Sequence[str], Step], Awaitable[Mapping[str, float]]
+]
+"""Finds the scale of each merge, by the server that serves them and the names of the methods."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class EvaluationScope:
     """The methods of static merges."""
     fronts: bool
     """Whether the points of fronts and the entries of recombined sets are arms too."""
+    tune: ScaleTuner | None = None
+    """What finds the scales of static merges; None to serve each as its method has it."""
 
 
 class Evaluation:
@@ -122,7 +129,12 @@ class Evaluation:
         self, url: str, key: str, config: ServeConfig, merged: MergedLibrary
     ) -> None:
         async with ServerClient(url, key, roster.make_request_factory(config)) as server:
-            await self._session(server, config).judge(roster.list_merge_arms(config, merged.kept))
+            scales = dict[str, float]()
+            if self._wanted.tune is not None:
+                scales |= await self._wanted.tune(server, config, list(merged.kept), self._step)
+            self._results.scales |= {f"merge {method}": found for method, found in scales.items()}
+            arms = roster.list_merge_arms(config, merged.kept, scales)
+            await self._session(server, config).judge(arms)
 
     def _session(self, server: ServerClient, config: ServeConfig) -> Session:
         return Session(

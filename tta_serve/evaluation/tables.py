@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tta_serve.evaluation.figures import MEDIUM, Row
+from tta_serve.evaluation.figures import Row
 from tta_serve.evaluation.intervals import BootstrapEstimate
+from tta_serve.evaluation.plan import MEDIUM
 from tta_serve.evaluation.questions import EVERYDAY, MIXED, PARAPHRASED, TWO_SKILLS
 from tta_serve.reporting.tables import Sheet
 
@@ -31,7 +32,7 @@ _HEADLINES = {
 }
 _KEPT = (
     "Each merge is served as factors of at most the sum of the experts' ranks; this share of its"
-    " energy is left of it."
+    " energy is left of it. The scale is the coefficient at which it was served."
 )
 _QUALITY = (
     "Quality is the mean of mixed, paraphrased, corrupted (medium), two skills (graded), everyday"
@@ -57,7 +58,11 @@ def make_sheets(figures: Row) -> list[Sheet]:
     """Return all tables: the headlines, the summary of all arms, then the rest."""
     arms: Mapping[str, Row] = figures["arms"]
     groups = list(dict.fromkeys(group for arm in arms.values() for group in arm["groups"]))
-    kept = [(name, format_cell(value)) for name, value in figures["merges_kept"].items()]
+    scales: Mapping[str, float] = figures["merge_scales"]
+    kept = [
+        (name, format_cell(value), format_cell(scales.get(name, 1.0)))
+        for name, value in figures["merges_kept"].items()
+    ]
     return [
         _make_headlines(figures),
         _make_summary(arms),
@@ -66,7 +71,7 @@ def make_sheets(figures: Row) -> list[Sheet]:
         _make_tasks(arms),
         _make_traffic(arms),
         _make_two_skills(figures["two_skills"]),
-        Sheet("Static merges", ("arm", "energy kept"), kept, _KEPT),
+        Sheet("Static merges", ("arm", "energy kept", "scale"), kept, _KEPT),
         Sheet("Left out", ("what", "why"), list(figures["skipped"].items())),
     ]
 

@@ -116,8 +116,14 @@ def test_arms_are_asked_what_can_tell_them_apart() -> None:
         "removed",
         "adversarial",
     )
+    strengths = {"corrupted": ("medium", "strong")}
     suite = Suite(
-        tuple(Question(name, f"{name} {n}", "w", "sql") for name in names for n in range(10))
+        tuple(
+            Question(name, f"{name} {n}", "w", "sql", strength=strength)
+            for name in names
+            for strength in strengths.get(name, (None,))
+            for n in range(10)
+        )
     )
     quick = Plan(suite, "near", True, 0, 4, 3, ("near",))
     arms = {
@@ -125,8 +131,8 @@ def test_arms_are_asked_what_can_tell_them_apart() -> None:
         "oracle": (EvaluatedArm("oracle", "oracle"), 60),
         "the default": (EvaluatedArm("near", "policy"), 60),
         "a policy": (EvaluatedArm("other", "policy"), 5 * 4 + 10),
-        "an expert": (EvaluatedArm("expert sql", "expert", NAMES.pin("sql")), 3 * 4 + 10),
-        "a merge": (EvaluatedArm("merge ties", "static", NAMES.pin("merge-ties")), 3 * 4 + 10),
+        "an expert": (EvaluatedArm("expert sql", "expert", NAMES.pin("sql")), 4 + 10),
+        "a merge": (EvaluatedArm("merge ties", "static", NAMES.pin("merge-ties")), 4 + 10),
     }
     assert {name: len(quick.list_numbers(arm)) for name, (arm, _) in arms.items()} == {
         name: n for name, (_, n) in arms.items()
@@ -135,8 +141,8 @@ def test_arms_are_asked_what_can_tell_them_apart() -> None:
     assert [
         len(full.list_numbers(arms[name][0])) for name in ("a policy", "an expert", "a merge")
     ] == [
-        60,
-        60,
+        70,
+        70,
         40,
     ]
     assert quick.group_removed() == {"sql": suite.groups["removed"]}
@@ -193,9 +199,12 @@ def test_merges_become_experts_of_a_copy(tmp_path: Path) -> None:
         "base",
         {},
     )
-    assert [arm.pinned for arm in list_merge_arms(served, ["linear"])] == [
-        MixRequest("m:merge-linear")
-    ]
+    plain, tuned = list_merge_arms(served, ["linear", "ties"], {"ties": 4.2})
+    assert (plain.pinned, tuned.pinned) == (
+        MixRequest.make("m", experts={"merge-linear": 1.0}),
+        MixRequest.make("m", experts={"merge-ties": 4.2}),
+    )
+    assert served.mix.maximum >= 4.2
 
 
 def test_methods_apply_by_the_number_of_experts_and_without_calibration() -> None:

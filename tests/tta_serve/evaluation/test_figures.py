@@ -95,6 +95,7 @@ def results() -> Results:
         0,
         about={"seed": 0},
         kept={"merge ties": 0.9},
+        scales={"merge ties": 2.8},
         skipped={"x": "why"},
     )
     records = [
@@ -133,6 +134,7 @@ def test_the_fields_of_the_last_line(results: Results) -> None:
         "corrupted_over_oracle": 1.0,
         "two_skill_gain": 0.5,
         "mix_over_best_single": 0.5,
+        "best_tuned_static": {"name": "merge ties", "scale": 2.8, "mixed": 0.0, "two_skills": 0.0},
         "voices_right": 1.0,
         "sure_and_wrong": 0.0,
         "router_ms_p50": 2.0,

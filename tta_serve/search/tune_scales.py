@@ -1,0 +1,81 @@
+"""The scale of each static merge: a coefficient of its expert, tuned on questions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from adapters.coefficient import Json
+from adapters.mix import MixRules
+from tta_serve.config.sections import ServeConfig
+from tta_serve.evaluation.arms import HIGHEST_SCALE, MERGE
+from tta_serve.evaluation.questions import Question
+from tta_serve.evaluation.server_client import ServerClient, Step
+from tta_serve.search.journal import SearchJournal
+from tta_serve.search.objectives import AnswerObjective, measure_graded
+from tta_serve.search.scorebook import Scorebook
+from tta_serve.search.search_job import limit_answers
+from tta_serve.search.searcher import Candidate, ScoredCandidate, choose_best
+from tta_serve.search.space import SearchSpace
+
+SCALES = (0.5, 1.0, 2.0, 4.0)
+"""The scales that every merge is asked at first."""
+NEAR = (0.7, 1.4)
+"""By how much the best of them is multiplied then."""
+
+
+async def tune_scales(
+    server: ServerClient,
+    config: ServeConfig,
+    methods: Sequence[str],
+    step: Step,
+    questions: Sequence[Question],
+) -> Mapping[str, float]:
+    """Return the scale of each merge whose graded score is the greatest.
+
+    All merges and scales are rows of the same batches. First each of `SCALES` is asked, then what
+    is near the best of them.
+
+    Args:
+        server: A server of the merges.
+        config: Its config.
+        methods: The methods of the merges.
+        step: Shows how far it is.
+        questions: With wanted answers; none that anything is judged by later.
+    """
+    limits = await limit_answers(None, questions, server)
+    objective = AnswerObjective(server, measure_graded, limits)
+
+    async def ask(number: int, mix: Mapping[str, Json]) -> float:
+        return await objective.score(questions[number], server.requests.mix(mix))
+
+    space = _make_space(config, methods)
+    asked = len(methods) * len(questions) * (len(SCALES) + len(NEAR))
+    with tempfile.TemporaryDirectory(prefix="tta-tune-") as folder:
+        journal = SearchJournal.open(Path(folder), {})
+        at_once = config.server.slots * config.server.replicas
+        tell = step("tune merges", asked)
+        book = Scorebook(space, len(questions), ask, at_once, journal, tell=tell)
+        first = await _score(book, [SCALES] * len(methods))
+        best = [choose_best(own) for own in first]
+        near = [tuple(factor * one.point[k] for factor in NEAR) for k, one in enumerate(best)]
+        second = await _score(book, near)
+    chosen = [choose_best([one, *more]) for one, more in zip(best, second, strict=True)]
+    return {method: chosen[k].point[k] for k, method in enumerate(methods)}
+
+
+def _make_space(config: ServeConfig, methods: Sequence[str]) -> SearchSpace:
+    names = tuple(f"{MERGE}{method}" for method in methods)
+    mix = config.mix
+    rules = MixRules(frozenset(names), 1, mix.grid, mix.max_experts, mix.minimum, mix.maximum)
+    return SearchSpace(names, rules, low=0.0, high=HIGHEST_SCALE)
+
+
+async def _score(book: Scorebook, scales: Sequence[Sequence[float]]) -> list[list[ScoredCandidate]]:
+    """Score every merge alone at its scales."""
+    asked = [
+        Candidate(book.space.isolate(k, scale)) for k, own in enumerate(scales) for scale in own
+    ]
+    scored = iter(await book.score(asked))
+    return [[next(scored) for _ in own] for own in scales]
