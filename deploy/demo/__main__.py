@@ -314,13 +314,14 @@ def evaluate(  # noqa: PLR0913 - one option each
     from tta_serve.evaluation.questions import Suite
 
     config = load(Path(__file__).parent / "serve.yaml", {"model.source": _ready()})
+    asked = draw_suite(n or (8 if quick else 20), seed)
     cli.evaluate(
         config,
-        Suite(tuple(draw_suite(n or (8 if quick else 20), seed))),
+        Suite(tuple(asked)),
         quick=quick,
         arms=cli.list_wanted(config, arms, quick=quick, every=every),
         live=live,
-        tuning=Suite(tuple(draw_tuning(2 if quick else 8, seed))),
+        tuning=Suite(tuple(draw_tuning(2 if quick else 8, asked, seed))),
         out=out,
         seed=seed,
     )

@@ -53,7 +53,7 @@ def test_slices_and_their_sizes() -> None:
         VOICES: 2 * 112,
     }
     assert {"redact+triage", "orders+math", "sql+dates"} < pairs
-    tuning = draw_tuning(3, 5)
+    tuning = draw_tuning(3, SUITE)
     assert Counter(q.task for q in tuning) == dict.fromkeys([*TASKS, *pairs], 3)
     assert not {q.prompt for q in tuning} & {q.prompt for q in [*SUITE, *draw_suite(2)]}
     few = draw_suite(2)

@@ -163,7 +163,11 @@ def evaluate(  # noqa: PLR0913 - one option each
     from tta_serve.evaluation.merges import QUICK_METHODS, list_methods
     from tta_serve.evaluation.plan import Plan
     from tta_serve.evaluation.run import Evaluation, EvaluationScope
+    from tta_serve.search.objectives import check_wanted
     from tta_serve.search.tune_scales import tune_scales
+
+    if tuning is not None:
+        check_wanted(tuning.questions)
 
     # Who is asked what.
     default = config.default_policy

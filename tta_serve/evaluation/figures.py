@@ -58,7 +58,7 @@ def compute_figures(results: Results) -> Row:
         "corrupted_over_oracle": _find(default, MEDIUM, "over_oracle"),
         "two_skill_gain": gain["graded"],
         "mix_over_best_single": gain["over_better"],
-        "best_tuned_static": name_best_tuned(results),
+        "best_tuned_static": name_best_tuned(results.scales, arms),
         "voices_right": default["voices_right"],
         "sure_and_wrong": default["sure_and_wrong"],
         "router_ms_p50": default["router_ms_p50"],
@@ -269,29 +269,23 @@ def compute_two_skill_gain(results: Results) -> Row:
     return row
 
 
-def name_best_tuned(results: Results) -> Row | None:
+def name_best_tuned(scales: Mapping[str, float], arms: Mapping[str, Row]) -> Row | None:
     """Return the static merge with a tuned scale that does best on mixed and two-skill questions.
 
     It is the one with the highest sum of both mean graded scores; None without any.
+
+    Args:
+        scales: The tuned scales, by arm.
+        arms: The figures of all arms.
     """
-    groups = (MIXED, TWO_SKILLS)
-    means: dict[str, list[float]] = {}
-    for name in results.scales.keys() & results.records.keys():
-        scored = [
-            results.records[name].scores(results.suite.groups.get(group, ())) for group in groups
-        ]
-        means[name] = [
-            sum(score.graded for score in own.values()) / len(own) if own else math.nan
-            for own in scored
-        ]
+    means = {
+        name: {group: _find(arms[name], group, "graded").value for group in (MIXED, TWO_SKILLS)}
+        for name in sorted(scales)
+    }
     if not means:
         return None
-    best = max(sorted(means), key=lambda name: np.nansum(means[name]))
-    return {
-        "name": best,
-        "scale": results.scales[best],
-        **dict(zip(groups, means[best], strict=True)),
-    }
+    best = max(means, key=lambda name: np.nansum(list(means[name].values())))
+    return {"name": best, "scale": scales[best], **means[best]}
 
 
 def _estimate_gap(

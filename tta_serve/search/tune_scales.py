@@ -11,7 +11,7 @@ from adapters.mix import MixRules
 from tta_serve.config.sections import ServeConfig
 from tta_serve.evaluation.arms import HIGHEST_SCALE, MERGE
 from tta_serve.evaluation.questions import Question
-from tta_serve.evaluation.server_client import ServerClient, Step
+from tta_serve.evaluation.server_client import AT_ONCE, ServerClient, Step
 from tta_serve.search.journal import SearchJournal
 from tta_serve.search.objectives import AnswerObjective, measure_graded
 from tta_serve.search.scorebook import Scorebook
@@ -54,9 +54,8 @@ async def tune_scales(
     asked = len(methods) * len(questions) * (len(SCALES) + len(NEAR))
     with tempfile.TemporaryDirectory(prefix="tta-tune-") as folder:
         journal = SearchJournal.open(Path(folder), {})
-        at_once = config.server.slots * config.server.replicas
         tell = step("tune merges", asked)
-        book = Scorebook(space, len(questions), ask, at_once, journal, tell=tell)
+        book = Scorebook(space, len(questions), ask, AT_ONCE, journal, tell=tell)
         first = await _score(book, [SCALES] * len(methods))
         best = [choose_best(own) for own in first]
         near = [tuple(factor * one.point[k] for factor in NEAR) for k, one in enumerate(best)]

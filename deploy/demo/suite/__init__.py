@@ -15,8 +15,7 @@ They are the demo's tasks as people would ask for them, and what is no task. The
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from deploy.demo.everyday import read_everyday
@@ -27,15 +26,7 @@ from deploy.demo.suite.question_parts import make_question
 from deploy.demo.suite.two_skills import draw_two_skills
 from deploy.demo.tasks import TASKS
 from deploy.demo.voices import TEST, read_spoken_voices
-from tta_serve.evaluation.questions import (
-    CORRUPTED,
-    EVERYDAY,
-    MIXED,
-    REMOVED,
-    TWO_SKILLS,
-    VOICES,
-    Question,
-)
+from tta_serve.evaluation.questions import CORRUPTED, EVERYDAY, MIXED, REMOVED, VOICES, Question
 
 LEAST_PAIRS = 12
 
@@ -75,30 +66,22 @@ def draw_suite(n: int, seed: int = 5) -> list[Question]:
     ]
 
 
-def draw_tuning(n: int, seed: int) -> list[Question]:
-    """Draw questions to tune static merges by, none of which the suite of the same seed has.
+def draw_tuning(n: int, suite: Iterable[Question], seed: int = 5) -> list[Question]:
+    """Draw questions to tune static merges by, none of which is in the suite.
 
     Args:
         n: Validation prompts of each task, and questions of each pair of skills.
+        suite: What is judged by later.
         seed: The suite's.
     """
-    asked = {question.prompt for question in draw_suite(1, seed) if question.slice == TWO_SKILLS}
-    pairs = draw_two_skills(LEAST_PAIRS + n, seed + 1)
+    asked = {question.prompt for question in suite}
     drawn = [
         make_question(MIXED, task, example)
         for task in TASKS
         for example in TASKS[task].examples("validation", n, seed)
     ]
-    return [*drawn, *_take_each(n, (pair for pair in pairs if pair.prompt not in asked))]
-
-
-def _take_each(n: int, questions: Iterable[Question]) -> Iterator[Question]:
-    """Yield the first `n` questions of each kind of task."""
-    taken = Counter[str | None]()
-    for question in questions:
-        taken[question.task] += 1
-        if taken[question.task] <= n:
-            yield question
+    drawn += draw_two_skills(n, seed + 1)
+    return [question for question in drawn if question.prompt not in asked]
 
 
 __all__ = ["draw_suite", "draw_tuning"]
