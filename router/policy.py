@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator
+from torch import Tensor
 
 from adapters.coefficient import Coefficient, from_json, to_json
 from adapters.files.facts import FORM_NAMES
@@ -45,6 +46,9 @@ class Context:
     """The form of each expert that is no low-rank one, by expert."""
     invocations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The tokens from which on some experts act, by expert."""
+    pinned: Mapping[str, Tensor] | None = None
+    """What the base reads in requests that pinned an expert, by expert: [requests, 2, hidden], bare
+    and in the chat template. None where the server keeps none of them."""
 
 
 class Options(BaseModel):

@@ -196,6 +196,11 @@ log_lines_left_out = Counter(
 )
 slots_used = Gauge("tta_slots_used", "Slots of the engine's coefficient table that hold a mix.")
 experts_loaded = Gauge("tta_experts_loaded", "Experts that requests can use.")
+pinned_requests = Gauge(
+    "tta_pinned_requests",
+    "Requests that pinned an expert of which features are kept, as examples of what it is for.",
+    ["expert"],
+)
 slots_total = Gauge("tta_slots", "Slots of the engine's coefficient table.")
 resident = Gauge(
     "tta_resident",

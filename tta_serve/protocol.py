@@ -108,6 +108,18 @@ class Explained(BaseModel):
     """How many rows the engine ran for it."""
 
 
+class ExpertExamples(BaseModel):
+    """What policies that learn from examples know of an expert."""
+
+    expert: str
+    prompts: int
+    """The example prompts that came with it."""
+    pinned: int
+    """The requests that pinned it and are in force as examples, as it has too few prompts."""
+    says: str
+    """The same in words, and what would make it better."""
+
+
 @dataclass(frozen=True)
 class ExpertChange:
     """Load an expert from the library's folder, or unload one."""

@@ -50,8 +50,9 @@ class GatePolicy(InlineSelector):
 
     The gate knows an expert as long as its digest is what it was in training. An output whose
     expert is gone is left out of the softmax. Experts that it does not know are left to `retrieval`
-    over all: if its choice is one of them, its selection is the answer, with scores softmax(s / T)
-    over margins and threshold, the latter in the place of none.
+    over all, if that has examples of all that the gate knows: where it chooses one that the gate
+    does not know, its selection is the answer, with scores softmax(s / T) over margins and
+    threshold, the latter in the place of none.
     """
 
     Options = GateOptions
@@ -91,6 +92,8 @@ class GatePolicy(InlineSelector):
         retrieval = None
         if context.rules.classes - known:
             retrieval = await RetrievalPolicy.create(options.retrieval, context)
+            if not known <= retrieval.candidates:
+                retrieval = None  # what is new would take the prompts of those it knows nothing of
         return cls(options, context.rules, gate, known, retrieval, inline=context.inline)
 
     async def select(self, prompt: Prompt, probe: Probe) -> Selection:

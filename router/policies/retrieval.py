@@ -1,7 +1,7 @@
 """retrieval: the experts whose example prompts look most like this one to the base."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, Self
 
@@ -20,6 +20,7 @@ from router.scoring.heads import Head
 from router.scoring.shares import keep_best, softmax
 
 _MOST = {"top1": 1, "top3": 3}
+_NOTHING_TO_CHOOSE = Calibration(threshold=0.0, temperature=1.0)
 
 
 class RetrievalOptions(Options):
@@ -39,6 +40,9 @@ class RetrievalOptions(Options):
 
 class RetrievalPolicy(InlineSelector):
     """The experts whose example prompts are nearest, read in the base's own early layers.
+
+    An expert with too few of them is known by the requests that pinned it, where a server keeps
+    what the base reads in those; as long as they are too few as well, it is not chosen.
 
     Scores are margins s of `router.scoring.centroids` on the mean early-layer state of the last
     user turn. The base answers if the best margin is below the threshold. Otherwise shares are
@@ -75,12 +79,24 @@ class RetrievalPolicy(InlineSelector):
         names = sorted(context.rules.classes)
         _check_prompts(names, context)
         read = partial(read_features, probe=context.probe, chat=context.inline)
-        features = {name: await read(context.examples[name]) for name in names}
+        features = {
+            name: await _read_examples(name, context, read)
+            for name in names
+            if _count_examples(name, context) >= FOLDS
+        }
         everyday = await read(context.everyday)
         fitted = await asyncio.to_thread(
-            lambda: (fit(features, everyday), calibrate(features, everyday))
+            lambda: (
+                fit(features, everyday),
+                calibrate(features, everyday) if features else _NOTHING_TO_CHOOSE,
+            )
         )
         return cls(options, context.rules, *fitted, inline=context.inline)
+
+    @property
+    def candidates(self) -> frozenset[str]:
+        """The experts that it may choose: those of which there are examples."""
+        return frozenset(self._centroids.names)
 
     async def select(self, prompt: Prompt, probe: Probe) -> Selection:
         return self.select_by(await self.read_features(prompt, probe))
@@ -110,6 +126,8 @@ class RetrievalPolicy(InlineSelector):
         return (head,)
 
     def judge(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
+        if not scores:
+            return Selection({}, {}, floor, "no expert has example prompts or pinned requests yet")
         margin = max(scores.values())
         if margin < floor:
             return Selection({}, scores, floor, f"best margin {margin:.3f} below {floor:.3f}")
@@ -122,6 +140,37 @@ class RetrievalPolicy(InlineSelector):
         return self._options.minimum if self._options.mode == "sparse" else 0.0
 
 
+def _find_pinned(name: str, context: Context) -> Tensor | None:
+    """Return the features of pinned requests that an expert needs, None if it needs none."""
+    if context.pinned is None or len(context.examples.get(name, ())) >= FOLDS:
+        return None
+    return context.pinned.get(name)
+
+
+def _count_examples(name: str, context: Context) -> int:
+    """Return how many examples there are of an expert, with pinned requests if it needs them."""
+    pinned = _find_pinned(name, context)
+    return len(context.examples.get(name, ())) + (0 if pinned is None else len(pinned))
+
+
+async def _read_examples(
+    name: str, context: Context, read: Callable[[Sequence[str]], Awaitable[Tensor]]
+) -> Tensor:
+    """Return the features of an expert's examples, [n, hidden], or [n, 2, hidden] if inline.
+
+    Args:
+        name: The expert.
+        context: Says what there is of it.
+        read: Reads prompts.
+    """
+    prompts = context.examples.get(name, ())
+    pinned = _find_pinned(name, context)
+    parts = [await read(prompts)] if prompts else []
+    if pinned is not None:
+        parts.append(pinned if context.inline else pinned[:, 0])
+    return torch.cat(parts)
+
+
 def _check_prompts(names: list[str], context: Context) -> None:
     """Check that there are experts, with enough examples, and enough everyday prompts.
 
@@ -132,11 +181,12 @@ def _check_prompts(names: list[str], context: Context) -> None:
         raise RouterError(
             "retrieval needs an expert to choose; without any, choose the policy 'static'"
         )
-    missing = [name for name in names if len(context.examples.get(name, ())) < FOLDS]
-    if missing:
+    missing = [name for name in names if _count_examples(name, context) < FOLDS]
+    if missing and context.pinned is None:
         raise RouterError(
             f"retrieval needs at least {FOLDS} example prompts an expert, one a line in its"
-            f" examples.txt; too few for: {', '.join(missing)}. Add them, or choose the policy"
+            f" examples.txt; too few for: {', '.join(missing)}. Add them, or set"
+            " library.pinned to learn from requests that pin an expert, or choose the policy"
             " 'static'"
         )
     if len(context.everyday) < FOLDS:

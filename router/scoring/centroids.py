@@ -54,7 +54,8 @@ def fit(features: Mapping[str, Tensor], everyday: Tensor, *, standardise: bool =
     """Fit centroids to the features of example prompts.
 
     Args:
-        features: By expert, [n_k, d], or [n_k, forms, d] of prompts read in several forms.
+        features: By expert, [n_k, d], or [n_k, forms, d] of prompts read in several forms. Without
+            an expert there is nothing to choose.
         everyday: The features of prompts for no expert, shaped likewise.
         standardise: Whether to measure mean and deviation; else they are taken for 0 and 1.
     """
@@ -74,7 +75,9 @@ def fit(features: Mapping[str, Tensor], everyday: Tensor, *, standardise: bool =
         tuple(features),
         mean,
         std,
-        torch.stack([centroid(f) for f in features.values()]),
+        torch.stack([centroid(f) for f in features.values()])
+        if features
+        else mean.new_zeros(0, len(mean)),
         centroid(everyday),
     )
 

@@ -60,7 +60,7 @@ def call(url: str, method: str, path: str, body: Any = None, **headers: str) -> 
     return found
 
 
-def explain(url: str, prompt: str, policies: Sequence[str]) -> list[dict[str, Any]]:
+def explain(url: str, prompt: str, policies: Sequence[str]) -> dict[str, Any]:
     """Ask what policies would do with a prompt.
 
     Args:
@@ -69,7 +69,8 @@ def explain(url: str, prompt: str, policies: Sequence[str]) -> list[dict[str, An
         policies: The policies' names; all if there are none.
 
     Returns:
-        A row for each policy, as `POST /admin/policies/explain` gives them.
+        A row for each policy in `policies`, and what is known of each expert in `examples`, as
+        `POST /admin/policies/explain` gives them.
 
     Raises:
         ConfigError: There is no key, no server, or the server refuses.
@@ -78,8 +79,7 @@ def explain(url: str, prompt: str, policies: Sequence[str]) -> list[dict[str, An
     found = call(url, "POST", "/admin/policies/explain", body)
     if "policies" not in found:
         raise ConfigError(f"what answers at {url} is not this server")
-    rows: list[dict[str, Any]] = found["policies"]
-    return rows
+    return found
 
 
 def _read(answer: httpx.Response) -> bytes:

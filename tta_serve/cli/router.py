@@ -254,13 +254,14 @@ def explain(
     Takes the admin key from TTA_ADMIN_KEY.
     """
     from tta_serve.cli.admin_client import explain as ask
-    from tta_serve.cli.router_output import print_decisions
+    from tta_serve.cli.router_output import print_decisions, print_examples
 
-    rows = ask(url, prompt, policy or [])
+    found = ask(url, prompt, policy or [])
     if as_json:
-        typer.echo(json.dumps({"policies": rows}))
+        typer.echo(json.dumps(found))
     else:
-        print_decisions(rows)
+        print_decisions(found["policies"])
+        print_examples(found.get("examples", []))
 
 
 @contextmanager

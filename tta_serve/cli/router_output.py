@@ -81,6 +81,15 @@ def print_decisions(rows: list[dict[str, Any]]) -> None:
     print_table(table)
 
 
+def print_examples(rows: list[dict[str, Any]]) -> None:
+    """Print what policies know of each expert, as the server says it."""
+    if rows:
+        table = Table("expert", "what policies learn from")
+        for row in rows:
+            table.add_row(row["expert"], row["says"])
+        print_table(table)
+
+
 def _shorten(coefficient: Any) -> str:
     """Return a coefficient as one number, or as the range of its numbers."""
     from adapters.coefficient import from_json, numbers_of

@@ -133,6 +133,18 @@ def _default_readings() -> Path:
     return cache / "tta-serve" / "readings"
 
 
+class PinnedConfig(Section):
+    """What is kept of requests that pin one expert, as examples of what that expert is for.
+
+    That is what the base's early layers make of the user's turn, never its text.
+    """
+
+    most: int = Field(64, ge=8, le=1024)
+    """So many are kept of each expert, an even sample of all; a conversation counts once."""
+    tenant_share: float = Field(0.25, gt=0, le=1)
+    """The largest share of them that may be one tenant's, where the keys are of several."""
+
+
 class LibraryConfig(Section):
     """The experts, and the mixes that have names."""
 
@@ -149,6 +161,10 @@ class LibraryConfig(Section):
     readings: Path | None = Field(default_factory=_default_readings)
     """The folder that keeps what the base reads in example prompts, so that the next start need not
     read them again; null for nowhere. By default in the user's cache folder."""
+    pinned: PinnedConfig | None = None
+    """Keeps what the base reads in requests that pin one expert (`model: "smollm2:sql"`), in memory
+    and in `pinned.safetensors` in the library's folder `router`, so that `retrieval` chooses
+    experts without example prompts by it. Unset, nothing is kept; `{}` keeps by the defaults."""
     capacity: Capacity = Capacity()
     """How much room there is for experts."""
     dense: DenseOptions | None = None
@@ -446,7 +462,10 @@ class ServeConfig(Section):
 
     @property
     def reads_features(self) -> bool:
-        return any(find_policy_class(p.type).reads_features for p in self.policies.values())
+        """Whether the engine has to read features, for a policy or to keep them."""
+        return self.library.pinned is not None or any(
+            find_policy_class(p.type).reads_features for p in self.policies.values()
+        )
 
     @property
     def gating_scores(self) -> set[str]:

@@ -78,6 +78,7 @@ class ServerClient:
             messages=[{"role": "user", "content": prompt}],
             max_tokens=most,
             extra_body=extra,
+            extra_headers=_make_headers(asked),
             **options,
         )
 
@@ -97,7 +98,12 @@ class ServerClient:
         """Return log p(token | those before it), in nats, of every token but the first."""
         extra = {**asked.extra, "prompt_logprobs": 0}
         found: Any = await self._openai.completions.create(
-            model=asked.model, prompt=list(tokens), max_tokens=1, temperature=0, extra_body=extra
+            model=asked.model,
+            prompt=list(tokens),
+            max_tokens=1,
+            temperature=0,
+            extra_body=extra,
+            extra_headers=_make_headers(asked),
         )
         places = found.choices[0].prompt_logprobs[1:]
         return [
@@ -169,3 +175,11 @@ async def run_all(
         return found
 
     return await gather_all(run, jobs, at_once)
+
+
+def _make_headers(asked: MixRequest) -> dict[str, str]:
+    """Return headers by which all requests with a pinned model are of one conversation.
+
+    A server that learns from pinned requests counts that once: questions are not to teach it.
+    """
+    return {"x-session-id": "tta-eval"} if ":" in asked.model else {}

@@ -285,7 +285,7 @@ class _Server(BaseHTTPRequestHandler):
         )
         self.asked.append(body)
         answer = (
-            {"policies": [ROW]}
+            {"policies": [ROW], "examples": [{"expert": "sql", "says": "12 pinned requests"}]}
             if allowed
             else {"error": {"message": "management wants its own key"}}
         )
@@ -313,8 +313,10 @@ def test_explain_shows_what_the_server_says(url: str, monkeypatch: pytest.Monkey
         text in result.output
         for text in ("retrieval", "sql 1.00", "math 0.10 to 0.30", "sql 0.520", "best margin 0.52")
     )
+    assert "12 pinned requests" in result.output
     assert json.loads(tta(None, "explain", "how many", "--url", url, "--json").output) == {
-        "policies": [ROW]
+        "policies": [ROW],
+        "examples": [{"expert": "sql", "says": "12 pinned requests"}],
     }
     assert _Server.asked[-1] == {"prompt": "how many"}
 

@@ -20,7 +20,9 @@ from tta_serve import metrics
 from tta_serve.config.sections import ServeConfig
 from tta_serve.engine.client.engine_client import EngineClient, ProbeError
 from tta_serve.exceptions import ConfigError, RequestError
-from tta_serve.protocol import ExpertChange
+from tta_serve.protocol import ExpertChange, ExpertExamples
+from tta_serve.serving.experts.example_sources import describe_sources
+from tta_serve.serving.experts.pinned_requests import PinnedOffer, PinnedRequests
 from tta_serve.serving.experts.startup import check_base, explain_licence, source_of
 from tta_serve.serving.experts.view import View, Views
 from tta_serve.serving.routing.conversations import Conversations
@@ -61,9 +63,16 @@ class LiveExperts:
     ) -> None:
         self._engine = engine
         self._readings = ExampleReadings(_find_readings(config, layers))
-        probes, conversations = ProbeCache(), _make_conversations(config)
+        self._pinned = PinnedRequests(config) if config.library.pinned else None
         self._views = Views(
-            config, layers, engine, probes, conversations, self._readings, config_version
+            config,
+            layers,
+            engine,
+            ProbeCache(),
+            _make_conversations(config),
+            self._readings,
+            self._pinned.sample if self._pinned else None,
+            config_version,
         )
         self._changing = asyncio.Lock()
         self._loaded: set[str] = set()
@@ -89,9 +98,33 @@ class LiveExperts:
         self._loaded = set(digests.values())
         if self.config.reads_features:
             await self._readings.open(self._engine.features, chat=self.config.routes_inside)
+        if self._pinned is not None:
+            await self._pinned.open(self._engine.features)
         self.current = await self._views.make(1, dict(digests), self.config.policies.keys())
         metrics.experts_loaded.set(len(digests))
         metrics.config_version.set(self.config_version)
+        if self._pinned is not None:
+            self._pinned.start(self)
+
+    async def close(self) -> None:
+        """Write what is not on the disk yet."""
+        if self._pinned is not None:
+            await self._pinned.close()
+
+    @property
+    def keeps_pinned(self) -> bool:
+        """Whether requests that pin an expert are kept as examples of it."""
+        return self._pinned is not None
+
+    def keep_pinned(self, offer: PinnedOffer) -> None:
+        """Keep a request as an example of the expert that it pinned."""
+        assert self._pinned is not None
+        self._pinned.offer(offer)
+
+    def describe_examples(self) -> list[ExpertExamples]:
+        """Return what policies know of each expert, and what would make it better."""
+        kept = None if self._pinned is None else self._pinned.sample.count
+        return describe_sources(self.current, kept)
 
     @contextmanager
     def hold(self, view: View | None = None) -> Iterator[View]:
@@ -176,6 +209,25 @@ class LiveExperts:
                 )
             self._staged = _Staged(name, time.monotonic(), view, views)
 
+    async def refresh(self) -> bool:
+        """Make the policies anew, on what is known of the same experts by now.
+
+        Not while a change is under way, nor while requests still see the view before this one: an
+        engine keeps the heads of two views.
+
+        Returns whether it was done. Raises AdapterError, ConfigError, RouterError or ProbeError.
+        """
+        async with self._changing:
+            self._retired = [view for view in self._retired if view.holders]
+            if self._retired or self._is_changing():
+                return False
+            before = self.current
+            must = before.router.policies.keys()
+            view = await self._views.make(before.generation, dict(before.digests), must, before)
+            self._retired.append(before)
+            self.current = view
+            return True
+
     @contextmanager
     def _refusing(self, param: str | None) -> Iterator[None]:
         """Refuse the change if it cannot be made. Raises RequestError."""
@@ -196,10 +248,16 @@ class LiveExperts:
         Raises RequestError while another change is under way; one that nobody has ended for long
         was given up.
         """
-        other = self._staged
-        if other is not None and other.change != name and time.monotonic() - other.at < _GIVEN_UP_S:
+        if self._is_changing(name):
             raise RequestError("another change is under way; try again when it is done", status=409)
         self._staged = _Staged(name, time.monotonic())
+
+    def _is_changing(self, name: str = "") -> bool:
+        """Return whether another change than this is under way."""
+        other = self._staged
+        if other is None or other.change == name:
+            return False
+        return time.monotonic() - other.at < _GIVEN_UP_S
 
     async def commit(self, name: str) -> None:
         """Make the view that was staged under this name the current one."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from torch import Tensor
+
 from adapters.coefficient import Coefficient
 from adapters.errors import LibraryError
 from adapters.files.facts import is_hidden
@@ -24,6 +26,7 @@ from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.routing.conversations import Conversations
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.example_readings import ExampleProbe, ExampleReadings
+from tta_serve.serving.routing.pinned_sample import PinnedSample
 from tta_serve.serving.routing.probe_cache import Engine, ProbeCache, ViewProbe
 
 logger = logging.getLogger(__name__)
@@ -43,9 +46,11 @@ class View:
     """Entries whose experts have changed since."""
     examples: Mapping[str, list[str]] = field(default_factory=dict)
     """The example prompts of each expert."""
+    pinned: Mapping[str, int] = field(default_factory=dict)
+    """How many requests that pinned an expert its policies know, by expert."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """By policy, a short hash of what its decisions depend on: its settings, the experts, what was
-    trained for them."""
+    trained for them, and the requests that pinned them."""
     experts: ExpertTable = field(default_factory=ExpertTable)
     """What else is known of its experts."""
     holders: int = 0
@@ -69,6 +74,8 @@ class Views:
     probes: ProbeCache
     conversations: Conversations
     readings: ExampleReadings = field(default_factory=ExampleReadings)
+    pinned: PinnedSample | None = None
+    """What is kept of requests that pinned an expert, None for nothing."""
     config_version: int = 1
     """Which one of those since the start the config is."""
 
@@ -91,7 +98,9 @@ class Views:
 
         Raises AdapterError, ConfigError or RouterError.
         """
+        pinned = self._read_pinned(digests)
         shelf = await asyncio.to_thread(_Shelf.read, self.config, digests, before)
+        shelf = replace(shelf, pinned=pinned)
         whole = await self._make(
             self.config, digests, shelf, must, strict=strict or generation == 1
         )
@@ -102,6 +111,13 @@ class Views:
             whole.tenants[name] = await self._narrow(name, tenant, whole, shelf)
         await asyncio.to_thread(self.readings.save)
         return whole
+
+    def _read_pinned(self, digests: Mapping[str, str]) -> dict[str, Tensor] | None:
+        """Return what is kept of pinned requests, by expert."""
+        if self.pinned is None:
+            return None
+        found = {name: self.pinned.read(digest) for name, digest in digests.items()}
+        return {name: features for name, features in found.items() if features is not None}
 
     async def _narrow(self, name: str, tenant: TenantConfig, whole: View, shelf: "_Shelf") -> View:
         """Return what a tenant sees: the same as on a server that has nothing but its experts.
@@ -118,6 +134,7 @@ class Views:
             entries=_select(shelf.entries, named),
             experts=shelf.experts.narrow(own),
             examples=_select(shelf.examples, own),
+            pinned=None if shelf.pinned is None else _select(shelf.pinned, own),
         )
         try:
             view = await self._make(
@@ -164,15 +181,17 @@ class Views:
             shelf.artifacts,
             forms=shelf.experts.forms,
             invocations=shelf.experts.invocations,
+            pinned=shelf.pinned,
         )
         router = await PolicyDispatcher.create(config, context, probe, self.conversations, must)
-        versions = self._name_versions(await asyncio.to_thread(_made, digests, shelf.artifacts))
+        made = await asyncio.to_thread(_made, digests, shelf.artifacts, shelf.pinned or {})
         return View(
             digests=digests,
             catalog=catalog,
             router=router,
             examples=shelf.examples,
-            versions=versions,
+            pinned={name: len(features) for name, features in (shelf.pinned or {}).items()},
+            versions=self._name_versions(made),
             experts=shelf.experts,
         )
 
@@ -180,7 +199,7 @@ class Views:
         """Return the version of each policy, by name.
 
         Args:
-            made: A hash of the experts and of what was trained for them.
+            made: A hash of the experts, of what was trained for them, and of pinned requests.
         """
         settings = {name: policy.model_dump_json() for name, policy in self.config.policies.items()}
         return {
@@ -199,6 +218,8 @@ class _Shelf:
     everyday: list[str]
     artifacts: Path
     """The folder of what `tta router` made."""
+    pinned: Mapping[str, Tensor] | None = None
+    """What the base read in requests that pinned each expert, None where none are kept."""
 
     @classmethod
     def read(cls, config: ServeConfig, digests: Mapping[str, str], before: View | None) -> "_Shelf":
@@ -247,8 +268,8 @@ def _read_prompts(library: Library, name: str, before: View | None) -> list[str]
         return before.examples[name]
 
 
-def _made(digests: dict[str, str], artifacts: Path) -> str:
-    """Return a hash of the experts, and of the JSON files that `tta router` wrote.
+def _made(digests: dict[str, str], artifacts: Path, pinned: Mapping[str, Tensor]) -> str:
+    """Return a hash of the experts, of pinned requests, and of JSON files that `tta router` wrote.
 
     Other artifacts name the digests of the experts they were made for.
     """
@@ -256,4 +277,6 @@ def _made(digests: dict[str, str], artifacts: Path) -> str:
     for file in sorted(artifacts.rglob("*.json")):
         if not is_hidden(file) and file.is_file():
             found.update(file.read_bytes())
+    for name in sorted(pinned):
+        found.update(name.encode() + pinned[name].numpy().tobytes())
     return found.hexdigest()

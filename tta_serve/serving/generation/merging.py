@@ -10,6 +10,7 @@ from tta_serve.exceptions import RequestError
 from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.quarantine import Quarantine, identify_request
 from tta_serve.serving.experts.live_experts import LiveExperts
+from tta_serve.serving.experts.pinned_requests import PinnedOffer
 from tta_serve.serving.generation.answer import Answer
 from tta_serve.serving.generation.exchange import Exchange
 from tta_serve.serving.http.openai_errors import failure_of
@@ -90,6 +91,7 @@ class Merging:
                 ):
                     exchange = Exchange(request, wish, record, self._engine, admitted)
                     await self._answer_watched(exchange, scope, receive, send)
+                self._keep_pinned(wish, request, record)
             except RequestError as error:
                 record.outcome = "client_error"
                 await failure_of(error).response()(scope, receive, send)
@@ -106,6 +108,15 @@ class Merging:
         wish = record.view.catalog.read_wish(request.model, request.body.get("merge"))
         wish = wish.with_warnings(self._routes.warnings(path, request.body))
         return self._trials.decide(wish, request, record)
+
+    def _keep_pinned(self, wish: Wish, request: GenerateRequest, record: RequestRecord) -> None:
+        """Let a request that was answered be kept as an example of the expert that it pinned."""
+        kept = self._experts.keeps_pinned and record.outcome == "ok"
+        if kept and wish.pinned is not None:
+            tenant, conversation = request.caller.tenant, request.conversation
+            self._experts.keep_pinned(
+                PinnedOffer(wish.pinned, record.view, record.prompt, tenant, conversation)
+            )
 
     async def _answer_watched(
         self, exchange: Exchange, scope: Scope, receive: Receive, send: Send

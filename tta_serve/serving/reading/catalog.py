@@ -35,6 +35,8 @@ class Wish:
     """How the answer names what decided."""
     policy: str | None = None
     mix: Mix | None = None
+    pinned: str | None = None
+    """The expert that the request's model pins, None if it pins none."""
     preference: Mapping[str, float] | None = None
     """What the policy is to prefer."""
     free: bool = False
@@ -147,11 +149,7 @@ class Catalog:
         pin = self._pin(model)
         if merge is None:
             name = self.default_policy
-            return (
-                Wish(name, policy=name, free=True)
-                if pin is None
-                else Wish("pinned", mix=self.pinned(pin))
-            )
+            return Wish(name, policy=name, free=True) if pin is None else self._wish_pinned(pin)
         wanted = _read_merge(merge)
         if pin is None:
             return replace(self._wish_of(wanted), acts_from=wanted.acts_from)
@@ -160,7 +158,11 @@ class Catalog:
                 f"model {model!r} already fixes the mix; send merge with {self.served!r}",
                 param="merge",
             )
-        return Wish("pinned", mix=self.pinned(pin), acts_from=wanted.acts_from)
+        return self._wish_pinned(pin, wanted.acts_from)
+
+    def _wish_pinned(self, pin: str, acts_from: ActsFrom | None = None) -> Wish:
+        expert = pin if pin in self.rules.names else None
+        return Wish("pinned", mix=self.pinned(pin), pinned=expert, acts_from=acts_from)
 
     def _wish_of(self, wish: MergeRequest) -> Wish:
         if wish.policy is not None:

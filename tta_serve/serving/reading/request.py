@@ -176,14 +176,39 @@ class GenerateRequest:
         """
         chats = self.chats
         count = self.count
-        if count == 1:
-            for kind, name in (("session", self.session), ("user", self.user)):
-                if name:
-                    key = hashlib.sha256(json.dumps([kind, self.tenant, name]).encode()).hexdigest()
-                    return [Turn(key, key)]
+        if count == 1 and (key := self._named_conversation):
+            return [Turn(key, key)]
         if chats is None:
             return [Turn()] * count
         return [_turn_of(chat, self.caller.tenant) for chat in chats]
+
+    @property
+    def conversation(self) -> str:
+        """What tells the conversation of its first prompt from others, whichever turn it is.
+
+        That is the session, else the user, else what was said up to the first user turn.
+        """
+        if key := self._named_conversation:
+            return key
+        chats = self.chats
+        if chats is None:
+            return _digest(["text", self.texts[0]])
+        messages = chats[0] if chats else []
+        said = [message.get("role") for message in messages]
+        first = said.index("user") + 1 if "user" in said else len(said)
+        return _digest(["chat", *messages[:first]])
+
+    @property
+    def _named_conversation(self) -> str | None:
+        """The key of the conversation that the session or the user names, None without either."""
+        for kind, name in (("session", self.session), ("user", self.user)):
+            if name:
+                return _digest([kind, self.tenant, name])
+        return None
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
 def _name(value: Any) -> str | None:

@@ -82,9 +82,15 @@ def experts_router(replica: Any, peers: Peers, library: Path) -> APIRouter:
 
     @router.post("/admin/policies/explain")
     async def explain(ask: ExplainRequest) -> Response:
-        """What policies would do with a prompt, without an answer to it."""
+        """What policies would do with a prompt, and what examples they know of the experts."""
         found = await replica.explain(ask)
-        return JSONResponse({"policies": [explained.model_dump() for explained in found]})
+        known = replica.describe_examples()
+        return JSONResponse(
+            {
+                "policies": [explained.model_dump() for explained in found],
+                "examples": [one.model_dump() for one in known],
+            }
+        )
 
     _add_vllm_routes(router, replica, peers, library)
     return router

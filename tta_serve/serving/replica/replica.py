@@ -21,7 +21,7 @@ from tta_serve.config.reload import reload_config
 from tta_serve.config.sections import ServeConfig
 from tta_serve.engine.client.engine_client import EngineClient
 from tta_serve.exceptions import ConfigError, RequestError
-from tta_serve.protocol import ConfigChange, ExpertChange, Explained, ExplainRequest
+from tta_serve.protocol import ConfigChange, ExpertChange, ExpertExamples, Explained, ExplainRequest
 from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.access.quarantine import Quarantine
@@ -50,6 +50,8 @@ from tta_serve.telemetry.traces import TraceExport
 logger = logging.getLogger(__name__)
 
 _FEW_CORES = 4
+_MOST_DESCRIBED = 64
+"""Of so many experts at most the first line of the log says what policies know."""
 
 
 class MergingReplica(LLMServer):  # type: ignore[misc]
@@ -133,6 +135,9 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
             "default_policy": config.default_policy,
             "seconds": round(seconds, 1),
         }
+        if config.library.pinned is not None:
+            known = self._experts.describe_examples()[:_MOST_DESCRIBED]
+            said["examples"] = {one.expert: one.says for one in known}
         logger.info("serving", extra=said)
 
     async def _start_engine(self) -> None:
@@ -210,6 +215,8 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         logger.info("stopping")
         servers = getattr(self, "_servers", ())
         await asyncio.gather(*(s.stop(self._plan.config.server.drain_s) for s in servers))
+        if experts := getattr(self, "_experts", None):
+            await experts.close()
         if trials := getattr(self, "_trials", None):
             await asyncio.to_thread(trials.close)
         await super().__del__()
@@ -255,6 +262,10 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         """What policies would do with a prompt. Raises RequestError for an unknown one."""
         with self._experts.hold() as view:
             return await view.router.explain(Prompt(ask.prompt), ask.policies)
+
+    def describe_examples(self) -> list[ExpertExamples]:
+        """What policies know of each expert, and what would make it better."""
+        return self._experts.describe_examples()
 
     # What replicas ask of one another. A refusal is returned: Ray would wrap it if it were raised.
 

@@ -9,4 +9,6 @@ policy_breaker  policies that fail again and again are left alone for a while
 conversations   what was decided for the turns before
 probe_cache     passes of the engine for policies, each made once
 example_readings  what the base reads in the example prompts, kept between starts
+pinned_sample   which requests that pinned an expert are kept as examples of it
+pinned_file     the file of the library that keeps them
 """

@@ -33,6 +33,7 @@ from tta_serve.engine.client.engine_client import EngineClient
 from tta_serve.serving.access.admission import Admission, Budgets
 from tta_serve.serving.access.key_ring import KeyRing
 from tta_serve.serving.access.quarantine import DEATHS, Quarantine
+from tta_serve.serving.experts.pinned_requests import PinnedOffer
 from tta_serve.serving.generation.merging import Merging
 from tta_serve.serving.http import openai_errors
 from tta_serve.serving.http.edge import Edge, EdgeRules
@@ -110,6 +111,7 @@ class Desk:
     """vLLM's app, as far as it hands prompts over, with ours around it."""
 
     def __init__(self, most: int = 100, *, shows_prompts: bool = False) -> None:
+        self.offers: list[PinnedOffer] = []
         self.llm, self.models = (
             Llm(),
             SimpleNamespace(base_model_paths=[SimpleNamespace(name="demo")]),
@@ -156,6 +158,11 @@ class Desk:
 
     def find(self, tenant: str | None) -> Any:
         return self.view
+
+    keeps_pinned = True
+
+    def keep_pinned(self, offer: PinnedOffer) -> None:
+        self.offers.append(offer)
 
     @contextmanager
     def hold(self, view: Any) -> Iterator[Any]:
@@ -239,6 +246,27 @@ def test_a_prompt_has_the_mix_that_its_request_asks_for_and_the_name_it_was_aske
     assert desk.llm.ran[-1][2] == {"priority": 0}, (
         "what vLLM says of an adapter is dropped, all else handed on"
     )
+
+
+def test_what_was_answered_by_one_pinned_expert_is_offered_as_an_example_of_it() -> None:
+    desk = Desk()
+    for asks in (
+        body("x") | {"model": "demo:sql", "user": "u"},
+        body("y") | {"model": "math"},
+        body("x") | {"model": "demo:base"},
+        body("x", merge={"experts": {"math": 1}}),
+        body(said(math=1.0)),
+        body("x", n=1000) | {"model": "sql"},  # refused
+    ):
+        desk.ask(asks)
+    assert [(one.expert, one.prompt.user_turn, one.tenant) for one in desk.offers] == [
+        ("sql", "x", None),
+        ("math", "y", None),
+    ]
+    assert desk.offers[0].view is desk.current
+    desk.llm.error = RuntimeError("no pass")
+    assert desk.ask(body("x") | {"model": "sql"}).status == 500
+    assert len(desk.offers) == 2, "what failed is an example of nothing"
 
 
 def test_each_of_several_prompts_has_its_own_mix_in_their_order() -> None:

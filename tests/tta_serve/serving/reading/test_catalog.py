@@ -35,15 +35,18 @@ def test_the_served_name_is_left_to_the_default_policy(model: str | None) -> Non
 
 
 @pytest.mark.parametrize(
-    ("model", "mix"),
+    ("model", "mix", "expert"),
     [
-        ("demo:base", Mix()),
-        ("demo:sql", Mix.of({"sql": 1})),
-        ("demo:half", Mix.of({"sql": 0.5, "math": 0.5})),
+        ("demo:base", Mix(), None),
+        ("demo:sql", Mix.of({"sql": 1}), "sql"),
+        ("sql", Mix.of({"sql": 1}), "sql"),
+        ("demo:half", Mix.of({"sql": 0.5, "math": 0.5}), None),
     ],
 )
-def test_a_pinned_name_is_its_mix(model: str, mix: Mix) -> None:
-    assert CATALOG.read_wish(model, None).mix == mix
+def test_a_pinned_name_is_its_mix(model: str, mix: Mix, expert: str | None) -> None:
+    for merge in (None, {"acts_from": "start"}):
+        asked = CATALOG.read_wish(model, merge)
+        assert (asked.mix, asked.pinned) == (mix, expert)
 
 
 def test_merge_chooses_coefficients_a_policy_an_entry_or_a_preference() -> None:

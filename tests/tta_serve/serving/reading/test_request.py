@@ -243,3 +243,20 @@ def test_the_texts_of_the_first_and_the_last_user_turn() -> None:
     both = {"messages": [[FIRST], [SECOND]]}
     assert len(asks(both).user_turns()) == 2
     assert asks({**both, "use_beam_search": True}).user_turns() == [UserTurns()]
+
+
+def test_a_conversation_is_told_by_its_name_else_by_how_it_began() -> None:
+    def key(*messages: Any, **more: Any) -> str:
+        headers = {"x_session_id": more.pop("session")} if "session" in more else {}
+        return asks({"messages": [*messages], **more}, **headers).conversation
+
+    first = key(SYSTEM, FIRST)
+    assert key(SYSTEM, FIRST, REPLY, SECOND) == first, "a later turn of it"
+    assert key(FIRST) != first
+    assert key(SYSTEM, SECOND) != first
+    assert key(FIRST, session="s") == key(SECOND, session="s") != key(FIRST, session="t")
+    assert key(FIRST, user="u") == key(SECOND, user="u") != key(FIRST, session="u")
+    assert key(SYSTEM) != key(), "without a user turn it is all that is said"
+    texts = [asks({"prompt": prompt}).conversation for prompt in ("a", ["a", "b"], "b", [1, 2])]
+    assert texts[0] == texts[1] != texts[2]
+    assert len(set(texts)) == 3
