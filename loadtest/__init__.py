@@ -7,6 +7,7 @@ common/     what benchmarks share: workload, repeats, machine, processes
 python -m loadtest engine      four ways of serving a different merge to every request, offline
 python -m loadtest inline      what routing inside the pass costs, and whether it decides rightly
 python -m loadtest edge        the way from client to engine over HTTP, beside vLLM's and Ray's
+python -m loadtest http        what deciding and merging cost a user over HTTP, beside other ways
 python -m loadtest replicas    two replicas that share conversations by session, and by prefix
 python -m loadtest dense       switches of the weights to task vectors, beside slots, and folding
 python -m loadtest library     adding and merging experts, beside mergekit

@@ -5,6 +5,9 @@ engine_parts      its parts: cells, scaling, first token
 inline            `python -m loadtest inline`: routing inside the pass
 prefix            `python -m loadtest prefix`: one prefix cache for all mixes, and topics
 edge              `python -m loadtest edge`: the way from client to engine over HTTP
+http              `python -m loadtest http`: what adaptive merging costs a user over HTTP
+http_plan         its sides, and what each of them is asked
+http_figures      its ratios, medians and table
 replicas          `python -m loadtest replicas`: by what replicas should share conversations
 dense             `python -m loadtest dense`: task vectors in the weights, part by part
 dense_switch      what a switch takes, over what the memory allows

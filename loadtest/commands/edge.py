@@ -23,22 +23,22 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from loadtest.common import machine
-from loadtest.common.console import progress
-from loadtest.common.measure import median_ratio, spread
+from loadtest.common.console import make_bar
+from loadtest.common.load_figures import LoadFigures
+from loadtest.common.measure import median_ratio, rotate, spread
 
 if TYPE_CHECKING:
-    from loadtest.common.http_client import LoadFigures, PromptSupply
+    from loadtest.common.http_client import PromptSupply
     from loadtest.sides.servers import ServerProcess
 
 MANY = 16  # requests at once
@@ -139,50 +139,23 @@ def command(
 def _measure(folder: Path, plan: EdgePlan, inherited: Mapping[str, str], seed: int) -> EdgeFindings:
     from deploy.demo.base import ensure_base
     from loadtest.common.http_client import PromptSupply
+    from loadtest.sides import servers
 
     base = ensure_base()
+    sides = {"vllm": servers.vllm, "ray_direct": servers.ray_direct, "ours": servers.ours}
     asker = Asker(plan, PromptSupply(base, seed), EdgeFindings())
     names = ("vllm", "ray_direct", "ours") if plan.ray else ("vllm", "ours")
-    with _bar() as bar:
+    with make_bar() as bar:
         task = bar.add_task("", total=plan.rounds * len(names))
         for r in range(plan.rounds):
-            for name in _rotated(names, r):
+            for name in rotate(names, r):
                 bar.update(task, description=f"round {r + 1}: {name}")
-                with _started(name, base, folder / f"{name}.log", inherited) as server:
+                start = partial(sides[name], base)
+                log = folder / f"{name}.log"
+                with servers.run_server(start, log, inherited) as server:
                     asker.ask(server, name, r)
                 bar.advance(task)
     return asker.found
-
-
-@contextmanager
-def _started(
-    name: str, base: Path, log: Path, inherited: Mapping[str, str]
-) -> Iterator[ServerProcess]:
-    from loadtest.sides import servers
-    from tta_serve.evaluation.local_server import find_free_port
-
-    sides = {"vllm": servers.vllm, "ray_direct": servers.ray_direct, "ours": servers.ours}
-    port = find_free_port()
-    server = servers.ServerProcess(sides[name](base, port), port, log, inherited)
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=progress)
-
-
-def _rotated(names: tuple[str, ...], by: int) -> tuple[str, ...]:
-    shift = by % len(names)
-    return names[shift:] + names[:shift]
 
 
 @dataclass(frozen=True)
@@ -199,7 +172,7 @@ class Asker:
         Then it is left alone, to see what it takes while nothing is asked.
         """
         mine = tuple(key for key, asked in SIDES.items() if asked.server == name)
-        for key in _rotated(mine, r):
+        for key in rotate(mine, r):
             self._ask(server, key)
         if name == "ours":
             self._count_routed(server)
@@ -209,17 +182,18 @@ class Asker:
 
     def _ask(self, server: ServerProcess, key: str) -> None:
         """Warm up, then ask one at a time, then many at once."""
-        from loadtest.common.http_client import load, warm_up
+        from loadtest.common.http_client import RequestLoad, load, warm_up
 
         asked = SIDES[key]
         model = asked.model or server.side.model
         draw = self.prompts.draw_tasks if asked.tasks else self.prompts.draw_everyday
         warm_up(server.url, model, draw(MANY))
         if asked.alone:
-            self.found.add(key, 1, load(server.url, model, draw(self.plan.alone), 1))
-        many = draw(MANY * self.plan.batches)
+            alone = RequestLoad(draw(self.plan.alone), 1)
+            self.found.add(key, 1, load(server.url, model, alone))
+        many = RequestLoad(draw(MANY * self.plan.batches), MANY)
         with self._watched(server, self.found.cores.setdefault(key, {})):
-            got = load(server.url, model, many, MANY)
+            got = load(server.url, model, many)
         self.found.add(key, MANY, got)
 
     def _count_routed(self, server: ServerProcess) -> None:
@@ -241,13 +215,9 @@ class Asker:
 
 def _share(server: ServerProcess, prompts: list[str]) -> float:
     """Return the share of prompts that the default policy gives to an expert."""
-    count = 0
-    for prompt in prompts:
-        body = {"model": "smollm2", "prompt": prompt, "max_tokens": 1}
-        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
-        merge = answer.raise_for_status().json()["merge"]
-        count += bool((merge[0] if isinstance(merge, list) else merge)["experts"])
-    return count / len(prompts)
+    from loadtest.common.http_client import ask_merges
+
+    return sum(bool(merge["experts"]) for merge in ask_merges(server.url, prompts)) / len(prompts)
 
 
 def _numbers(found: EdgeFindings) -> Row:
@@ -300,11 +270,7 @@ def _show(result: Row) -> None:
     console.print(table)
     for name, cores in result["cores"].items():
         console.print(_processes(name, cores["idle"], cores["at_16"]))
-    table = Table("", "value", "wanted")
-    for key, value in result.items():
-        if isinstance(value, float):
-            table.add_row(key, f"{value:.3f}", _WANTED.get(key, ""))
-    console.print(table)
+    machine.show_wanted(console, result, _WANTED)
 
 
 def _processes(name: str, idle: Mapping[str, float], loaded: Mapping[str, float]) -> Table:

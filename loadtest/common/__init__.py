@@ -8,5 +8,6 @@ known_optimum  a search whose best mix is known
 seeded_run    a benchmark that works in a temporary folder, from a seed
 console       the console of progress
 http_client   vLLM's benchmark client, and prompts of one length
+load_figures  what a run of requests gave
 processes     a server's processes, and the CPU time that they take
 """

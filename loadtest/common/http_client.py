@@ -1,39 +1,53 @@
-"""The client of `python -m loadtest edge`: vLLM's benchmark client, and prompts of one length."""
+"""The client of benchmarks over HTTP: vLLM's own, and prompts of one length."""
 
 import asyncio
 import contextlib
 import gc
 import io
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from typing import Any
 
+import httpx
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 from vllm.benchmarks.datasets import SampleRequest
 from vllm.benchmarks.serve import TaskType, benchmark
 
+from loadtest.common.load_figures import OBJECTIVES_MS, LoadFigures, make_figures
 from loadtest.common.workload import EXPERTS, ROOT
 
 PROMPT_TOKENS = 64
 ANSWER_TOKENS = 64
 EVERYDAY = ROOT / "router" / "everyday.txt"
+_LIMIT_S = 900.0
 
 
 @dataclass(frozen=True)
-class LoadFigures:
-    """What a run of requests gave."""
+class RequestLoad:
+    """What is sent to a server, and how fast."""
 
-    tok_s: float
-    """Answered tokens per second of wall time."""
-    ttft_ms: float
-    """Milliseconds to the first token, the median over the requests."""
-    tpot_ms: float
-    """Milliseconds to each token after it, likewise."""
-    client_cores: float
-    """CPU seconds that the client took, per second."""
+    prompts: Sequence[str]
+    """One for each request."""
+    at_once: int | None
+    """Most requests under way, None for as many as come."""
+    bodies: Sequence[Mapping[str, Any]] = ()
+    """What each request says beside the usual, in order; none for nothing."""
+    rate: float = math.inf
+    """Requests a second, which come by a Poisson process; infinite for as soon as they may."""
+    seed: int = 0
+    """Of when they come."""
+    tokens: int = ANSWER_TOKENS
+    """Of each answer."""
+
+
+class LateError(RuntimeError):
+    """A server has not answered all requests in time."""
 
 
 class PromptSupply:
@@ -73,55 +87,103 @@ class PromptSupply:
         return ids
 
 
-def warm_up(url: str, model: str, prompts: Sequence[str]) -> None:
+def warm_up(
+    url: str, model: str, prompts: Sequence[str], bodies: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Ask all at once for short answers; nothing is measured."""
-    _run(url, model, prompts, len(prompts), ANSWER_TOKENS // 4)
+    load(url, model, RequestLoad(prompts, len(prompts), bodies, tokens=ANSWER_TOKENS // 4))
 
 
-def load(url: str, model: str, prompts: Sequence[str], at_once: int) -> LoadFigures:
-    """Stream completions, greedily, each of exactly `ANSWER_TOKENS` tokens, or fail."""
-    return _run(url, model, prompts, at_once, ANSWER_TOKENS)
+def load(url: str, model: str, sent: RequestLoad) -> LoadFigures:
+    """Stream completions, greedily, each of exactly as many tokens as were asked for, or fail.
 
-
-def _run(url: str, model: str, prompts: Sequence[str], at_once: int, tokens: int) -> LoadFigures:
-    sizes = {"prompt_len": PROMPT_TOKENS, "expected_output_len": tokens}
-    requests = [SampleRequest(prompt=prompt, **sizes) for prompt in prompts]
+    Raises:
+        LateError: They were not all there in time.
+    """
+    # By this vLLM draws when requests come.
+    np.random.seed(sent.seed)
     gc.collect()
     began = time.process_time()
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = asyncio.run(
-            benchmark(
-                task_type=TaskType.GENERATION,
-                endpoint_type="openai",
-                api_url=f"{url}/v1/completions",
-                base_url=url,
-                model_id=model,
-                model_name=model,
-                tokenizer=None,
-                input_requests=requests,
-                logprobs=None,
-                request_rate=float("inf"),
-                burstiness=1.0,
-                disable_tqdm=True,
-                num_warmups=0,
-                profile=False,
-                selected_percentile_metrics=[],
-                selected_percentiles=[],
-                ignore_eos=True,
-                goodput_config_dict={},
-                max_concurrency=at_once,
-                lora_modules=None,
-                extra_headers=None,
-                extra_body={"temperature": 0},
-                ready_check_timeout_sec=0,
-            )
-        )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = asyncio.run(asyncio.wait_for(_benchmark(url, model, sent), _LIMIT_S))
+    except TimeoutError as error:
+        count = len(sent.prompts)
+        message = f"{model} at {url} did not answer {count} requests in {_LIMIT_S:.0f} s"
+        raise LateError(message) from error
     errors = [error for error in found["errors"] if error]
     assert not errors, f"{model} at {url}: {errors[0]}"
     read, written = set(found["input_lens"]), set(found["output_lens"])
     assert read == {PROMPT_TOKENS}, f"prompts of {read} tokens"
-    assert written == {tokens}, f"answers of {written} tokens"
-    ttft = median(found["ttfts"])
-    tpot = median(sum(gaps) / (tokens - 1) for gaps in found["itls"])
-    cores = (time.process_time() - began) / found["duration"]
-    return LoadFigures(found["output_throughput"], 1e3 * ttft, 1e3 * tpot, cores)
+    assert written == {sent.tokens}, f"answers of {written} tokens"
+    return make_figures(found, (time.process_time() - began) / found["duration"])
+
+
+async def _benchmark(url: str, model: str, sent: RequestLoad) -> dict[str, Any]:
+    found: dict[str, Any] = await benchmark(
+        task_type=TaskType.GENERATION,
+        endpoint_type="openai",
+        api_url=f"{url}/v1/completions",
+        base_url=url,
+        model_id=model,
+        model_name=model,
+        tokenizer=None,
+        input_requests=_requests(sent),
+        logprobs=None,
+        request_rate=sent.rate,
+        burstiness=1.0,
+        disable_tqdm=True,
+        num_warmups=0,
+        profile=False,
+        selected_percentile_metrics=[],
+        selected_percentiles=[],
+        ignore_eos=True,
+        goodput_config_dict=OBJECTIVES_MS,
+        max_concurrency=sent.at_once,
+        lora_modules=None,
+        extra_headers=None,
+        extra_body={"temperature": 0},
+        ready_check_timeout_sec=0,
+    )
+    return found
+
+
+def _requests(sent: RequestLoad) -> list[SampleRequest]:
+    sizes = {"prompt_len": PROMPT_TOKENS, "expected_output_len": sent.tokens}
+    bodies = sent.bodies or [{}] * len(sent.prompts)
+    return [
+        SampleRequest(prompt=prompt, request_overrides=dict(body), **sizes)
+        for prompt, body in zip(sent.prompts, bodies, strict=True)
+    ]
+
+
+def ask_merges(
+    url: str, prompts: Sequence[str], body: Mapping[str, Any] = {}
+) -> list[dict[str, Any]]:
+    """Return what our server says in `merge` of each prompt, one asked after the other.
+
+    Args:
+        url: The server's address.
+        prompts: Each is asked for one token.
+        body: What else each request says.
+    """
+    return [_ask_merge(url, prompt, body) for prompt in prompts]
+
+
+def _ask_merge(url: str, prompt: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    asked = {"model": "smollm2", "prompt": prompt, "max_tokens": 1, **body}
+    answer = httpx.post(f"{url}/v1/completions", json=asked, timeout=60)
+    merge: Any = answer.raise_for_status().json()["merge"]
+    first: dict[str, Any] = merge[0] if isinstance(merge, list) else merge
+    return first
+
+
+def count_fallbacks(url: str) -> float:
+    """Return how many requests of our server were answered by a policy's fallback so far."""
+    text = httpx.get(f"{url}/metrics", timeout=60).raise_for_status().text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "tta_fallbacks_total"
+    )

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -111,6 +111,15 @@ def show_values(console: Console, result: Row) -> None:
     for key, value in result.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
+    console.print(table)
+
+
+def show_wanted(console: Console, result: Row, wanted: Mapping[str, str]) -> None:
+    """Print the ratios of the result, and what was wanted of them."""
+    table = Table("", "value", "wanted")
+    for key, value in result.items():
+        if isinstance(value, float):
+            table.add_row(key, f"{value:.3f}", wanted.get(key, ""))
     console.print(table)
 
 

@@ -33,14 +33,19 @@ def interleave(sides: Mapping[str, Callable[[int], float]], repeats: Repeats) ->
     values: Series = {name: [] for name in names}
     spent = dict.fromkeys(names, 0.0)
     for r in range(repeats.count):
-        shift = r % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in rotate(names, r):
             if repeats.budget_s is None or spent[name] < repeats.budget_s:
                 time.sleep(SETTLE_S)
                 began = time.perf_counter()
                 values[name].append(sides[name](r))
                 spent[name] += time.perf_counter() - began
     return values
+
+
+def rotate(names: Sequence[str], by: int) -> list[str]:
+    """Return the names in their order, from another one on."""
+    shift = by % len(names)
+    return [*names[shift:], *names[:shift]]
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:

@@ -16,8 +16,8 @@ from vllm.lora.request import LoRARequest
 
 from adapters.library.library import Library
 from adapters.mix import Mix
-from loadtest.common.workload import EXPERTS_PER_MIX, RequestBatch, numbers_of
-from loadtest.sides.stock import max_lora_rank, rank_of, write_merged
+from loadtest.common.workload import RequestBatch, numbers_of
+from loadtest.sides.stock import find_max_lora_rank, write_merged
 from tta_serve.engine.options import BankOptions
 from tta_serve.engine.wire import make_mix_request
 
@@ -123,12 +123,11 @@ class Stock(EngineSide):
         super().__init__(setup)
 
     def _options(self) -> dict[str, Any]:
-        ranks = sorted((rank_of(e) for e in self.setup.library), reverse=True)
         return super()._options() | {
             "enable_lora": True,
             "max_loras": SLOTS,
             "max_cpu_loras": SLOTS,
-            "max_lora_rank": max_lora_rank(sum(ranks[:EXPERTS_PER_MIX])),
+            "max_lora_rank": find_max_lora_rank(self.setup.library),
             "worker_extension_cls": "loadtest.sides.stock_extension.StockExtension",
         }
 

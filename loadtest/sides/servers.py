@@ -1,11 +1,12 @@
-"""The servers that `python -m loadtest edge` compares, in processes of their own on 127.0.0.1."""
+"""The servers that benchmarks over HTTP compare, in processes of their own on 127.0.0.1."""
 
 import os
 import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import psutil
 
 from loadtest.common.processes import MARK, Tree
 from loadtest.common.workload import ROOT
+from tta_serve.evaluation.local_server import find_free_port
 
 DEMO = ROOT / "deploy" / "demo" / "serve.yaml"
 SLOTS = 16
@@ -41,8 +43,14 @@ class ServerSide:
     """A path that is 200 once it serves."""
 
 
-def vllm(base: Path, port: int) -> ServerSide:
-    """Return how to start and ask vLLM's own server."""
+def vllm(base: Path, port: int, *more: str) -> ServerSide:
+    """Return how to start and ask vLLM's own server.
+
+    Args:
+        base: The model.
+        port: Where it listens.
+        more: Further options of it.
+    """
     settings = {
         "model": base,
         "served-model-name": "base",
@@ -55,7 +63,38 @@ def vllm(base: Path, port: int) -> ServerSide:
     }
     options = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     command = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager")
-    return ServerSide((*command, *options), _engine_environment(), "base", "/health")
+    return ServerSide((*command, *options, *more), _engine_environment(), "base", "/health")
+
+
+def vllm_merged(base: Path, port: int, adapters: Mapping[str, Path], rank: int) -> ServerSide:
+    """Return how to start vLLM's own server with adapters, each asked for by its name.
+
+    Args:
+        base: The model.
+        port: Where it listens.
+        adapters: Their folders, by name; all are resident.
+        rank: The most that vLLM allows each of them.
+    """
+    options = {"max-loras": len(adapters), "max-cpu-loras": len(adapters), "max-lora-rank": rank}
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    modules = [f"{name}={folder}" for name, folder in adapters.items()]
+    return vllm(base, port, "--enable-lora", *words, "--lora-modules", *modules)
+
+
+def vllm_in_place(base: Path, port: int) -> ServerSide:
+    """Return how to start vLLM's own server, merging in place for one request at a time.
+
+    What one mix has computed is another's no more, so that there is no prefix cache.
+    """
+    return vllm(
+        base,
+        port,
+        "--no-enable-prefix-caching",
+        "--worker-extension-cls",
+        "loadtest.sides.inplace.InPlaceExtension",
+        "--middleware",
+        "loadtest.sides.in_turn.MergeInTurn",
+    )
 
 
 def ray_direct(base: Path, port: int) -> ServerSide:
@@ -134,3 +173,25 @@ class ServerProcess:
         """End all of its processes."""
         self.tree.end()
         self._process.wait()
+
+
+@contextmanager
+def run_server(
+    make: Callable[[int], ServerSide], log: Path, inherited: Mapping[str, str]
+) -> Iterator[ServerProcess]:
+    """Run a server on a free port meanwhile.
+
+    Args:
+        make: Makes it, of its port.
+        log: What it writes.
+        inherited: The environment that it has beside its own.
+
+    Raises:
+        NoAnswerError: It does not come up.
+    """
+    port = find_free_port()
+    server = ServerProcess(make(port), port, log, inherited)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,7 +1,7 @@
-"""A mix as one pre-merged PEFT folder, which is how vLLM's own multi-LoRA can serve it."""
+"""Mixes as pre-merged PEFT folders, which is how vLLM's own multi-LoRA can serve them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +11,9 @@ from vllm.config.lora import MaxLoRARanks
 
 from adapters.expert import Expert, LowRank
 from adapters.files.facts import CONFIG_FILE, WEIGHTS_FILE
+from adapters.library.library import Library
+from adapters.mix import Mix
+from loadtest.common.workload import EXPERTS_PER_MIX, numbers_of
 
 
 def rank_of(expert: Expert) -> int:
@@ -18,9 +21,11 @@ def rank_of(expert: Expert) -> int:
     return max(factor.rank for factor in expert.factors.values())
 
 
-def max_lora_rank(rank: int) -> int:
-    """Return the smallest `max_lora_rank` that vLLM allows and `rank` fits into."""
-    return min(int(allowed) for allowed in get_args(MaxLoRARanks) if allowed >= rank)
+def find_max_lora_rank(library: Library) -> int:
+    """Return the smallest `max_lora_rank` that vLLM allows and that any merged mix fits into."""
+    ranks = sorted((rank_of(expert) for expert in library), reverse=True)
+    needed = sum(ranks[:EXPERTS_PER_MIX])
+    return min(int(allowed) for allowed in get_args(MaxLoRARanks) if allowed >= needed)
 
 
 def merge_factors(
@@ -62,3 +67,11 @@ def write_merged(
     folder.mkdir(parents=True)
     save_file(tensors, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+
+
+def write_adapters(folder: Path, mixes: Sequence[Mix], library: Library) -> dict[str, Path]:
+    """Merge each mix into an adapter of its own. Returns their folders by name, in order."""
+    folders = {f"mix-{i}": folder / f"mix-{i}" for i in range(len(mixes))}
+    for target, mix in zip(folders.values(), mixes, strict=True):
+        write_merged(target, numbers_of(mix), library.experts)
+    return folders

@@ -27,6 +27,7 @@ exposures          exposures of experiments, and what the logs hold of them
 experiment_logs    logs of known truth, in a database like a server's
 asgi               ASGI apps called by hand
 search_parts       searches whose best mix is known
+completions        a server of completions without an engine
 http_handler       a handler of the standard library, served while a test asks it
 collector          a collector of OpenTelemetry spans
 """

@@ -6,6 +6,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 
+class _Server(HTTPServer):
+    # With the usual five, a client that sends more at once waits seconds for its next attempt.
+    request_queue_size = 64
+
+
 @contextmanager
 def serve_handler(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """Answer requests by a handler, on a free port of this machine.
@@ -13,7 +18,7 @@ def serve_handler(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     Yields:
         The server's address.
     """
-    server = HTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

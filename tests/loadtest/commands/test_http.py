@@ -1,0 +1,63 @@
+"""`python -m loadtest http` asks a server that has no engine; and what its options refuse."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from loadtest.__main__ import app
+from loadtest.commands.http import HttpAsker
+from loadtest.commands.http_plan import MANY, SIDES, HttpPlan
+from loadtest.common.http_client import PromptSupply
+from loadtest.common.workload import draw_mixes, numbers_of
+from tests.factories.completions import serve_completions
+
+PLAN = HttpPlan(1, firsts=1, alone=1, batches=1, arrivals=2, shares=(50,))
+MIXES = draw_mixes(["dates", "math", "orders", "sql"], MANY, 0)
+
+
+@pytest.fixture
+def asker(base: Path) -> HttpAsker:
+    return HttpAsker(PLAN, PromptSupply(base, 0), MIXES, 0)
+
+
+def test_sides_are_asked_in_all_cells_each_prompt_once(asker: HttpAsker) -> None:
+    with serve_completions() as server:
+        server.next_s = 0
+        for key in ("a", "d", "e"):
+            asker.ask(server.url, "base", key, SIDES[key], 0)
+    values = asker.found.values
+    assert values["a"].keys() == values["e"].keys() == {"first", "alone", "many", "open_50"}
+    assert values["d"].keys() - values["a"].keys() == {"many_1_mixes", "many_4_mixes"}
+    prompts = [body["prompt"] for body in server.bodies]
+    assert len(prompts) == len(set(prompts))
+    told = [body["merge"]["experts"] for body in server.bodies if "merge" in body]
+    assert all(numbers_of(mix) in told for mix in MIXES)
+    assert {body["model"] for body in server.bodies} == {"base", "smollm2"}
+    assert asker.found.router_ms == {"e": [2.0]}
+    assert asker.found.fallbacks == {"e": 0}
+
+
+def test_an_open_loop_follows_the_capacity_of_a(asker: HttpAsker) -> None:
+    with serve_completions() as server:
+        server.next_s = 0
+        asker.ask(server.url, "base", "c", SIDES["c"], 0)
+        assert "open_50" not in asker.found.values["c"], "nobody knows half of what"
+        asker.ask(server.url, "base", "a", SIDES["a"], 0)
+    capacity = asker.found.capacity
+    assert capacity is not None
+    # The last of them comes when so many are due.
+    assert asker.found.values["a"]["open_50"]["requests_s"][0] < capacity / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "a,z"], "'z'; there are a, b, c, d, e, f"),
+        (["--markdown", "/nowhere/table.md"], "no folder /nowhere"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(options: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["http", "--quick", *options])
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
