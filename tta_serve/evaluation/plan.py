@@ -93,7 +93,8 @@ def limit_tokens(suite: Suite, count: Callable[[str], int]) -> list[int]:
     """Return the most tokens of an answer to each question.
 
     They are those of the longest answer that is wanted of its experts, and four more: an answer
-    that is not over by then is wrong. One that is searched for parts may be half as long again.
+    that is not over by then is wrong. One that is searched for parts, or worked out, may be half as
+    long again.
 
     Args:
         suite: The questions.
@@ -101,7 +102,7 @@ def limit_tokens(suite: Suite, count: Callable[[str], int]) -> list[int]:
     """
     longest = defaultdict[str | None, int](int)
     for question in suite.questions:
-        room = 1.5 if question.kind == "parts" else 1.0
+        room = 1.5 if question.kind in ("parts", "worked") else 1.0
         longest[question.task] = max(
             longest[question.task], math.ceil(room * count(question.want or "")) + 4
         )

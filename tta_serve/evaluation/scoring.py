@@ -25,7 +25,8 @@ def score(kind: str, want: str, parts: Sequence[str], answer: str) -> Score:
     """Score an answer by a kind of `KINDS`.
 
     Exact is equality with the wanted answer, blanks around both aside, and then graded is 1 too. An
-    answer of kind `parts` is right if it has them all, whatever else it says.
+    answer of kind `worked` is right if its last line is, for there is more than one way to work
+    something out, and one of kind `parts` if it has them all, whatever else it says.
 
     Args:
         kind: How the answer is graded.
@@ -36,9 +37,14 @@ def score(kind: str, want: str, parts: Sequence[str], answer: str) -> Score:
     if kind == "parts":
         share = sum(_contains(answer, part) for part in parts) / len(parts)
         return Score(float(share == 1), share)
-    if answer.strip() == want.strip():
+    want, answer = want.strip(), answer.strip()
+    if answer == want or (kind == "worked" and _last_line(answer) == _last_line(want)):
         return Score(1.0, 1.0)
-    return Score(0.0, KINDS[kind](want.strip(), answer.strip()))
+    return Score(0.0, KINDS[kind](want, answer))
+
+
+def _last_line(text: str) -> str:
+    return text.rpartition("\n")[2].strip()
 
 
 def _grade_nothing(want: str, answer: str) -> float:
@@ -111,6 +117,7 @@ KINDS: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
         "json": _grade_json,
         "sql": _grade_sql,
         "lines": _grade_lines,
+        "worked": _grade_lines,
         "tokens": _grade_tokens,
         "parts": _grade_nothing,
     }
@@ -121,6 +128,7 @@ exact    not at all
 json     the share of right fields of an object
 sql      the F1 of words and signs
 lines    the share of right lines
+worked   likewise
 tokens   the F1 of what stands between blanks
 parts    the share of the parts that it contains
 """

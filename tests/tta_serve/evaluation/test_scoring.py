@@ -34,6 +34,8 @@ ORDER = '{"customer":7,"item":"1-A","qty":2,"price":3.50}'
         ("lines", "2 + 2 = 4\nAnswer: 4", "2 + 2 = 5\nAnswer: 4", 1 / 2),
         ("lines", "2 + 2 = 4\nAnswer: 4", "Answer: 4", 0),  # in the wrong place
         ("lines", "4", "4\n4\n4", 1 / 3),
+        ("worked", "3 * 2 = 6\nAnswer: 6", "3 * 2 = 6\nAnswer: 5", 1 / 2),
+        ("worked", "3 * 2 = 6\nAnswer: 6", "Answer: 6.", 0),
         ("tokens", "category=bug; priority=high", "category=bug; priority=normal", 1 / 2),
         ("tokens", "a a b", "a b b", 2 * 2 / 6),  # as multisets
     ],
@@ -43,6 +45,12 @@ def test_graded_is_what_is_right_of_an_answer(
 ) -> None:
     assert score(kind, want, (), answer) == Score(0, graded)
     assert score(kind, want, (), f" {want}\n") == Score(1, 1)
+
+
+def test_what_is_worked_out_otherwise_is_right_by_its_last_line() -> None:
+    want = "3 * 12\n3 * 10 = 30\n3 * 2 = 6\n30 + 6 = 36\nAnswer: 36"
+    assert score("worked", want, (), "12 * 3 = 36\nAnswer: 36\n") == Score(1, 1)
+    assert score("lines", want, (), "12 * 3 = 36\nAnswer: 36").exact == 0
 
 
 @pytest.mark.parametrize(
