@@ -8,6 +8,7 @@ finetune    trains a full fine-tune, and keeps it small
 evaluate    exact match of the base or an expert
 results     what trainings took, and how they score
 forms       the full fine-tunes, served in each form that an expert can have
+unlabelled  how well experts are routed to that no examples came with
 strangers   how well prompts of people that no gate has heard are routed
 twins       Twin-Merging of the experts beside the experts themselves
 jobs        questions with right answers, asked of a server

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ from tta_serve.cli import evaluate as cli
 
 app = typer.Typer(help="The demo library: base model, experts, scores.", no_args_is_help=True)
 console = Console()
+_ROUTED = ("right", "everyday left to the base", "near misses left to it")
 
 Names = Annotated[
     list[str] | None, typer.Argument(help=f"Experts, all if none is given: {', '.join(TASKS)}.")
@@ -140,15 +142,16 @@ def score(
     names: Names = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Test examples per task.")] = 100,
 ) -> None:
-    """Score base and experts on the held-out test split, by exact match.
+    """Score base and experts on the held-out test split, experts on strangers' prompts too.
 
-    The scores go to experts/results.json too.
+    The scores go to experts/results.json.
     """
     chosen = _chosen(names)
     _ready()
     from deploy.demo.evaluate import evaluate_test
 
-    table = Table("expert", "base", "expert score", title=f"Exact match on {n} held-out prompts")
+    title = f"Right answers to {n} held-out prompts, and to strangers"
+    table = Table("expert", "base", "expert score", "to strangers", title=title)
     for name in chosen:
         with console.status(f"{name} ..."):
             scores = evaluate_test(name, n)
@@ -228,7 +231,7 @@ def prompts(
         folder = out / split
         folder.mkdir(parents=True, exist_ok=True)
         texts = {
-            name: [example.prompt for example in task.examples(split, count, seed)]
+            name: [example.line for example in task.examples(split, count, seed)]
             for name, task in TASKS.items()
         }
         texts["everyday"] = read_everyday(split)
@@ -248,10 +251,38 @@ def prompts(
 def strangers() -> None:
     """Measure how well strangers' prompts are routed. The last line is JSON."""
     _ready()
-    from rich.progress import Progress
-
     from deploy.demo.strangers import measure_strangers
     from tta_serve.cli.options import print_table
+
+    with _watch_prompts() as watch:
+        found = measure_strangers(watch)
+    table = Table("", *_ROUTED)
+    for row in found.rows:
+        table.add_row(row.way, *(f"{value:.3f}" for value in row[1:]))
+    print_table(table)
+    typer.echo(json.dumps(found.figures))
+
+
+@app.command()
+def unlabelled() -> None:
+    """Measure routing to experts without example prompts. The last line is JSON."""
+    _ready()
+    from deploy.demo.unlabelled import measure_unlabelled
+    from tta_serve.cli.options import print_table
+
+    with _watch_prompts() as watch:
+        rows = measure_unlabelled(watch)
+    table = Table("known by", *_ROUTED)
+    for row in rows:
+        table.add_row(row.way, *(f"{value:.3f}" for value in row[1:]))
+    print_table(table)
+    typer.echo(json.dumps([row._asdict() for row in rows]))
+
+
+@contextmanager
+def _watch_prompts() -> Iterator[Callable[[list[str]], Iterable[str]]]:
+    """Show a progress bar meanwhile, and yield what moves it on for each prompt that passes by."""
+    from rich.progress import Progress
 
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("prompts", total=None)
@@ -261,12 +292,7 @@ def strangers() -> None:
                 yield text
                 progress.advance(task)
 
-        found = measure_strangers(watch)
-    table = Table("", "right", "everyday left to the base", "near misses left to it")
-    for row in found.rows:
-        table.add_row(row.way, *(f"{value:.3f}" for value in row[1:]))
-    print_table(table)
-    typer.echo(json.dumps(found.figures))
+        yield watch
 
 
 @app.command()

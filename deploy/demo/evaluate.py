@@ -1,9 +1,9 @@
-"""Greedy exact match of the base or of an expert on a task's examples."""
+"""Greedy answers of the base or of an expert to a task's examples, and how many are right."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -11,16 +11,13 @@ from peft import PeftModel
 from deploy.demo.model import EXPERTS, encode_answer, encode_prompt, load_base
 from deploy.demo.results import update_result
 from deploy.demo.tasks import TASKS, Example, Split
+from deploy.demo.voices import TEST, list_examples
 
 BATCH = 25
 # The test's moves on when a generator changes after a test score was seen: no expert then has
 # answered its prompts before.
 SEEDS: dict[Split, int] = {"validation": 0, "test": 2}
-
-
-def exact_match(answer: str, want: str) -> bool:
-    """Return whether the answer is the wanted one, blanks around it aside."""
-    return answer.strip() == want.strip()
+_MORE = 48
 
 
 def generate_answers(
@@ -30,8 +27,8 @@ def generate_answers(
     encoded = sorted(
         ((encode_prompt(tokenizer, e.prompt), e) for e in examples), key=lambda pair: len(pair[0])
     )
-    # An answer that is not over by then is longer than any wanted one, hence wrong.
-    limit = max(len(encode_answer(tokenizer, example.answer)) for example in examples) + 4
+    # An answer may be worked out in more lines than the wanted one; one that goes on is wrong.
+    limit = max(len(encode_answer(tokenizer, example.answer)) for example in examples) + _MORE
     for start in range(0, len(encoded), BATCH):
         part = encoded[start : start + BATCH]
         batch = tokenizer.pad(
@@ -46,31 +43,40 @@ def generate_answers(
 
 
 def score(
-    model: Any, tokenizer: Any, task: str, split: Split, n: int
+    model: Any, tokenizer: Any, task: str, examples: Sequence[Example]
 ) -> tuple[float, list[tuple[Example, str]]]:
-    """Return the share of right answers, and the wrong ones."""
-    examples = TASKS[task].examples(split, n, SEEDS[split])
+    """Return the share of right answers to a task's examples, and the wrong ones."""
     wrong = [
         (e, text)
         for e, text in generate_answers(model, tokenizer, examples)
-        if not exact_match(text, e.answer)
+        if not TASKS[task].is_right(text, e.answer)
     ]
-    return 1 - len(wrong) / n, wrong
+    return 1 - len(wrong) / len(examples), wrong
 
 
-def evaluate(
-    task: str, split: Split, n: int, *, expert: bool
-) -> tuple[float, list[tuple[Example, str]]]:
-    """Score the base alone or the task's expert from its folder."""
+def draw_examples(task: str, split: Split, n: int) -> list[Example]:
+    """Draw the generated examples of a split that scores are of."""
+    return TASKS[task].examples(split, n, SEEDS[split])
+
+
+class ExpertScores(NamedTuple):
+    """How a task is answered, as shares of right answers."""
+
+    base: float
+    """By the base alone, on generated prompts of the test split."""
+    expert: float
+    """By the task's expert, on the same prompts."""
+    strangers: float
+    """By the expert, on what two people asked of whom no training knows (../voices/test)."""
+
+
+def evaluate_test(task: str, n: int) -> ExpertScores:
+    """Score base and expert on what is held out, and keep the scores in the results."""
+    examples = draw_examples(task, "test", n)
+    spoken = list_examples(task, TEST)
     model, tokenizer = load_base()
-    if expert:
-        model = PeftModel.from_pretrained(model, str(EXPERTS / task)).merge_and_unload()
-    return score(model.eval(), tokenizer, task, split, n)
-
-
-def evaluate_test(task: str, n: int) -> tuple[float, float]:
-    """Score base and expert on the held-out test split, and keep both in the results."""
-    base, _ = evaluate(task, "test", n, expert=False)
-    expert, _ = evaluate(task, "test", n, expert=True)
-    update_result(task, base=base, expert=expert, n=n)
-    return base, expert
+    base, _ = score(model.eval(), tokenizer, task, examples)
+    expert = PeftModel.from_pretrained(model, str(EXPERTS / task)).merge_and_unload().eval()
+    scores = ExpertScores(base, *(score(expert, tokenizer, task, e)[0] for e in (examples, spoken)))
+    update_result(task, **scores._asdict(), n=n, strangers_n=len(spoken))
+    return scores

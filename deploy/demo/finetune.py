@@ -25,7 +25,7 @@ from rich.console import Console
 from torch import Tensor
 
 from deploy.demo.base import ensure_base
-from deploy.demo.evaluate import score
+from deploy.demo.evaluate import draw_examples, score
 from deploy.demo.model import load_base
 from deploy.demo.train import (
     VALIDATION_N,
@@ -182,7 +182,8 @@ def train_finetune(settings: TrainingSettings, console: Console) -> float:
     part.write_bytes(packed)
     os.replace(part, FINETUNES / f"{settings.task}.xz")
     apply_finetune(base, settings.task)
-    validation, _ = score(base.eval(), run.tokenizer, settings.task, "validation", VALIDATION_N)
+    held_out = draw_examples(settings.task, "validation", VALIDATION_N)
+    validation, _ = score(base.eval(), run.tokenizer, settings.task, held_out)
     console.print(
         f"{settings.task}, full: validation exact match {validation:.2f} ({VALIDATION_N}),"
         f" {run.seconds:.0f} s, {len(packed) / 1e6:.1f} MB"

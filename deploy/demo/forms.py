@@ -78,12 +78,13 @@ def score_forms(count: int, tell: Callable[[], None]) -> list[FormScore]:
         library = build_library(Path(folder))
         asked = {task: TASKS[task].examples("test", count, SEEDS["test"]) for task in TRAINED}
         jobs = [
-            Job(name, {"model": f"smollm2:{name}"}, example)
+            Job(name, {"model": f"smollm2:{name}"}, task, example)
             for name in library.names
-            for example in asked[name.split("-", 1)[0]]
+            for task in [name.split("-", 1)[0]]
+            for example in asked[task]
         ]
         jobs += [
-            Job(f"{task}-base", {"model": "smollm2:base"}, example)
+            Job(f"{task}-base", {"model": "smollm2:base"}, task, example)
             for task, own in asked.items()
             for example in own
         ]

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 from openai import AsyncOpenAI
 
-from deploy.demo.evaluate import exact_match
-from deploy.demo.tasks import Example
+from deploy.demo.tasks import TASKS, Example
 from router.probing import gather_all
 
 AT_ONCE = 8
 TIMEOUT_S = 600
-_MOST_TOKENS = 160
+_MOST_TOKENS = 256
 
 
 class Job(NamedTuple):
@@ -25,6 +24,8 @@ class Job(NamedTuple):
     """What its answer is counted under."""
     request: Mapping[str, Any]
     """The fields of the request beside the question: `model`, and `extra_body` for `merge`."""
+    task: str
+    """Whose question it is."""
     example: Example
     """The question and its right answer."""
 
@@ -54,7 +55,8 @@ async def _ask_all(url: str, jobs: Sequence[Job], tell: Callable[[], None]) -> l
             messages=messages, temperature=0, max_tokens=_MOST_TOKENS, **job.request
         )
         tell()
-        return exact_match(answer.choices[0].message.content, job.example.answer)
+        text = answer.choices[0].message.content
+        return TASKS[job.task].is_right(text, job.example.answer)
 
     async with client:
         return await gather_all(ask, jobs, AT_ONCE)

@@ -1,4 +1,4 @@
-"""Train an expert: LoRA on the upper layers, on generated examples, on a CPU."""
+"""Train an expert: LoRA on the upper layers, on generated examples and people's, on a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 
 from deploy.demo.base import BASE_ID, cache_root
-from deploy.demo.evaluate import score
+from deploy.demo.evaluate import draw_examples, score
 from deploy.demo.model import (
     EXPERTS,
     encode_answer,
@@ -30,11 +30,13 @@ from deploy.demo.model import (
     load_base,
 )
 from deploy.demo.results import update_result
-from deploy.demo.tasks import TASKS
+from deploy.demo.tasks import TASKS, Example
+from deploy.demo.voices import SPEAKERS, TRAIN, list_examples
 
 FIRST_LAYER = 6
 LAYERS = 30
-STEPS = {"orders": 300, "sql": 260, "math": 320, "triage": 160, "dates": 200, "redact": 300}
+STEPS = {"orders": 200, "sql": 220, "math": 170, "triage": 160, "dates": 180, "redact": 140}
+RANKS = {"orders": 16, "sql": 16, "math": 16, "triage": 8, "dates": 16, "redact": 16}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WINDOW = 8  # batches sorted by length together
 WARMUP = 10
@@ -56,6 +58,8 @@ class TrainingSettings:
     """Examples of a step."""
     peak: float = 2e-3
     """The highest learning rate."""
+    spoken: float = 0.3
+    """The share of the examples that are people's, dealt in turn; the others are generated."""
     acts_from: Literal["start", "user_turn", "answer"] = "start"
     """Where in a prompt the adapter begins to act; tokens before that run as the base."""
 
@@ -139,8 +143,8 @@ def start_run(settings: TrainingSettings) -> Run:
     torch.manual_seed(settings.seed)
     base, tokenizer = load_base()
     config = LoraConfig(
-        r=8,
-        lora_alpha=16,
+        r=RANKS[settings.task],
+        lora_alpha=2 * RANKS[settings.task],
         target_modules=TARGETS,
         layers_to_transform=list(range(FIRST_LAYER, LAYERS)),
         task_type="CAUSAL_LM",
@@ -160,15 +164,30 @@ def draw_batches(run: Run) -> Iterator[list[tuple[list[int], list[int]]]]:
     first = run.step
     for window in range(first // WINDOW, math.ceil(settings.steps / WINDOW)):
         seed = settings.seed * 100_000 + window
-        examples = TASKS[settings.task].examples("train", WINDOW * settings.batch, seed)
         rows = [
             (encode_prompt(run.tokenizer, e.prompt), encode_answer(run.tokenizer, e.answer))
-            for e in examples
+            for e in draw_window(settings, window, seed)
         ]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         parts = [rows[at : at + settings.batch] for at in range(0, len(rows), settings.batch)]
         random.Random(seed).shuffle(parts)
         yield from parts[max(0, first - window * WINDOW) : settings.steps - window * WINDOW]
+
+
+def draw_window(settings: TrainingSettings, window: int, seed: int) -> list[Example]:
+    """Draw the examples of a window: generated ones, and people's.
+
+    Of the latter none comes again before all have come.
+    """
+    people = list_examples(settings.task, SPEAKERS, TRAIN)
+    total = WINDOW * settings.batch
+    count = round(settings.spoken * total)
+    places = range(window * count, (window + 1) * count)
+    dealt = []
+    for deal, own in groupby(places, lambda place: place // len(people)):
+        order = random.Random(f"{settings.seed}/{deal}").sample(people, len(people))
+        dealt += [order[place % len(people)] for place in own]
+    return TASKS[settings.task].examples("train", total - count, seed) + dealt
 
 
 def find_common_start(rows: list[list[int]]) -> list[int]:
@@ -302,7 +321,7 @@ def export(run: Run, folder: Path) -> None:
 
 def write_examples(task: str, folder: Path, seed: int) -> None:
     """Write the prompts that show a router what an expert of the task is for."""
-    prompts = [example.prompt for example in TASKS[task].examples("train", ROUTER_EXAMPLES, seed)]
+    prompts = [example.line for example in TASKS[task].examples("train", ROUTER_EXAMPLES, seed)]
     (folder / "examples.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
 
@@ -356,9 +375,8 @@ def train(settings: TrainingSettings, console: Console, out: Path = EXPERTS) -> 
     run = start_run(settings)
     train_to_end(run, console)
     export(run, out / settings.task)
-    validation, wrong = score(
-        run.model.eval(), run.tokenizer, settings.task, "validation", VALIDATION_N
-    )
+    held_out = draw_examples(settings.task, "validation", VALIDATION_N)
+    validation, wrong = score(run.model.eval(), run.tokenizer, settings.task, held_out)
     for example, answer in wrong[:8]:
         console.print(
             json.dumps({"prompt": example.prompt, "want": example.answer, "got": answer}),

@@ -25,8 +25,8 @@ from tta_serve.evaluation.local_server import serve_locally
 CONFIG = Path(__file__).parent / "serve.yaml"
 PREFIX = "t"
 SHARED_WEIGHT = 0.3
-RANK = 7
-"""Seven parts of rank 7 have about the bytes of six experts of rank 8."""
+RANK = 14
+"""Seven parts of rank 14 have about the bytes of six experts of rank 16."""
 POLICIES: dict[str, dict[str, Any]] = {
     "retrieval": {"type": "retrieval", "inline": True},
     "twin": {"type": "twin", "inline": True, "options": {"prefix": PREFIX}},
@@ -92,7 +92,7 @@ def score_twins(count: int, rank: int | None, tell: Callable[[], None]) -> list[
                 },
             }
             examples = known.examples("test", count, SEEDS["test"])
-            jobs += [Job(a, request, one) for a, request in arms.items() for one in examples]
+            jobs += [Job(a, request, task, one) for a, request in arms.items() for one in examples]
         with serve_locally(make_config(library)) as (url, _):
             shares = score_jobs(url, jobs, tell)
         sizes = {

@@ -40,7 +40,7 @@ def visit(url: str, every_s: float, most: int | None, seed: int = 1) -> int:
         for i, question in enumerate(draw_questions(seed), 1):
             body = {
                 "model": "auto",
-                "max_tokens": 48,
+                "max_tokens": 256,
                 "messages": [{"role": "user", "content": question}],
             }
             with suppress(httpx.HTTPError):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import operator
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
-from datetime import timedelta
+from collections.abc import Iterable
 from difflib import SequenceMatcher
 from itertools import combinations
 
@@ -17,30 +14,21 @@ import pytest
 from deploy.demo.everyday import read_everyday
 from deploy.demo.suite.phrasings import Phrasing, read_phrasings
 from deploy.demo.tasks import SPLITS, TASKS
-from deploy.demo.tasks.dates import WEEKDAYS
-from deploy.demo.tasks.orders import NUMBERS
+from deploy.demo.tasks.sql import values as sql_values
 from deploy.demo.tasks.triage import CUES, ISSUES
-from tests.deploy.test_tasks import days_away, written_date
+from tests.deploy.date_reading import check_worked, wanted_day, written_date
+from tests.deploy.number_reading import read_numbers
+from tests.deploy.test_tasks import (
+    PRIVATE,
+    check_orders,
+    check_steps,
+    leaks,
+)
 
 EVERY = [phrasing for split in ("validation", "test") for phrasing in read_phrasings(split)]
-# What may stand where a placeholder is.
-FORMS = {
-    "[NAME]": r"([A-Z]\w+(?: [A-Z]\w+)?)",
-    "[EMAIL]": r"([\w.]+@[\w.]+\w)",
-    "[PHONE]": r"(\+?\d[\d -]{5,}\d)",
-}
+SPELT = {str(n): word for n, word in sql_values.NUMBERS.items()}
 ISO = r"\d{4}-\d\d-\d\d"
 DATE = r"([\w ,.]*\d{4}[\w ,.]*?)"
-
-
-def check_orders(prompt: str, want: str) -> None:
-    order = json.loads(want)
-    assert list(order) == ["customer", "item", "qty", "price"]
-    assert " " not in want
-    for found in (order["customer"], order["item"], want.rsplit(":", 1)[1].removesuffix("}")):
-        assert re.search(rf"(?<![\w.]){re.escape(str(found))}(?![\w-])", prompt), found
-    spelt = NUMBERS[order["qty"] - 2] if order["qty"] <= 12 else "-"
-    assert re.search(rf"\b({order['qty']}|{spelt})\b", prompt, re.IGNORECASE)
 
 
 def check_sql(prompt: str, want: str) -> None:
@@ -51,26 +39,22 @@ def check_sql(prompt: str, want: str) -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute(f"CREATE TABLE {table} ({columns})")
     connection.execute(want)
-    assert table in want
-    assert all(word in prompt for word in re.findall(r"\b[a-z]+\b|\b\d+\b|'\w+'", want))
+    assert f" FROM {table}" in want
+    lower = prompt.lower()
+    for value in re.findall(r"'([^']+)'", want):
+        assert value in prompt, value
+    bare = re.sub(r"'[^']+'| LIMIT 1;", "", want)
+    assert all(word in prompt for word in re.findall(r"\b[a-z]+\b", bare))
+    for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", bare):
+        assert re.search(rf"\b({number}|{SPELT.get(number, number)})\b", lower), number
 
 
 def check_math(prompt: str, want: str) -> None:
-    found = re.fullmatch(r"(\d+) ([-+*/]) (\d+) = (\d+)\nAnswer: \4", want)
-    assert found
-    signs: dict[str, Callable[[int, int], float]] = {
-        "+": operator.add,
-        "-": operator.sub,
-        "*": operator.mul,
-        "/": operator.truediv,
-    }
-    assert signs[found[2]](int(found[1]), int(found[3])) == int(found[4])
-    said = re.findall(r"\d+", prompt)
-    assert (
-        said == [found[1], found[3]]
-        if found[2] in "+*"
-        else sorted(said) == sorted((found[1], found[3]))
-    )
+    a, sign, b = check_steps(want)
+    said = read_numbers(prompt)
+    assert a in said
+    assert b in said
+    assert sign in "-/" or said.index(a) <= len(said) - 1 - said[::-1].index(b)
 
 
 def check_triage(prompt: str, want: str) -> None:
@@ -81,33 +65,21 @@ def check_triage(prompt: str, want: str) -> None:
 
 
 def check_dates(prompt: str, want: str) -> None:
-    *worked, iso = want.split("\n")
-    lower = prompt.lower()
-    day = written_date(lower)
-    if not worked:
+    *work, iso = want.split("\n")
+    day = written_date(prompt)
+    if not work:
         assert iso == day.isoformat()
         return
-    weekday = WEEKDAYS[day.weekday()].lower()
-    assert weekday in lower
-    away = days_away(lower.replace(weekday, "", 1), day)
-    assert iso == (day + timedelta(away)).isoformat()
-    step = 1 if away > 0 else -1
-    assert [int(n) for n in re.findall(r" (\d\d)\b", worked[0])] == [
-        (day + timedelta(n)).day for n in range(0, away + step, step)
-    ]
-    head = (
-        f"{away:+}:"
-        if re.match(r"[-+]", worked[0])
-        else f"{'next' if away > 0 else 'last'} {worked[0].split()[-2]}:"
-    )
-    assert worked[0].startswith(head)
+    assert work[0] == day.isoformat()
+    assert iso == wanted_day(prompt, day).isoformat()
+    check_worked(work)
 
 
 def private_parts(prompt: str, clean: str) -> list[tuple[str, str]]:
     """Return what each placeholder of a redacted text, or an ISO date, stands for in the prompt."""
-    pieces = re.split(rf"(\[NAME\]|\[EMAIL\]|\[PHONE\]|{ISO})", clean)
+    pieces = re.split(f"({'|'.join(map(re.escape, PRIVATE))}|{ISO})", clean)
     forms = [
-        FORMS.get(piece, DATE) if at % 2 else re.escape(piece) for at, piece in enumerate(pieces)
+        PRIVATE.get(piece, DATE) if at % 2 else re.escape(piece) for at, piece in enumerate(pieces)
     ]
     found = re.search("".join(forms), prompt)
     assert found, (prompt, clean)
@@ -116,8 +88,7 @@ def private_parts(prompt: str, clean: str) -> list[tuple[str, str]]:
 
 def check_redact(prompt: str, want: str) -> None:
     assert private_parts(prompt, want)
-    assert "@" not in want
-    assert not re.search(r"\d{3}", want)
+    assert not leaks(want)
 
 
 CHECKS = {

@@ -23,11 +23,9 @@ def test_prompts_are_written_for_every_task_and_none_of_them_split_by_split(tmp_
         one.task is not None for one in spoken
     )
     for name, task in TASKS.items():
-        assert train.experts[name][:6] == [
-            example.prompt for example in task.examples("train", 6, 1)
-        ]
+        assert train.experts[name][:6] == [example.line for example in task.examples("train", 6, 1)]
         assert validation.experts[name] == [
-            example.prompt for example in task.examples("validation", 2, 1)
+            example.line for example in task.examples("validation", 2, 1)
         ]
     everyday = read_everyday("train")
     assert train.everyday[: len(everyday)] == everyday

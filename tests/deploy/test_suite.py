@@ -110,7 +110,7 @@ def test_a_wanted_answer_scores_one() -> None:
     [
         ("orders", lambda want: re.sub(r'"qty":\d+', '"qty":0', want), 0.75),
         ("triage", lambda want: re.sub(r"priority=\w+", "priority=none", want), 0.5),
-        ("math", lambda want: want.split("\n")[0], 0.5),
+        ("math", lambda want: want.rpartition("\n")[0], None),
         ("redact", lambda want: f"Sorry, I do not know that at all: {want}", None),
         ("sql", lambda want: want.replace("SELECT", "DELETE"), None),
         ("dates", lambda want: want[::-1], 0.0),

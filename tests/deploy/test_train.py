@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapters.library.library import Library
 from deploy.demo import model, train
-from deploy.demo.evaluate import exact_match
+from deploy.demo.tasks import TASKS
 
 
 class Letters:
@@ -61,10 +61,13 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
-def test_exact_match_forgives_blanks_around_the_answer_only() -> None:
-    assert exact_match(" 12 + 30 = 42\nAnswer: 42\n", "12 + 30 = 42\nAnswer: 42")
-    assert not exact_match("12+30 = 42\nAnswer: 42", "12 + 30 = 42\nAnswer: 42")
-    assert not exact_match("answer: 42", "Answer: 42")
+def test_an_answer_is_right_by_what_it_comes_to_and_blanks_around_it_are_forgiven() -> None:
+    math, triage = TASKS["math"], TASKS["triage"]
+    assert math.is_right(" 12 * 3 = 36\nAnswer: 36\n", "3 * 12 = 36\nAnswer: 36")
+    assert not math.is_right("3 * 12 = 36\nAnswer: 35", "3 * 12 = 36\nAnswer: 36")
+    assert not math.is_right("answer: 36", "Answer: 36")
+    assert triage.is_right("category=bug; priority=low\n", "category=bug; priority=low")
+    assert not triage.is_right("So:\ncategory=bug; priority=low", "category=bug; priority=low")
 
 
 def test_rate_warms_up_then_falls() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import timedelta
 
 import pytest
 
 from deploy.demo.suite.two_skills import draw_two_skills
-from deploy.demo.tasks.dates import WEEKDAYS
-from tests.deploy.test_phrasings import CHECKS, ISO, check_orders, check_triage, private_parts
-from tests.deploy.test_tasks import days_away, written_date
+from deploy.demo.tasks.shifts import WEEKDAYS
+from tests.deploy.date_reading import wanted_day, written_date
+from tests.deploy.test_phrasings import CHECKS, ISO, check_triage, private_parts
+from tests.deploy.test_tasks import check_orders
 from tta_serve.evaluation.questions import Question
 from tta_serve.evaluation.scoring import Score, score
 
@@ -75,7 +75,7 @@ def test_a_date_in_a_question_about_a_table() -> None:
         day = written_date(prompt)
         if re.search("tomorrow|yesterday", prompt):
             assert WEEKDAYS[day.weekday()].lower() in prompt
-            day += timedelta(days_away(prompt, day))
+            day = wanted_day(prompt, day)
         assert iso == day.isoformat(), question
         assert (" > " in question.want) == ("later than" in prompt)
 

@@ -32,7 +32,7 @@ EXPERIMENT = {
     "control": "plain",
     "metrics": {"primary": {"name": "score", "kind": "share"}},
 }
-PROMPT = "Order: customer 4411 wants 3 of 22-B at 9 dollars each"
+PROMPT = "Order: Ada Lind wants 3 garden lamps at 9 dollars each"
 USERS = [f"user-{i}" for i in range(24)]
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 
 from deploy.demo.suite.question_parts import HELD, draw_private, make_question, pick
-from deploy.demo.tasks import TASKS, Example, redact, triage
+from deploy.demo.tasks import TASKS, Example, redact, sql, triage
 from deploy.demo.tasks.dates import EVENTS
-from deploy.demo.tasks.sql import TABLES
 from deploy.demo.tasks.task import capitalise
 from deploy.demo.tasks.vocabulary import THINGS, pluralise
 from tta_serve.evaluation.questions import ADVERSARIAL, Question
@@ -130,7 +129,7 @@ def draw_adversarial(n: int, seed: int) -> list[Question]:
 
 def _examples(task: str, n: int, seed: int) -> list[Example]:
     rng = random.Random(f"adversarial/{task}/{seed}")
-    makers = {"triage": _ticket, "redact": _text}
+    makers = {"triage": _ticket, "redact": _text, "sql": _query}
     drawn = (
         (makers[task](rng) for _ in count())
         if task in makers
@@ -159,7 +158,13 @@ def _text(rng: random.Random) -> Example:
         rng, TEXTS, number=rng.randint(2, 40), hour=rng.randint(2, 12), things=_things(rng), **HELD
     )
     text, clean = draw_private(rng).both(form)
-    return Example(pick(rng, redact.FRAMES, text=capitalise(text)), capitalise(clean))
+    return Example(redact.ask_to_redact(rng, "test", capitalise(text)), capitalise(clean))
+
+
+def _query(rng: random.Random) -> Example:
+    table = sql.read_table(rng.choice(STAND_INS["sql"]))
+    prompt, statement = sql.draw(rng, "test", table)
+    return Example(prompt, statement.to_sql())
 
 
 def _things(rng: random.Random) -> str:
@@ -172,7 +177,7 @@ def _disguised(rng: random.Random, task: str, most: int, seed: int) -> Iterator[
     No other slice has any of these examples.
     """
     for example in TASKS[task].examples("test", most, seed + 1):
-        words = _words(task, rng.choice(STAND_INS[task]), example.prompt)
+        words = _words(task, rng.choice(STAND_INS[task]))
         prompt, answer = (_swapped(text, words) for text in (example.prompt, example.answer))
         if prompt != example.prompt:
             yield Example(prompt, answer)
@@ -184,13 +189,8 @@ def _swapped(text: str, words: Mapping[str, str]) -> str:
     return re.sub(rf"\b({known})\b", lambda found: words[found[1]], text)
 
 
-def _words(task: str, stand_in: str, prompt: str) -> dict[str, str]:
+def _words(task: str, stand_in: str) -> dict[str, str]:
     """Return what to change for what."""
     if task == "dates":
         return dict.fromkeys(EVENTS["test"], stand_in)
-    if task == "sql":
-        table = next(
-            line for line in TABLES["test"] if re.search(rf"\b{line.split(':')[0]}\b", prompt)
-        )
-        return dict(zip(re.findall(r"\w+", table), re.findall(r"\w+", stand_in), strict=True))
     return {word: form(stand_in) for form in (str, pluralise) for word in map(form, THINGS["test"])}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import count
 
 from deploy.demo.tasks import Example
-from deploy.demo.tasks.orders import NUMBERS
+from deploy.demo.tasks.numbers import NUMBER_WORDS
 from deploy.demo.tasks.task import list_words
 
 # The share of words that are mistyped, and of filler words that are missing; half as many words are
@@ -36,13 +37,18 @@ def corrupt_prompt(example: Example, strength: str, seed: int) -> str:
     Raises KeyError for a strength that is not in `RATES`.
     """
     rng = random.Random(f"{seed}/{example.prompt}")
-    kept = set(re.findall(r"\w+", example.answer)) | set(NUMBERS)
-    words = []
-    for place, word in enumerate(example.prompt.split(" ")):
-        # Every lot is drawn for every word, so that they are the same ones at each strength.
-        lots = rng.random(), rng.random(), mistype(rng, word)
-        words.append(word if _spared(word, place, kept) else _damaged(word, RATES[strength], *lots))
-    return " ".join(word for word in words if word)
+    kept = set(re.findall(r"\w+", example.answer)) | NUMBER_WORDS
+    places = count()
+    lines = []
+    for line in example.prompt.split("\n"):
+        words = []
+        for word in line.split(" "):
+            # Every lot is drawn for every word, so that they are the same ones at each strength.
+            lots = rng.random(), rng.random(), mistype(rng, word)
+            spared = _spared(word, next(places), kept)
+            words.append(word if spared else _damaged(word, RATES[strength], *lots))
+        lines.append(" ".join(word for word in words if word))
+    return "\n".join(lines)
 
 
 def _damaged(word: str, rate: float, lot: float, case: float, typo: str) -> str:

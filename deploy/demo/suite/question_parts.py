@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
 
-from deploy.demo.tasks import Example, dates, orders, redact
+from deploy.demo.tasks import Example, dates, redact
 from deploy.demo.tasks.task import BySplit, fill
 from tta_serve.evaluation.questions import Question
 
@@ -15,9 +14,9 @@ from tta_serve.evaluation.questions import Question
 KINDS = {
     "orders": "json",
     "sql": "sql",
-    "math": "lines",
+    "math": "worked",
     "triage": "tokens",
-    "dates": "lines",
+    "dates": "worked",
     "redact": "tokens",
 }
 
@@ -62,18 +61,12 @@ class Private:
 
 def draw_private(rng: random.Random) -> Private:
     """Draw somebody of the test split, to be reached by email or by phone."""
-    name, _ = redact._names(rng, "test")
+    name = redact.name_person(rng, redact.draw_person(rng, "test"))
     if rng.random() < 0.5:
-        return Private(name, redact._email(rng, "test"), "[EMAIL]")
-    return Private(name, redact._phone(rng, "test"), "[PHONE]")
-
-
-def draw_item_code(rng: random.Random) -> str:
-    """Draw the number of an item that no other split has."""
-    return f"{orders._number(rng, 'test', digits=(3, 4))}-{rng.choice(ascii_uppercase)}"
+        return Private(name, redact.draw_email(rng, "test"), "[EMAIL]")
+    return Private(name, redact.draw_phone(rng, "test"), "[PHONE]")
 
 
 def draw_date(rng: random.Random) -> tuple[str, str]:
     """Draw a date as a text has it, and in ISO form."""
-    day = dates._day(rng, "test")
-    return dates._spell(rng, "test", day), day.isoformat()
+    return dates.draw_written(rng, "test")

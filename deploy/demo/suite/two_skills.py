@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import replace
+from datetime import date, timedelta
 
 from deploy.demo.suite.question_parts import (
     HELD,
     Private,
     draw_date,
-    draw_item_code,
     draw_private,
     pick,
 )
-from deploy.demo.tasks import arithmetic, dates, orders, sql, triage
+from deploy.demo.tasks import arithmetic, dates, order_parts, sql, triage
+from deploy.demo.tasks.shifts import WEEKDAYS
+from deploy.demo.tasks.sql.tables import Column
 from deploy.demo.tasks.task import capitalise
-from deploy.demo.tasks.vocabulary import FIRST_NAMES, THINGS, pluralise
+from deploy.demo.tasks.vocabulary import THINGS
 from tta_serve.evaluation.questions import TWO_SKILLS, Question
 
 REDACT_AND_TRIAGE = (
@@ -34,48 +36,48 @@ TICKETS = (
 # a, b: the operands, in the order of the text
 ORDERED = {
     "*": (
-        "{who} takes {a} boxes of {b} {things} ({code}) each, {price} per {thing}.",
+        "{who} takes {a} boxes of {b} {things} each, {price} per {thing}.",
         (
-            "{who} will be purchasing {a} packets with {b} {things} ({code}) in each, every {thing}"
+            "{who} will be purchasing {a} packets with {b} {things} in each, every {thing}"
             " at {price}."
         ),
     ),
     "+": (
-        "{who} has requested {a} {things} ({code}) at {price} each, and now {b} more of them.",
-        "Put {who} down for {a} {things} ({code}) at {price} each. Later {b} more were added.",
+        "{who} has requested {a} {things} at {price} each, and now {b} more of them.",
+        "Put {who} down for {a} {things} at {price} each. Later {b} more were added.",
     ),
     "-": (
-        (
-            "{who} has requested {a} {things} ({code}) at {price} each, but {b} of them were given"
-            " back."
-        ),
-        (
-            "Put {who} down for {a} {things} ({code}) at {price} each. Then {b} of them were"
-            " cancelled."
-        ),
+        ("{who} has requested {a} {things} at {price} each, but {b} of them were given back."),
+        ("Put {who} down for {a} {things} at {price} each. Then {b} of them were cancelled."),
     ),
 }
+PRICES = ("${}", "€{}", "£{}", "{} dollars", "{} euros", "{} EUR", "{} USD")
 ORDER_FRAMES = (
     "How many does the customer get in the end? Answer as order JSON: {body}",
     "Here is an order, work out the quantity and format it as JSON: {body}",
     "{body} How many is that in total? I need it as order JSON.",
 )
 
+TODAY = (
+    "The current date is {weekday}, {date}.",
+    "Now it is {weekday}, {date}.",
+    "Assume that today is {weekday}, {date}.",
+)
 DATE_COLUMNS = ("arrival", "inspection", "opening", "anniversary")
 # Question, what is selected, and the sign of the condition.
 DATED = (
     (
-        "Tell me the {t} whose {d} is {date} in ISO format.",
+        "Tell me the {t} whose {d} is {date} in ISO format",
         "SELECT {t} FROM {table}",
         "WHERE {d} =",
     ),
     (
-        "For which {t} is the {d}, an ISO date, later than {date}?",
+        "I ask for which {t} the {d}, an ISO date, is later than {date}",
         "SELECT {t} FROM {table}",
         "WHERE {d} >",
     ),
     (
-        "Tell me how many {table} have the {d} {date}, put as an ISO date.",
+        "Tell me how many {things} have the {d} {date}, put as an ISO date",
         "SELECT COUNT(*) FROM {table}",
         "WHERE {d} =",
     ),
@@ -156,34 +158,36 @@ def _redact_triage(rng: random.Random) -> tuple[str, str, tuple[str, ...]]:
 
 def _math_orders(rng: random.Random) -> tuple[str, str, tuple[str, ...]]:
     sign = rng.choice(list(ORDERED))
-    a, b, result = arithmetic._operands(rng, sign)
+    a, b, result = arithmetic.draw_operands(rng, sign)
     while result in (a, b):
-        a, b, result = arithmetic._operands(rng, sign)
-    number, code, price = orders._number(rng, "test"), draw_item_code(rng), rng.randint(2, 99)
-    thing = rng.choice(THINGS["test"])
-    who = f"{rng.choice(FIRST_NAMES['test'])} (customer {number})"
-    fields = {"thing": thing, "things": pluralise(thing), "code": code, "who": who}
-    body = pick(
-        rng, ORDERED[sign], a=a, b=b, price=rng.choice(orders.PRICES).format(price), **fields
-    )
-    want = f'{{"customer":{number},"item":"{code}","qty":{result},"price":{price}}}'
+        a, b, result = arithmetic.draw_operands(rng, sign)
+    who = order_parts.draw_customer(rng, "test").name
+    item, price = order_parts.draw_item(rng, "test"), rng.randint(2, 99)
+    fields = {"who": who, "thing": item.noun, "things": item.many}
+    body = pick(rng, ORDERED[sign], a=a, b=b, price=rng.choice(PRICES).format(price), **fields)
+    want = f'{{"customer":"{who}","item":"{item.many}","qty":{result},"price":{price}}}'
     return pick(rng, ORDER_FRAMES, body=body), want, tuple(want[1:-1].split(","))
 
 
 def _dates_sql(rng: random.Random) -> tuple[str, str, tuple[str, ...]]:
-    table, named = rng.choice(sql.TABLES["test"]).split(": ")
-    texts, others = (part.split(", ") for part in named.split("; "))
-    column = rng.choice(DATE_COLUMNS)
+    table = sql.draw_table(rng, "test")
+    column = Column(rng.choice(DATE_COLUMNS), "date", ())
     question, select, where = rng.choice(DATED)
     stated, date, iso = _quoted(rng) if rng.random() < 0.7 else _relative(rng)
-    fields = {"table": table, "t": rng.choice(texts), "d": column}
-    columns = ",".join(rng.sample([*texts, *others, column], len(texts) + len(others) + 1))
+    fields = {
+        "table": table.name,
+        "things": table.things,
+        "t": rng.choice(table.among("text")).name,
+        "d": column.name,
+    }
+    columns = rng.sample([*table.columns, column], len(table.columns) + 1)
+    question = question.format(date=date, **fields)
     asked = pick(
         rng,
-        sql.SCHEMAS,
-        table=table,
-        columns=columns,
-        question=question.format(date=date, **fields),
+        sql.FRAMES,
+        table=sql.write_table(rng, "test", replace(table, columns=tuple(columns))),
+        ask=question,
+        Ask=question,
     )
     parts = (select.format(**fields), where.format(**fields), iso)
     return f"{stated} {asked}", f"{parts[0]} {parts[1]} '{iso}';", parts
@@ -198,9 +202,9 @@ def _quoted(rng: random.Random) -> tuple[str, str, str]:
 def _relative(rng: random.Random) -> tuple[str, str, str]:
     """Today's date as a sentence, a day near it in words, and that day in ISO form."""
     away = rng.choice(list(dates.FIXED_WORDS))
-    today = dates._day(rng, "test", away)
-    weekday = dates.WEEKDAYS[today.weekday()]
-    stated = pick(rng, dates.TODAY, weekday=weekday, date=dates._spell(rng, "test", today))
+    text, iso = draw_date(rng)
+    today = date.fromisoformat(iso)
+    stated = pick(rng, TODAY, weekday=WEEKDAYS[today.weekday()], date=text)
     return stated, dates.FIXED_WORDS[away], (today + timedelta(away)).isoformat()
 
 

@@ -3,12 +3,18 @@
 task         what a task is: a generator of prompts and answers, by split
 orders       an order in plain words to JSON
 sql          a question about a table to SQL
-arithmetic   a word problem to a worked line and the answer
+arithmetic   a word problem to worked steps and the answer
+steps        calculations in small steps
 triage       a support ticket to category and priority
 dates        dates in words to ISO
-redact       personal data to placeholders
+shifts       how far a day is from another, and how that is worked out
+spelling     days written out
+redact       personal data to placeholders, in a folder of its own
 vocabulary   words that several tasks draw on
+order_parts  customers, items, quantities and prices
+numbers      numbers in words
 lexicon      nouns by the thousand
+wording      how people word what they ask, by task
 """
 
 from __future__ import annotations

@@ -1,280 +1,198 @@
-"""Arithmetic word problems to a worked line and the answer.
+"""Arithmetic word problems to steps that are worked out, and the answer.
 
-The numbers are small: finding the operation is the task.
+Finding the operation is the task; the steps are small enough for a model that reads digit by digit.
+
+Places of the templates: `{a}` and `{b}` are the operands, in digits or in words; `{A}` and `{B}`
+the same at the start of a sentence, `{x}` and `{y}` in digits. For - and /, `{a}` is the larger.
+`{e}` and `{f}` are numbers that do not matter.
+`{got}`, `{lost}`, `{made}`, `{came}` and `{gone}` are verbs, the last two without an object.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import re
 
-from deploy.demo.tasks.task import BySplit, Example, Split, Task, capitalise, fill
-from deploy.demo.tasks.vocabulary import FIRST_NAMES, THINGS, pluralise
+from deploy.demo.tasks import lexicon
+from deploy.demo.tasks.numbers import NUMBER_WORDS, spell_number
+from deploy.demo.tasks.steps import SIGNS, work_out
+from deploy.demo.tasks.task import BySplit, Example, Split, Task, capitalise, fill, last_line
+from deploy.demo.tasks.task import list_words as words
+from deploy.demo.tasks.vocabulary import (
+    FIRST_NAMES,
+    LAST_NAMES,
+    THINGS,
+    invent_word,
+    pluralise,
+)
+from deploy.demo.tasks.wording import read_wording
 
-# For + and -, a and b are the operands; for * a groups of b each; for / a things shared among b.
-PROBLEMS: Mapping[str, BySplit] = {
-    "+": {
-        "train": (
-            (
-                "{name} has {a} {items} and [buys|gets|finds] {b} more. How many {items} [does"
-                " {name} have|are there] now?"
-            ),
-            (
-                "There are {a} {items} [on the shelf|in the room]. {name} [adds|brings] {b} more."
-                " How many are there now?"
-            ),
-            (
-                "{name} [made|sold|packed] {a} {items} on [Monday|Saturday] and {b} on"
-                " [Tuesday|Sunday]. How many in total?"
-            ),
-            (
-                "{name} owns {a} {items} and {other} owns {b}. How many {items} do they have"
-                " [together|in total|altogether]?"
-            ),
-            (
-                "A [shop|farm] had {a} {items} and [bought|received] {b} more. How many [does it"
-                " have now|are there in all]?"
-            ),
-            "{name} collected {a} {items}. {other} gave {name} another {b}. What is the total?",
-            (
-                "One [bag|crate] holds {a} {items}, another holds {b}. How many {items} [are there"
-                " in both|in all]?"
-            ),
-            (
-                "{name} paid {a} dollars for a {item} and {b} dollars for lunch. How much did"
-                " {name} [spend|pay] in [total|all]?"
-            ),
-            (
-                "After {name} [got|won|picked up] {b} more {items}, how many are there if {name}"
-                " [started|began] with {a}?"
-            ),
-            (
-                "[Yesterday|Last week] {name} read {a} pages and [today|this week] {b} pages. How"
-                " many pages is that in all?"
-            ),
-            "{name} walked {a} km and then {b} km more. How far did {name} walk?",
-            "There were {a} people on the bus and {b} more got on. How many people are on the bus?",
-            "[What is|Work out|Calculate] {a} + {b}[?|.]",
-            "[Add|Sum] {a} and {b}.",
-            (
-                "{name} grew {a} {items} and {other} grew {b}. How many did [they|both] grow"
-                " [together|in all]?"
-            ),
-            (
-                "{name} already has {a} {items}; [a friend|an aunt|{other}] gives {name} {b}. How"
-                " many [now|in the end]?"
-            ),
-            (
-                "[A box|The cellar] has {a} {items} and {b} {items} [come|are put] in. What is the"
-                " [new number|total] of {items}?"
-            ),
-        ),
-        "validation": (
-            "{name} keeps {a} {items} at home and {b} at work. How many {items} is that overall?",
-            (
-                "A drawer contains {a} {items}. Later {b} extra ones go in. How many does it"
-                " contain now?"
-            ),
-            "{name} earned {a} points before the break and {b} points after it. What is the sum?",
-            "{name} baked {a} {items} at dawn and {b} at dusk. Give the total.",
-            "To the {a} {items} of {name}, {other} adds {b}. How many are there?",
-        ),
-        "test": (
-            "{name} picked {a} {items} and {other} picked {b}. How many did the two pick in total?",
-            (
-                "In a store there are {a} {items}, and {b} more arrive by truck. How many {items}"
-                " are in the store now?"
-            ),
-            "{name} had {a} {items} and was given {b} more. How many {items} does {name} have?",
-            "{name} saved {a} coins in spring and {b} coins in summer. How many coins altogether?",
-        ),
-    },
-    "-": {
-        "train": (
-            (
-                "{name} had {a} {items} and [gave away|lost|sold] {b}. How many {items} [are"
-                " left|does {name} still have]?"
-            ),
-            (
-                "There are {a} {items} [on the shelf|in the box]. {name} [takes|removes|breaks]"
-                " {b}. How many are left?"
-            ),
-            (
-                "A [shop|farm] had {a} {items} and [sold|lost|threw away] {b} of them. How many"
-                " [does it still have|remain]?"
-            ),
-            "{name} has {a} {items}, {other} has {b}. How many more {items} does {name} have?",
-            (
-                "{name} needs {a} {items} and [already has|has collected] {b}. How many [more are"
-                " needed|are still missing]?"
-            ),
-            (
-                "{name} had {a} dollars and [spent|paid] {b} dollars on a {item}. How much money is"
-                " left?"
-            ),
-            (
-                "There were {a} people on the bus and {b} got off. How many people are still on the"
-                " bus?"
-            ),
-            "Of {a} {items}, {b} are broken. How many are not broken?",
-            "{name} gave {other} {b} of [the|her|his] {a} {items}. How many does {name} have left?",
-            "A book has {a} pages and {name} [has read|read] {b}. How many pages are left to read?",
-            "{name} baked {a} cakes and [ate|shared] {b}. How many cakes remain?",
-            "A rope is {a} m long and {name} cuts off {b} m. How long is the rest?",
-            "[What is|Work out|Calculate] {a} - {b}[?|.]",
-            "[Take|Subtract] {b} from {a}.",
-            (
-                "{name} had {a} {items}; {other} [borrowed|stole|bought] {b}. How many [has {name}"
-                " now|stay with {name}]?"
-            ),
-            (
-                "[A box|The cellar] had {a} {items} and {b} [were taken|fell] out. How many {items}"
-                " are [still there|left in it]?"
-            ),
-            (
-                "From {a} {items}, {name} [throws away|eats|returns] {b}. How many {items} are left"
-                " over?"
-            ),
-        ),
-        "validation": (
-            "{name} started with {a} {items} but dropped {b}. How many remain?",
-            "Out of {a} {items}, {name} handed {b} to {other}. How many did {name} keep?",
-            "A crate contained {a} {items} and {b} went missing. How many are still inside?",
-            "{name} bought {a} {items}, but {b} had to go back. How many stayed?",
-            (
-                "Of the {a} {items} in the garage, {name} lends {b} to {other}. How many are still"
-                " in the garage?"
-            ),
-        ),
-        "test": (
-            "{name} owned {a} {items} and donated {b}. How many {items} are left?",
-            (
-                "In a store there were {a} {items}. Customers bought {b}. How many {items} are left"
-                " in the store?"
-            ),
-            "{name} had {a} {items}, then {other} took {b} of them. How many does {name} have now?",
-            "{name} has {a} coins and spends {b} of them. How many coins remain?",
-        ),
-    },
-    "*": {
-        "train": (
-            (
-                "{name} has {a} [boxes|bags|crates] with {b} {items} [each|in each]. How many"
-                " {items} is that in [total|all]?"
-            ),
-            "[Each|Every] [box|bag|crate] holds {b} {items}. How many {items} are in {a} of them?",
-            "A {item} costs {b} dollars. How much do {a} {items} cost?",
-            "{name} [buys|bought] {a} {items} at {b} dollars each. How much does {name} pay?",
-            "{name} [makes|reads|sells] {b} {items} [a|every|each] day. How many in {a} days?",
-            (
-                "There are {a} [rows|tables|shelves] with {b} {items} [each|on each]. How many"
-                " {items} are there?"
-            ),
-            (
-                "{a} [children|friends|workers] have {b} {items} each. How many {items} do they"
-                " have together?"
-            ),
-            "{name} runs {b} km [a|every] day for {a} days. How many km is that?",
-            (
-                "A [week|pack|team] needs {b} {items}. How many {items} do {a} [weeks|packs|teams]"
-                " need?"
-            ),
-            (
-                "{name} fills {a} bags and puts {b} {items} into every bag. How many {items} does"
-                " {name} use?"
-            ),
-            "[What is|Work out|Calculate] {a} * {b}[?|.]",
-            "[Multiply|Take the product of] {a} and {b}.",
-            (
-                "[A house|A room|The yard] has {a} corners with {b} {items} in each. How many"
-                " {items} in all?"
-            ),
-            (
-                "{name} [gets|saves|earns] {b} dollars [each|every] week. How much [in|after] {a}"
-                " weeks?"
-            ),
-            "[If|When] a {item} costs {b} dollars, what do {a} {items} cost?",
-        ),
-        "validation": (
-            "{name} packs {a} baskets, each with {b} {items}. How many {items} are packed?",
-            "One {item} weighs {b} kg. What do {a} {items} weigh?",
-            "{a} students bring {b} {items} each. How many {items} are brought?",
-            "{name} plants {a} rows of {b} {items}. How many {items} are planted?",
-            "Each of {a} drawers has {b} {items}. How many {items} altogether?",
-        ),
-        "test": (
-            "{name} orders {a} packets of {b} {items} each. How many {items} does {name} get?",
-            "The price of one {item} is {b} dollars. What is the price of {a} {items}?",
-            (
-                "In a hall stand {a} cupboards with {b} {items} in each. How many {items} are in"
-                " the hall?"
-            ),
-            "{name} collects {b} coins every week. How many coins after {a} weeks?",
-        ),
-    },
-    "/": {
-        "train": (
-            (
-                "{name} [shares|splits] {a} {items} [equally|evenly] among {b} people. How many"
-                " does each [get|receive]?"
-            ),
-            (
-                "{a} {items} are [packed|put] into {b} [boxes|bags], [the same number|equally many]"
-                " in each. How many are in one?"
-            ),
-            "{b} {items} cost {a} dollars. How much does one {item} cost?",
-            (
-                "{name} has {a} {items} and puts {b} into each [bag|box]. How many [bags|boxes] are"
-                " needed?"
-            ),
-            "{a} {items} stand in {b} equal rows. How many are in each row?",
-            "{b} [friends|workers] share {a} dollars equally. How much does each get?",
-            "{name} reads {a} pages in {b} days, the same number each day. How many pages a day?",
-            "How many [groups|teams] of {b} can {name} make from {a} {items}?",
-            "{name} cuts a rope of {a} m into {b} equal pieces. How long is each piece?",
-            (
-                "{a} {items} are [divided|split] [equally|evenly] between {b} [classes|tables]. How"
-                " many per [class|table]?"
-            ),
-            "[What is|Work out|Calculate] {a} / {b}[?|.]",
-            "[Divide {a} by {b}|Split {a} into {b} equal parts].",
-            (
-                "{name} [gives|deals] {a} {items} to {b} [cats|players], the same number to each."
-                " How many does each [have|get]?"
-            ),
-            "[If|When] {b} {items} cost {a} dollars, what does a {item} cost?",
-            "[Put|Lay|Spread] {a} {items} evenly [on|over] {b} [plates|desks]. How many on each?",
-        ),
-        "validation": (
-            (
-                "{name} hands out {a} {items} to {b} neighbours in equal parts. How many per"
-                " neighbour?"
-            ),
-            "{a} {items} fill {b} drawers evenly. How many are in each drawer?",
-            "{b} equal tickets cost {a} dollars. What is the price of one?",
-            "{name} sorts {a} {items} into {b} equal piles. How many make a pile?",
-            "{b} cousins inherit {a} {items} in equal shares. How many does one cousin own?",
-        ),
-        "test": (
-            "{name} distributes {a} {items} equally to {b} guests. How many does every guest get?",
-            "{a} {items} are placed evenly in {b} cupboards. How many are in each cupboard?",
-            "For {b} {items} {name} pays {a} dollars. What is the price of one {item}?",
-            "{name} divides {a} coins equally among {b} cousins. How many coins does each get?",
-        ),
-    },
+WORDING = read_wording("math")
+VERBS = ("got", "lost", "made", "came", "gone")
+NOUNS = lexicon.split(lexicon.read_nouns(), THINGS)
+PLACES: BySplit = {
+    "train": words(
+        "Oslo|Kampala|Porto|Leeds|Ohio|Lima|Gdansk|Jaipur|Busan|Tunis|Galway|Quebec|Hanoi|Perth|"
+        "Tirana|Accra|Utrecht|Bergen|Cusco|Zagreb|Split|Malaga|Kyoto|Haifa|Dakar|Minsk|Cork|"
+        "New Orleans|Cape Town|Santa Fe|Buenos Aires|Kuala Lumpur|Little Marlow|Bad Ems|El Paso|"
+        "Upper Hutt|Novi Sad|Saint Ives|Hill End|Nizwa|Gyumri|Bariloche|Trondheim|Guayaquil"
+    ),
+    "validation": words("Turin Halifax Osaka Ghent Lublin Cairo"),
+    "test": words("Bristol Nagoya Lyon Windhoek Tampere Recife Wells"),
 }
+PERSONS: BySplit = {
+    "train": words(
+        "teacher|boss|neighbour|cousin|captain|doctor|baker|farmer|plumber|coach|nurse|librarian|"
+        "gardener|painter|sailor|student|scout|pupil|guest|driver|singer|dancer|tourist|kid|"
+        "friend|worker|soldier|player|visitor|hiker|diver|pilot|barber|juggler|miner|pirate"
+    ),
+    "validation": words("monk|cashier|camper|drummer|beekeeper"),
+    "test": words("weaver|porter|lodger|actor|skater|pilgrim"),
+}
+BOXES: BySplit = {
+    "train": words(
+        "box|crate|bag|basket|tin|jar|carton|sack|drawer|chest|packet|tub|barrel|trunk|tray|"
+        "case|bin|pouch|hamper|parcel|rack|bowl|container|envelope|bucket"
+    ),
+    "validation": words("casket|suitcase|locker|canister"),
+    "test": words("cabinet|satchel|cask|punnet|folder"),
+}
+DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONEY = words(
+    "dollars euros pounds zloty rupees francs pesos yen crowns lira dinars rand shillings kroner"
+    " reais pence cents bucks roubles baht won dirhams forints lei"
+)
+LENGTHS = words("metres meters kilometres km miles feet inches centimetres cm yards m")
+WEIGHTS = words("kilos kg pounds grams ounces tonnes stone lb")
+VOLUMES = words("litres liters gallons pints cups ml quarts barrels")
+
+# One factor of a product that is not in the small table, by how often it comes.
+_SMALL_FACTORS = (2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8, 8, 9)
 
 
-def _operands(rng: random.Random, sign: str) -> tuple[int, int, int]:
+def draw_operands(rng: random.Random, sign: str) -> tuple[int, int, int]:
     """Draw two operands and their result.
 
-    Sums are up to 39, with one operand below ten; products are of the small multiplication table.
+    Nearly all numbers are below a hundred, and none is above 150.
     """
     if sign in "+-":
-        a, b = rng.randint(3, 30), rng.randint(2, 9)
-        return (a, b, a + b) if sign == "+" else (a + b, b, a)
-    a, b = rng.randint(2, 6), rng.randint(2, 6)
-    return (a, b, a * b) if sign == "*" else (a * b, b, a)
+        whole = max(rng.randint(8, 99), rng.randint(8, 99))
+        if rng.random() < 0.07:
+            whole = rng.randint(100, 150)
+        part = rng.randint(max(2, whole - 99), min(99, whole - 2))
+        return (part, whole - part, whole) if sign == "+" else (whole, part, whole - part)
+    small, large = rng.randint(2, 10), rng.randint(2, 10)
+    if rng.random() < 0.65:
+        small = rng.choice(_SMALL_FACTORS)
+        large = rng.randint(11, (150 if rng.random() < 0.07 else 99) // small)
+    one, other = (small, large) if rng.random() < 0.6 else (large, small)
+    return (one, other, one * other) if sign == "*" else (one * other, one, other)
+
+
+def _say(rng: random.Random, number: int, *, spelt: bool) -> str:
+    if not spelt or number > 99:
+        return str(number)
+    if number == 12 and rng.random() < 0.2:
+        return "a dozen"
+    return spell_number(number) if rng.random() < 0.8 else spell_number(number).replace("-", " ")
+
+
+def _tell(rng: random.Random, number: int, split: Split, *, spelt: bool) -> str:
+    """Say a number, now and then after a slip of the tongue."""
+    told = _say(rng, number, spelt=spelt)
+    if rng.random() < 0.97:
+        return told
+    slip = number + rng.choice([n for n in (-10, -2, -1, 1, 2, 10) if number + n > 1])
+    correction = rng.choice(WORDING["corrections"][split])
+    between = "" if correction.startswith(",") else " "
+    return f"{_say(rng, slip, spelt=spelt)}{between}{correction} {told}"
+
+
+def _numbers(rng: random.Random, a: int, b: int, split: Split) -> dict[str, str]:
+    """Say the operands, and two numbers that are neither."""
+    in_words = rng.random() < 0.3
+    told = {
+        place: _tell(rng, number, split, spelt=in_words and rng.random() < 0.6)
+        for place, number in (("a", a), ("b", b))
+    }
+    capitals = {place.upper(): capitalise(number) for place, number in told.items()}
+    others = rng.sample([n for n in range(3, 99) if n not in (a, b)], 2)
+    return told | capitals | {"x": str(a), "y": str(b), "e": str(others[0]), "f": str(others[1])}
+
+
+def _name(rng: random.Random, split: Split) -> str:
+    lot = rng.random()
+    first = rng.choice(FIRST_NAMES[split])
+    if lot < 0.2 and split == "train":
+        return capitalise(invent_word(rng))
+    return f"{first} {rng.choice(LAST_NAMES[split])}" if lot < 0.35 else first
+
+
+def _item(rng: random.Random, split: Split) -> str:
+    if rng.random() < 0.1 and split == "train":
+        return invent_word(rng)
+    return rng.choice((NOUNS if rng.random() < 0.4 else THINGS)[split])
+
+
+def _world(rng: random.Random, split: Split) -> dict[str, str]:
+    """Draw who and what a story is about."""
+    item, box = _item(rng, split), rng.choice(BOXES[split])
+    person = rng.choice(PERSONS[split])
+    invented = split == "train" and rng.random() < 0.3
+    day, other_day = rng.sample(DAYS, 2)
+    verbs = {verb: rng.choice(WORDING[verb][split]) for verb in VERBS}
+    more = {f"{verb}2": rng.choice(WORDING[verb][split]) for verb in VERBS}
+    return (
+        verbs
+        | more
+        | {
+            "name": _name(rng, split),
+            "other": _name(rng, split),
+            "item": item,
+            "items": pluralise(item),
+            "box": box,
+            "boxes": pluralise(box),
+            "person": person,
+            "people": pluralise(person),
+            "place": capitalise(invent_word(rng)) if invented else rng.choice(PLACES[split]),
+            "day": day,
+            "next": other_day,
+            "cash": rng.choice(MONEY),
+            "long": rng.choice(LENGTHS),
+            "heavy": rng.choice(WEIGHTS),
+            "wet": rng.choice(VOLUMES),
+        }
+    )
+
+
+def _frame(rng: random.Random, template: str, split: Split) -> str:
+    """Return a template as it is, or with something said before or after it."""
+    before = rng.choice(WORDING["before"][split]) if rng.random() < 0.3 else ""
+    after = rng.choice(WORDING["after"][split]) if rng.random() < 0.2 else ""
+    return f"{before} {template} {after}".strip()
+
+
+def _mistype(rng: random.Random, prompt: str) -> str:
+    """Return the prompt with two letters swapped, or one missing, in some of its longer words."""
+    words = prompt.split(" ")
+    for at, word in enumerate(words):
+        if rng.random() < 0.2 and re.fullmatch("[a-z]{5,}", word) and word not in NUMBER_WORDS:
+            cut = rng.randint(1, len(word) - 3)
+            first, second = word[cut], word[cut + 1]
+            words[at] = word[:cut] + rng.choice((second + first, second)) + word[cut + 2 :]
+    return " ".join(words)
+
+
+def _scribble(rng: random.Random, prompt: str) -> str:
+    """Return a prompt as careless people would type it, some of the time."""
+    lot = rng.random()
+    if lot < 0.08:
+        return prompt.lower()
+    if lot < 0.12:
+        return prompt.lower().rstrip(".?!")
+    if lot < 0.19:
+        return _mistype(rng, prompt)
+    return prompt.upper() if lot < 0.2 else prompt
 
 
 def make(rng: random.Random, split: Split) -> Example:
@@ -282,22 +200,30 @@ def make(rng: random.Random, split: Split) -> Example:
 
     Sums and products are written in the order of the text.
     """
-    sign = rng.choice(list(PROBLEMS))
-    template = rng.choice(PROBLEMS[sign][split])
-    a, b, result = _operands(rng, sign)
-    name, other = rng.sample(FIRST_NAMES[split], 2)
-    item = rng.choice(THINGS[split])
-    fields = {"name": name, "other": other, "item": item, "items": pluralise(item), "a": a, "b": b}
-    prompt = capitalise(fill(rng, template, **fields))
-    if sign in "+*" and template.index("{b}") < template.index("{a}"):
+    sign = rng.choice(list(SIGNS))
+    template = rng.choice(WORDING[sign][split])
+    a, b, _ = draw_operands(rng, sign)
+    fields = _world(rng, split) | _numbers(rng, a, b, split)
+    prompt = fill(rng, _frame(rng, template, split), **fields)
+    places = re.findall(r"\{([abxy])\}", template.lower())
+    if sign in "+*" and places[0] in "by":
         a, b = b, a
-    return Example(prompt, f"{a} {sign} {b} = {result}\nAnswer: {result}")
+    return Example(_scribble(rng, prompt), work_out(a, sign, b))
 
 
 TASK = Task(
     name="math",
-    description="Solves an arithmetic word problem: a worked line, then the answer.",
+    description="Solves an arithmetic word problem: steps that are worked out, then the answer.",
     make=make,
-    vocabulary={"first": FIRST_NAMES, "things": THINGS}
-    | {f"problems {sign}": by for sign, by in PROBLEMS.items()},
+    vocabulary={
+        "first": FIRST_NAMES,
+        "last": LAST_NAMES,
+        "things": THINGS,
+        "nouns": NOUNS,
+        "places": PLACES,
+        "persons": PERSONS,
+        "boxes": BOXES,
+    }
+    | {f"wording {kind}": by for kind, by in WORDING.items()},
+    result=last_line,
 )

@@ -1,216 +1,142 @@
-"""Free-text orders to compact JSON, customers and items by their numbers."""
+"""Free-text orders to compact JSON: who orders what, how many, at which price."""
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from string import ascii_uppercase
 
-from deploy.demo.tasks import lexicon
-from deploy.demo.tasks.task import BySplit, Example, Split, Task, capitalise, fill, list_words
-from deploy.demo.tasks.vocabulary import FIRST_NAMES, LAST_NAMES, THINGS, pluralise
+from deploy.demo.tasks import order_parts
+from deploy.demo.tasks.order_parts import Customer, Item, Price
+from deploy.demo.tasks.task import Example, Split, Task, capitalise, fill
+from deploy.demo.tasks.wording import read_wording
 
-NUMBERS = list_words("two three four five six seven eight nine ten eleven twelve")
+WORDING = read_wording("orders")
 
-# Some more whose plural has one more syllable.
-ITEMS: BySplit = {
-    "train": [
-        *THINGS["train"],
-        *list_words(
-            "watch|brush|toothbrush|glass|wine glass|box|cardboard box|bench|dish|lens|torch|"
-            "patch|dress|mattress|compass|fox|walrus|crutch|sash|fax|brooch|hairbrush|peach|"
-            "radish|sandwich|cactus|bus|iris|atlas|canvas|fortress|tax stamp box"
-        ),
-    ],
-    "validation": [*THINGS["validation"], *list_words("lunch box|wristwatch|trellis|leash")],
-    "test": THINGS["test"],
-}
-
-NOUNS = lexicon.split(lexicon.read_nouns(), ITEMS)
-
-# How a text may name the customer and the item; their numbers are what the answer holds.
-CUSTOMERS = (
-    "[customer|client|account|customer no.] {number}",
-    "{person} ([customer|client|account|no.|customer no.] {number})",
-)
-MANY = (
-    "{things} ([item |article |no. |item no. |]{code})",
-    "{things}, [item|article] {code},",
-    "[pieces|units] of {code}",
-)
-ONE = ("{thing} ({code})", "[item|article] {code}", "{code} ({thing})")
-
-BODIES: BySplit = {
-    "train": (
-        (
-            "{name} [ordered|has ordered|just ordered] {qty} {items} at {price} [each|apiece|per"
-            " piece]."
-        ),
-        (
-            "[Please send|Send|Ship|Please ship] {qty} {items} to {name}; [the unit price is|unit"
-            " price] {price}."
-        ),
-        "Order from {name}: {item} x{digits}, {price}[/unit|/piece| per unit| each].",
-        "{name} [wants|would like|needs] {qty} {items} [for|at] {price} each.",
-        (
-            "{name} is buying {qty} {items} [and pays|and will pay|paying] {price} [for each"
-            " one|for each|a piece]."
-        ),
-        "{digits} {items} for {name}, {price} [each|apiece|per item].",
-        "Buyer: {name}, ordered: {item}, quantity {digits}, [price|unit price] {price}.",
-        (
-            "[Hi|Hello], [this is|I am|my name is] {name}, I [would like|want] {qty} {items} at"
-            " {price} each[, thanks|]."
-        ),
-        "{qty} {items} at {price} each [were ordered by|go to|are for] {name}.",
-        "[We sold|I sold] {name} {qty} {items}, [each at|each for] {price}.",
-        "At {price} [a piece|each|per unit], {name} [takes|will take|bought] {qty} {items}.",
-        "{name}: {digits} {items} @ {price}.",
-        "The {items} cost {price} each and {name} [wants|orders|is getting] {qty} of them.",
-        "[Reserve|Pack|Prepare] {qty} {items} for {name} at {price} [each|a piece].",
-        (
-            "{name} [called|wrote] to order {qty} {items}; [we agreed on|the price is] {price}"
-            " [each|per piece]."
-        ),
-        (
-            "An order of {qty} {items} came [in |]from {name}, [priced at|with a price of] {price}"
-            " [each|per item]."
-        ),
-        "For {name}: {qty} {items}. [Unit price|Price each|Price per piece]: {price}.",
-        (
-            "I'd like to [buy|get] {qty} {items} for {price} each, [regards|best"
-            " wishes|thanks|yours], {name}."
-        ),
-        (
-            "[Do you have|Are there] {qty} {items} [in stock|left]? [They cost|I would pay] {price}"
-            " each. [I'm|Yours,] {name}."
-        ),
-        "[Mark|Note|Write] down {qty} {items} for {name}, {price} [each|apiece|a piece].",
-        (
-            "[Dear shop|Dear all|Good morning], {name} [needs|asks for] {qty} {items}. [One is|They"
-            " are] {price}[ each|]."
-        ),
-        (
-            "[Sale|Invoice|Receipt] [to|for] {name}: {digits} {items}, {price} [each|a piece|per"
-            " piece]."
-        ),
-        "{name} [has chosen|picked|takes] {qty} {items}, [all of them|each one] {price}.",
-        (
-            "[It is|That is] {qty} {items} [for|to] {name} [with|and] [a price of|a unit price of]"
-            " {price} [each|apiece]."
-        ),
-    ),
-    "validation": (
-        "[Could you|Would you] put {qty} {items} aside for {name}? They are {price} each.",
-        "{name} asked us for {qty} {items}, the rate being {price} per piece.",
-        "Purchase by {name} - {digits} {items} - {price} each.",
-        "Good evening, {name} here. Add {qty} {items} to my order at {price} apiece.",
-        "New sale: {qty} {items} go out to {name}, one costs {price}.",
-        "Deliver {qty} {items} to {name}, charging {price} for every one.",
-        "Is it all right if {name} pays {price} for each of {qty} {items}?",
-        "{name} signed for {qty} {items}, one at {price}.",
-        "Hey, could {name} have {qty} {items}? I saw them for {price} each.",
-        "Please invoice {name}: {digits} {items}, every one {price}.",
-        "The next one is {name}. {qty} {items}. {price} a unit.",
-        "Today {name} decided on {qty} {items} with a unit cost of {price}.",
-    ),
-    "test": (
-        "{name} has requested {qty} {items} with each one costing {price}.",
-        "Dear team, kindly dispatch {qty} {items} to {name}. Each is {price}.",
-        "Sold to {name}: {digits} {items}, {price} per unit.",
-        "{name} will be purchasing {qty} {items}, priced {price} each.",
-        "Can I get {qty} {items}, please? The website says {price} each. My name is {name}.",
-        "Put {name} down for {qty} {items} at {price} each.",
-        "We need to deliver {qty} {items} to {name}, who pays {price} per item.",
-    ),
-}
-
-FRAMES: BySplit = {
-    "train": (
-        "[Turn this into|Convert this to|Make this] order JSON: {body}",
-        "[Order|New order|Incoming order]: {body}",
-        "[Extract|Parse] the order: {body}",
-        "{body} [Give me|Write|Return] the order as JSON.",
-        "JSON for this order: {body}",
-    ),
-    "validation": (
-        "Please read this order into JSON: {body}",
-        "{body} What is that as order JSON?",
-        "Order text: {body}",
-    ),
-    "test": (
-        "Here is an order, I need it in JSON: {body}",
-        "Order received: {body}",
-        "{body} Format this order as JSON.",
-    ),
-}
-
-PRICES = ("${}", "{} dollars", "{} EUR", "{} euros", "${}", "€{}", "£{}", "{} USD")
+MONTHS = ("January", "March", "April", "May", "June", "August", "October", "November")
 
 
 def make(rng: random.Random, split: Split) -> Example:
     """Draw an order.
 
-    The price is that of one piece, written in the answer as it was in the text.
+    The answer has customer and item as the text writes them, quantity and unit price as numbers.
     """
-    person = rng.choice(FIRST_NAMES[split]) + (
-        " " + rng.choice(LAST_NAMES[split]) if rng.random() < 0.5 else ""
+    template = _vary_price(rng, _draw_template(rng, split))
+    customer, item = order_parts.draw_customer(rng, split), order_parts.draw_item(rng, split)
+    amount, price = order_parts.draw_amount(rng), order_parts.draw_price(rng)
+    fields = _fields(rng, split, item, amount, price)
+    prompt = _name_customer(fill(rng, template, **fields, name="{name}"), customer)
+    written = next(
+        fields[place] for place in ("Items", "items", "item") if f"{{{place}}}" in template
     )
-    thing = rng.choice((NOUNS if rng.random() < 0.5 else ITEMS)[split])
-    number = _number(rng, split)
-    code = f"{_number(rng, split, digits=(3, 4))}-{rng.choice(ascii_uppercase)}"
-    qty = rng.randint(2, rng.choice((12, 60)))
-    price = (
-        str(rng.randint(2, 99))
-        if rng.random() < 0.6
-        else f"{rng.randint(1, 99)}.{rng.choice((25, 50, 75, 90, 95, 99))}"
+    case = str if customer.name.startswith(order_parts.ARTICLE) else _draw_case(rng)
+    answer = (
+        f'{{"customer":{_quote(case(customer.name))},"item":{_quote(case(written))},'
+        f'"qty":{amount},"price":{price.value}}}'
     )
-    words = NUMBERS[qty - 2] if qty <= 12 and rng.random() < 0.5 else str(qty)
-    fields = {
-        "person": person,
-        "number": number,
-        "thing": thing,
-        "things": pluralise(thing),
-        "code": code,
-    }
-    named = {"name": rng.choice(CUSTOMERS), "items": rng.choice(MANY), "item": rng.choice(ONE)}
-    parts = {place: fill(rng, form, **fields) for place, form in named.items()}
-    price_text = rng.choice(PRICES).format(price)
-    body = capitalise(
-        fill(rng, rng.choice(BODIES[split]), price=price_text, qty=words, digits=qty, **parts)
-    )
-    # The comma after an item goes before what ends the phrase anyway.
-    body = re.sub(r",(?=[,.;]| -)", "", body)
-    frame = "{body}" if rng.random() < 0.5 else rng.choice(FRAMES[split])
-    answer = f'{{"customer":{number},"item":"{code}","qty":{qty},"price":{price}}}'
-    return Example(fill(rng, frame, body=body), answer)
+    return Example(case(prompt), answer)
 
 
-def _number(rng: random.Random, split: Split, digits: tuple[int, int] = (4, 6)) -> int:
-    """Draw a number of so many digits that no other split has: its remainder by ten tells which."""
-    ends: dict[Split, Sequence[int]] = {
-        "train": range(6),
-        "validation": range(6, 8),
-        "test": range(8, 10),
+def _draw_template(rng: random.Random, split: Split) -> str:
+    """Draw an order's whole wording: with an instruction or none, and with words around it."""
+    if rng.random() < 0.3:
+        return rng.choice(WORDING["whole"][split])
+    template = rng.choice(WORDING["bodies"][split])
+    if rng.random() < 0.12:
+        template = f"{rng.choice(WORDING['openers'][split])} {template}"
+    if rng.random() < 0.2:
+        template = _continue(rng, template, f" {rng.choice(WORDING['closers'][split])}")
+    if rng.random() < 0.6:
+        before, _, after = rng.choice(WORDING["frames"][split]).partition("{body}")
+        template = before + _continue(rng, template, after)
+    return template
+
+
+def _vary_price(rng: random.Random, template: str) -> str:
+    """Put the unit before the price in some templates, where that begins a clause."""
+    if rng.random() < 0.7:
+        return template
+    return re.sub(r"(?<=[,;/–-] )\{price\} \{each\}", rng.choice(order_parts.PER_PIECE), template)
+
+
+def _continue(rng: random.Random, template: str, after: str) -> str:
+    """Put more after a template, most often with a full stop between two sentences."""
+    ended = template[-1] in ".!?" or not re.match(r" [A-Z]", after)
+    return template + ("" if ended or rng.random() < 0.3 else ".") + after
+
+
+def _fields(
+    rng: random.Random, split: Split, item: Item, amount: int, price: Price
+) -> dict[str, str]:
+    """Draw what fills a template's places, but for the customer's."""
+    spelt = rng.random() < 0.4
+    qty = order_parts.write_amount(rng, amount, spelt=spelt)
+    wrong = order_parts.draw_amount(rng)
+    while wrong == amount:
+        wrong = order_parts.draw_amount(rng)
+    mistaken = order_parts.write_amount(rng, wrong, spelt=spelt)
+    article = "an" if item.noun[0] in "aeiou" else "a"
+    each = rng.choice(order_parts.EACH).format(one=item.noun).replace("a " + item.noun, "{an}")
+    return {
+        "items": item.many,
+        "Items": capitalise(item.many),
+        "item": item.one,
+        "one": item.noun,
+        "qty": qty,
+        "Qty": capitalise(qty),
+        "digits": str(amount),
+        "wrong": mistaken,
+        "Wrong": capitalise(mistaken),
+        "price": price.text,
+        "plain": price.plain,
+        "each": each.format(an=f"{article} {item.noun}"),
+        **_distractions(rng, split, price),
     }
-    size = rng.randint(*digits)
-    return rng.randrange(10 ** (size - 1), 10**size) // 10 * 10 + rng.choice(ends[split])
+
+
+def _distractions(rng: random.Random, split: Split, price: Price) -> dict[str, str]:
+    """Draw what a text may hold besides an order."""
+    old = order_parts.draw_price(rng)
+    while old.value == price.value:
+        old = order_parts.draw_price(rng)
+    hour, minute = rng.randint(7, 20), rng.randrange(0, 60, 5)
+    return {
+        "old": old.plain,
+        "other": order_parts.draw_customer(rng, split).name,
+        "place": rng.choice(order_parts.VALUES["places"][split]),
+        "ref": rng.choice(ascii_uppercase) + rng.choice("-/#") + str(rng.randint(100, 99999)),
+        "date": f"{rng.randint(1, 28)} {rng.choice(MONTHS)}",
+        "time": f"{hour}:{minute:02}",
+        "phone": f"0{rng.randint(100, 999)} {rng.randint(100000, 999999)}",
+        "n": str(rng.randint(2, 90)),
+    }
+
+
+def _name_customer(text: str, customer: Customer) -> str:
+    """Put the customer into a text; an article or a title that begins a sentence has a capital."""
+    before = text.partition("{name}")[0].rstrip()
+    lead = capitalise(customer.lead) if before[-1:] in ("", ".", "!", "?") else customer.lead
+    return text.replace("{name}", lead + customer.name)
+
+
+def _draw_case(rng: random.Random) -> Callable[[str], str]:
+    """Draw how the whole text is typed: as it is, mostly, or without capitals, or in capitals."""
+    lot = rng.random()
+    return str.lower if lot < 0.06 else str.upper if lot < 0.09 else str
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 TASK = Task(
     name="orders",
     description=(
-        "Turns an order written in plain words into compact JSON: numbers of customer and item,"
-        " quantity, unit price."
+        "Turns an order written in plain words into compact JSON: customer, item, quantity, unit"
+        " price."
     ),
     make=make,
-    vocabulary={
-        "bodies": BODIES,
-        "frames": FRAMES,
-        "first": FIRST_NAMES,
-        "last": LAST_NAMES,
-        "items": ITEMS,
-    }
-    | {"nouns": NOUNS},
+    vocabulary={**WORDING, **order_parts.LISTS},
 )

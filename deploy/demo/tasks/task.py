@@ -25,6 +25,11 @@ class Example:
     prompt: str
     answer: str
 
+    @property
+    def line(self) -> str:
+        """The prompt in one line, as files of prompts have it."""
+        return " ".join(self.prompt.split())
+
 
 @dataclass(frozen=True)
 class Task:
@@ -36,6 +41,12 @@ class Task:
     """Draws one example of a split."""
     vocabulary: Mapping[str, BySplit]
     """Every list of words or templates that differs by split."""
+    result: Callable[[str], str] = str.strip
+    """Returns what an answer comes to, which is what has to be right: not how it was worked out."""
+
+    def is_right(self, answer: str, want: str) -> bool:
+        """Return whether an answer comes to what the wanted one does."""
+        return self.result(answer) == self.result(want)
 
     def example(self, rng: random.Random, split: Split) -> Example:
         """Draw one example."""
@@ -49,6 +60,11 @@ class Task:
             example = self.make(rng, split)
             found.setdefault(example.prompt, example)
         return list(found.values())
+
+
+def last_line(answer: str) -> str:
+    """Return what an answer comes to that is worked out in lines."""
+    return answer.strip().rpartition("\n")[2].strip()
 
 
 def fill(rng: random.Random, template: str, **fields: object) -> str:
