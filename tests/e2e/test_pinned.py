@@ -17,6 +17,9 @@ from tests.e2e.conftest import ADMIN_KEY, Demo, serving
 from tta_serve.evaluation.local_server import find_free_port
 from tta_serve.serving.experts.pinned_requests import PINNED_FILE
 
+# A server of its own that is taught, and one that is started on what it has learned.
+pytestmark = pytest.mark.long
+
 PINS, NEW = 12, 6
 FORCE_LIMIT_S = 60
 SPOKEN = {name: [one.prompt for one in read_spoken(SPEAKERS) if one.task == name] for name in TASKS}
