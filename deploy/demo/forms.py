@@ -13,10 +13,9 @@ from adapters.library.ingest import OwnerNotes, draft_folder
 from adapters.library.library import Library
 from adapters.library.versions import VersionStore
 from deploy.demo.base import ensure_base
-from deploy.demo.evaluate import SEEDS
+from deploy.demo.evaluate import draw_examples
 from deploy.demo.finetune import TRAINED, write_finetune
 from deploy.demo.jobs import Job, score_jobs
-from deploy.demo.tasks import TASKS
 from tta_serve.config.loading import load
 from tta_serve.config.sections import ServeConfig
 from tta_serve.evaluation.local_server import serve_locally
@@ -76,7 +75,7 @@ def score_forms(count: int, tell: Callable[[], None]) -> list[FormScore]:
     """
     with tempfile.TemporaryDirectory() as folder:
         library = build_library(Path(folder))
-        asked = {task: TASKS[task].examples("test", count, SEEDS["test"]) for task in TRAINED}
+        asked = {task: draw_examples(task, "test", count) for task in TRAINED}
         jobs = [
             Job(name, {"model": f"smollm2:{name}"}, task, example)
             for name in library.names

@@ -7,7 +7,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby, takewhile
@@ -162,11 +162,12 @@ def draw_batches(run: Run) -> Iterator[list[tuple[list[int], list[int]]]]:
     """
     settings = run.settings
     first = run.step
+    people = list_examples(settings.task, SPEAKERS, TRAIN)
     for window in range(first // WINDOW, math.ceil(settings.steps / WINDOW)):
         seed = settings.seed * 100_000 + window
         rows = [
             (encode_prompt(run.tokenizer, e.prompt), encode_answer(run.tokenizer, e.answer))
-            for e in draw_window(settings, window, seed)
+            for e in draw_window(settings, people, window, seed)
         ]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         parts = [rows[at : at + settings.batch] for at in range(0, len(rows), settings.batch)]
@@ -174,12 +175,13 @@ def draw_batches(run: Run) -> Iterator[list[tuple[list[int], list[int]]]]:
         yield from parts[max(0, first - window * WINDOW) : settings.steps - window * WINDOW]
 
 
-def draw_window(settings: TrainingSettings, window: int, seed: int) -> list[Example]:
+def draw_window(
+    settings: TrainingSettings, people: Sequence[Example], window: int, seed: int
+) -> list[Example]:
     """Draw the examples of a window: generated ones, and people's.
 
     Of the latter none comes again before all have come.
     """
-    people = list_examples(settings.task, SPEAKERS, TRAIN)
     total = WINDOW * settings.batch
     count = round(settings.spoken * total)
     places = range(window * count, (window + 1) * count)

@@ -14,7 +14,7 @@ from adapters.library.library import Library
 from adapters.library.versions import VersionStore
 from adapters.merge.twin import build_twins
 from deploy.demo.base import ensure_base
-from deploy.demo.evaluate import SEEDS
+from deploy.demo.evaluate import draw_examples
 from deploy.demo.jobs import Job, score_jobs
 from deploy.demo.model import EXPERTS
 from deploy.demo.tasks import TASKS
@@ -81,7 +81,7 @@ def score_twins(count: int, rank: int | None, tell: Callable[[], None]) -> list[
     with tempfile.TemporaryDirectory() as folder:
         library = build_library(Path(folder) / "library", rank)
         jobs = []
-        for task, known in TASKS.items():
+        for task in TASKS:
             arms: dict[str, dict[str, Any]] = {
                 "the right expert": {"model": f"smollm2:{task}"},
                 "the right part and the shared one": {"model": f"smollm2:{PREFIX}-{task}"},
@@ -91,7 +91,7 @@ def score_twins(count: int, rank: int | None, tell: Callable[[], None]) -> list[
                     for name in POLICIES
                 },
             }
-            examples = known.examples("test", count, SEEDS["test"])
+            examples = draw_examples(task, "test", count)
             jobs += [Job(a, request, task, one) for a, request in arms.items() for one in examples]
         with serve_locally(make_config(library)) as (url, _):
             shares = score_jobs(url, jobs, tell)

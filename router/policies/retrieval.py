@@ -140,9 +140,14 @@ class RetrievalPolicy(InlineSelector):
         return self._options.minimum if self._options.mode == "sparse" else 0.0
 
 
+def lacks_examples(name: str, examples: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether an expert has too few example prompts to be known by them alone."""
+    return len(examples.get(name, ())) < FOLDS
+
+
 def _find_pinned(name: str, context: Context) -> Tensor | None:
     """Return the features of pinned requests that an expert needs, None if it needs none."""
-    if context.pinned is None or len(context.examples.get(name, ())) >= FOLDS:
+    if context.pinned is None or not lacks_examples(name, context.examples):
         return None
     return context.pinned.get(name)
 

@@ -38,13 +38,14 @@ def score(kind: str, want: str, parts: Sequence[str], answer: str) -> Score:
         share = sum(_contains(answer, part) for part in parts) / len(parts)
         return Score(float(share == 1), share)
     want, answer = want.strip(), answer.strip()
-    if answer == want or (kind == "worked" and _last_line(answer) == _last_line(want)):
+    if answer == want or (kind == "worked" and last_line(answer) == last_line(want)):
         return Score(1.0, 1.0)
     return Score(0.0, KINDS[kind](want, answer))
 
 
-def _last_line(text: str) -> str:
-    return text.rpartition("\n")[2].strip()
+def last_line(answer: str) -> str:
+    """Return what an answer comes to that is worked out in lines."""
+    return answer.strip().rpartition("\n")[2].strip()
 
 
 def _grade_nothing(want: str, answer: str) -> float:

@@ -14,7 +14,7 @@ from deploy.demo.suite.question_parts import (
     draw_private,
     pick,
 )
-from deploy.demo.tasks import arithmetic, dates, order_parts, sql, triage
+from deploy.demo.tasks import arithmetic, dates, order_parts, orders, sql, triage
 from deploy.demo.tasks.shifts import WEEKDAYS
 from deploy.demo.tasks.sql.tables import Column
 from deploy.demo.tasks.task import capitalise
@@ -47,8 +47,8 @@ ORDERED = {
         "Put {who} down for {a} {things} at {price} each. Later {b} more were added.",
     ),
     "-": (
-        ("{who} has requested {a} {things} at {price} each, but {b} of them were given back."),
-        ("Put {who} down for {a} {things} at {price} each. Then {b} of them were cancelled."),
+        "{who} has requested {a} {things} at {price} each, but {b} of them were given back.",
+        "Put {who} down for {a} {things} at {price} each. Then {b} of them were cancelled.",
     ),
 }
 PRICES = ("${}", "€{}", "£{}", "{} dollars", "{} euros", "{} EUR", "{} USD")
@@ -165,7 +165,7 @@ def _math_orders(rng: random.Random) -> tuple[str, str, tuple[str, ...]]:
     item, price = order_parts.draw_item(rng, "test"), rng.randint(2, 99)
     fields = {"who": who, "thing": item.noun, "things": item.many}
     body = pick(rng, ORDERED[sign], a=a, b=b, price=rng.choice(PRICES).format(price), **fields)
-    want = f'{{"customer":"{who}","item":"{item.many}","qty":{result},"price":{price}}}'
+    want = orders.write_order(who, item.many, result, str(price))
     return pick(rng, ORDER_FRAMES, body=body), want, tuple(want[1:-1].split(","))
 
 

@@ -16,7 +16,7 @@ import re
 from deploy.demo.tasks import lexicon
 from deploy.demo.tasks.numbers import NUMBER_WORDS, spell_number
 from deploy.demo.tasks.steps import SIGNS, work_out
-from deploy.demo.tasks.task import BySplit, Example, Split, Task, capitalise, fill, last_line
+from deploy.demo.tasks.task import BySplit, Example, Split, Task, capitalise, fill
 from deploy.demo.tasks.task import list_words as words
 from deploy.demo.tasks.vocabulary import (
     FIRST_NAMES,
@@ -26,6 +26,7 @@ from deploy.demo.tasks.vocabulary import (
     pluralise,
 )
 from deploy.demo.tasks.wording import read_wording
+from tta_serve.evaluation.scoring import last_line
 
 WORDING = read_wording("math")
 VERBS = ("got", "lost", "made", "came", "gone")

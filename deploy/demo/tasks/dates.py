@@ -22,11 +22,11 @@ from deploy.demo.tasks.task import (
     Task,
     capitalise,
     fill,
-    last_line,
     list_words,
 )
 from deploy.demo.tasks.vocabulary import FIRST_NAMES, LAST_NAMES, THINGS, pluralise
 from deploy.demo.tasks.wording import read_wording
+from tta_serve.evaluation.scoring import last_line
 
 WORDING = read_wording("dates")
 

@@ -32,11 +32,14 @@ def make(rng: random.Random, split: Split) -> Example:
         fields[place] for place in ("Items", "items", "item") if f"{{{place}}}" in template
     )
     case = str if customer.name.startswith(order_parts.ARTICLE) else _draw_case(rng)
-    answer = (
-        f'{{"customer":{_quote(case(customer.name))},"item":{_quote(case(written))},'
-        f'"qty":{amount},"price":{price.value}}}'
-    )
+    answer = write_order(case(customer.name), case(written), amount, price.value)
     return Example(case(prompt), answer)
+
+
+def write_order(customer: str, item: str, amount: int, price: str) -> str:
+    """Write an order as compact JSON; the price is a number as JSON has it."""
+    named = f'{{"customer":{_quote(customer)},"item":{_quote(item)}'
+    return f'{named},"qty":{amount},"price":{price}}}'
 
 
 def _draw_template(rng: random.Random, split: Split) -> str:

@@ -62,11 +62,6 @@ class Task:
         return list(found.values())
 
 
-def last_line(answer: str) -> str:
-    """Return what an answer comes to that is worked out in lines."""
-    return answer.strip().rpartition("\n")[2].strip()
-
-
 def fill(rng: random.Random, template: str, **fields: object) -> str:
     """Resolve every `[one|or another]` at random, then put the fields into their `{places}`.
 

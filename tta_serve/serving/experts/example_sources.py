@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from router.policies.retrieval import lacks_examples
 from router.scoring.centroids import FOLDS
 from tta_serve.protocol import ExpertExamples
 from tta_serve.serving.experts.view import View
@@ -16,11 +17,6 @@ def find_step(count: int) -> int:
     return (count // STEPS_FROM).bit_length()
 
 
-def lacks_examples(view: View, name: str) -> bool:
-    """Return whether an expert has too few example prompts to be known by them alone."""
-    return len(view.examples.get(name, ())) < FOLDS
-
-
 def describe_sources(view: View, kept: Callable[[str], int] | None) -> list[ExpertExamples]:
     """Return what policies know of each expert that they may choose.
 
@@ -31,7 +27,7 @@ def describe_sources(view: View, kept: Callable[[str], int] | None) -> list[Expe
     found = []
     for name in sorted(view.catalog.rules.classes):
         prompts = len(view.examples.get(name, ()))
-        used = view.pinned.get(name, 0) if lacks_examples(view, name) else 0
+        used = view.pinned.get(name, 0) if lacks_examples(name, view.examples) else 0
         waiting = None if kept is None else kept(view.digests[name])
         says = _describe(f"{view.catalog.served}:{name}", prompts, used, waiting)
         found.append(ExpertExamples(expert=name, prompts=prompts, pinned=used, says=says))

@@ -19,10 +19,11 @@ import torch
 from adapters.errors import LibraryError
 from adapters.library.entries import ENTRIES
 from router.decision import Prompt
+from router.policies.retrieval import lacks_examples
 from router.probing import Probe, read_features
 from tta_serve import metrics
 from tta_serve.config.sections import ServeConfig
-from tta_serve.serving.experts.example_sources import find_step, lacks_examples
+from tta_serve.serving.experts.example_sources import find_step
 from tta_serve.serving.experts.view import View
 from tta_serve.serving.routing.example_readings import CONTROLS, Read
 from tta_serve.serving.routing.pinned_file import PinnedContent, load_pinned, save_pinned
@@ -202,7 +203,7 @@ class PinnedRequests:
         return any(
             find_step(self.sample.count(digest)) > find_step(view.pinned.get(name, 0))
             for name, digest in view.digests.items()
-            if lacks_examples(view, name)
+            if lacks_examples(name, view.examples)
         )
 
     def _tell(self, view: View) -> None:

@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping
 from string import ascii_uppercase
 
 from deploy.demo.tasks.numbers import spell_number
+from deploy.demo.tasks.spelling import MONTHS
 from deploy.demo.tasks.sql.statements import Value
 from deploy.demo.tasks.sql.tables import NOUNS, PLACES, WORDS, Column
-from deploy.demo.tasks.task import Split, capitalise, list_words
+from deploy.demo.tasks.task import Split, capitalise
 from deploy.demo.tasks.vocabulary import FIRST_NAMES, LAST_NAMES, invent_word, join_words
 
 NUMBERS: Mapping[Value, str] = {n: spell_number(n) for n in range(21)}
-_MONTHS = list_words(
-    "January February March April May June July August September October November December"
-)
 
 
 def draw_value(rng: random.Random, split: Split, column: Column) -> Value:
@@ -109,7 +107,7 @@ def _draw_code(rng: random.Random, split: Split) -> Value:
 def _draw_month(rng: random.Random, split: Split) -> str:
     del split
     dated = f"{rng.randint(2015, 2026)}-{rng.randint(1, 12):02}"
-    name = rng.choice(_MONTHS)
+    name = rng.choice(MONTHS)
     return rng.choice((dated, name, name, name.lower()))
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from adapters.mix import MixRules
-from tta_serve.serving.experts.example_sources import describe_sources, find_step, lacks_examples
+from router.policies.retrieval import lacks_examples
+from tta_serve.serving.experts.example_sources import describe_sources, find_step
 
 
 def see(prompts: int, pinned: int) -> Any:
@@ -40,7 +41,7 @@ def test_it_is_said_what_is_in_force_and_what_would_be_better(
     (found,) = describe_sources(view, None if kept is None else lambda digest: kept)
     assert found.says.startswith(says)
     assert (found.expert, found.prompts) == ("a", prompts)
-    assert found.pinned == (pinned if lacks_examples(view, "a") else 0)
+    assert found.pinned == (pinned if lacks_examples("a", view.examples) else 0)
 
 
 def test_steps_double() -> None:
