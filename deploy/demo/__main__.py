@@ -215,7 +215,7 @@ def prompts(
             min=1,
             help="A task's generated prompts for training; a third as many for validation.",
         ),
-    ] = 300,
+    ] = 700,
     seed: Annotated[int, typer.Option(help="Of the tasks' generators.")] = 1,
 ) -> None:
     """Write prompts of the splits train and validation, to train a gate on.
