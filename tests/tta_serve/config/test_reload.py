@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tta_serve.config.access import KeyConfig
 from tta_serve.config.loading import load
 from tta_serve.config.reload import (
     RELOADABLE,
@@ -16,6 +17,7 @@ from tta_serve.config.reload import (
 )
 from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import ConfigError
+from tta_serve.experiments.design.definition import Eligible
 
 KEY = {"sha256": "0123456789abcdef" * 4, "tenant": "shop", "scopes": ["infer", "admin"]}
 
@@ -47,6 +49,20 @@ def test_what_may_change_of_a_config_makes_the_same_config_again() -> None:
     bare = demo(access={}, experiments={}, library={"path": "x"})
     assert reload_config(bare, given) != config, "the library's folder stays"
     assert list_differences(select_reloadable(reload_config(bare, given)), given) == []
+
+
+def test_sets_are_written_in_one_order_whatever_process_writes_them() -> None:
+    names = [f"name{i}" for i in range(12)]
+    scopes = ["admin", "feedback", "infer", "metrics"]
+    key = KeyConfig.model_validate(KEY | {"scopes": scopes})
+    assert key.model_dump(mode="json")["scopes"] == scopes
+    eligible = Eligible(models=frozenset(names), keys=None)
+    assert eligible.model_dump(mode="json") == {
+        "models": sorted(names),
+        "headers": {},
+        "keys": None,
+    }
+    assert isinstance(eligible.model_dump()["models"], frozenset)
 
 
 def test_every_place_is_one_of_the_config() -> None:

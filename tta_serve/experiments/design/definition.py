@@ -4,15 +4,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from tta_serve.config.section import Section
 from tta_serve.experiments.errors import ExperimentError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -22,11 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 _ROUNDING = 1e-12  # by which sums of shares may be above what they should be
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Arm(_Part):
+class Arm(Section):
     """One of the policies that are compared, and its part of the traffic."""
 
     name: Name
@@ -36,7 +26,7 @@ class Arm(_Part):
     """The arm's part of the traffic is weight / sum of weights."""
 
 
-class Metric(_Part):
+class Metric(Section):
     """What is measured of a unit.
 
     It is either something that the server measures itself (`tta_serve.store.measures.BUILT_IN`), or
@@ -62,7 +52,7 @@ class Guardrail(Metric):
     """By how much an arm may be worse; one that is surely worse than that is stopped."""
 
 
-class Metrics(_Part):
+class Metrics(Section):
     """All that an experiment measures."""
 
     primary: Metric
@@ -78,7 +68,7 @@ class Metrics(_Part):
         return self.primary, *self.secondary, *self.guardrails
 
 
-class Eligible(_Part):
+class Eligible(Section):
     """Whose requests take part: all conditions that are given must hold."""
 
     models: frozenset[str] | None = None
@@ -89,7 +79,7 @@ class Eligible(_Part):
     """Labels of API keys, from the config's `access.keys`; None for any key or none."""
 
 
-class Bandit(_Part):
+class Bandit(Section):
     """Thompson sampling on the primary metric, in place of fixed weights."""
 
     explore: Share = 0.05
@@ -98,7 +88,7 @@ class Bandit(_Part):
     """How many seconds pass until the weights are computed anew."""
 
 
-class Definition(_Part):
+class Definition(Section):
     """An experiment as an operator defines it."""
 
     name: Name
