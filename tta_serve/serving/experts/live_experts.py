@@ -25,7 +25,7 @@ from tta_serve.serving.experts.example_sources import describe_sources
 from tta_serve.serving.experts.pinned_requests import PinnedOffer, PinnedRequests
 from tta_serve.serving.experts.startup import check_base, explain_licence, source_of
 from tta_serve.serving.experts.view import View, Views
-from tta_serve.serving.routing.conversations import Conversations
+from tta_serve.serving.routing.decision import Conversations
 from tta_serve.serving.routing.example_readings import ExampleReadings, find_file
 from tta_serve.serving.routing.probe_cache import ProbeCache
 

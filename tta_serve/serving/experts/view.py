@@ -23,7 +23,7 @@ from tta_serve.config.access import TenantConfig
 from tta_serve.config.sections import ServeConfig
 from tta_serve.serving.experts.expert_facts import ExpertTable
 from tta_serve.serving.reading.catalog import Catalog
-from tta_serve.serving.routing.conversations import Conversations
+from tta_serve.serving.routing.decision import Conversations
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.example_readings import ExampleProbe, ExampleReadings
 from tta_serve.serving.routing.pinned_sample import PinnedSample

@@ -21,8 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tta_serve import metrics
 from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
-from tta_serve.serving.access.key_ring import CALLER, KeyRing, is_management
-from tta_serve.serving.access.token_limits import TokenLimits
+from tta_serve.serving.access.key_ring import CALLER, KeyRing, TokenLimits, is_management
 from tta_serve.serving.http.body import ClientLeft, read_body, read_json
 from tta_serve.serving.http.openai_errors import Failure, failure_of, reshaped
 from tta_serve.serving.reading.request import REQUEST, GenerateRequest

@@ -18,8 +18,7 @@ from typing import Any
 
 from router.decision import Prompt
 from tta_serve.engine.client.placement import UserTurns
-from tta_serve.serving.access.key_ring import ANYBODY, Caller
-from tta_serve.serving.access.token_limits import UNLIMITED, TokenLimits
+from tta_serve.serving.access.key_ring import ANYBODY, UNLIMITED, Caller, TokenLimits
 
 REQUEST = "tta.request"
 """The key of an ASGI scope under which the edge leaves what it has read: a `GenerateRequest`."""

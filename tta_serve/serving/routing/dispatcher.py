@@ -24,9 +24,10 @@ from tta_serve.exceptions import RequestError
 from tta_serve.protocol import Explained, MergeInfo
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
-from tta_serve.serving.routing.conversations import Conversations, RememberedDecision
 from tta_serve.serving.routing.decision import (
+    Conversations,
     DecisionTrace,
+    RememberedDecision,
     describe_decision,
     reuse_mix,
     round_scores,

@@ -30,8 +30,13 @@ from tta_serve.engine.wire import (
 from tta_serve.protocol import MergeInfo
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
-from tta_serve.serving.routing.conversations import Conversations, RememberedDecision
-from tta_serve.serving.routing.decision import DecisionTrace, describe_decision, reuse_mix
+from tta_serve.serving.routing.decision import (
+    Conversations,
+    DecisionTrace,
+    RememberedDecision,
+    describe_decision,
+    reuse_mix,
+)
 from tta_serve.serving.routing.probe_cache import ViewProbe
 
 

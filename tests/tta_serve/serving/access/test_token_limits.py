@@ -8,7 +8,7 @@ from vllm import SamplingParams
 from tta_serve.config.access import KeyConfig
 from tta_serve.config.sections import ServerConfig
 from tta_serve.exceptions import RequestError
-from tta_serve.serving.access.token_limits import TokenLimits
+from tta_serve.serving.access.key_ring import TokenLimits
 
 
 @pytest.mark.parametrize(

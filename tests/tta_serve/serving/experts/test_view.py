@@ -25,7 +25,7 @@ from tests.factories.twins import add_twins
 from tta_serve.config.sections import PolicyConfig, ServeConfig
 from tta_serve.exceptions import ConfigError, RequestError
 from tta_serve.serving.experts.view import View, Views
-from tta_serve.serving.routing.conversations import Conversations
+from tta_serve.serving.routing.decision import Conversations
 from tta_serve.serving.routing.dispatcher import narrow_context
 from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe
 

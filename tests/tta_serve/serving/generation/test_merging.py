@@ -40,7 +40,7 @@ from tta_serve.serving.http.edge import Edge, EdgeRules
 from tta_serve.serving.reading.catalog import Catalog
 from tta_serve.serving.reading.routes import Routes
 from tta_serve.serving.replica.model_names import serve_names
-from tta_serve.serving.routing.conversations import Conversations
+from tta_serve.serving.routing.decision import Conversations
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe
 from tta_serve.serving.trials.trials import Trials

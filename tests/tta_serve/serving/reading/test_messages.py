@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tta_serve.exceptions import RequestError
-from tta_serve.serving.reading.messages import check_messages
+from tta_serve.serving.reading.routes import check_messages
 
 
 def user(content: Any) -> dict[str, Any]:

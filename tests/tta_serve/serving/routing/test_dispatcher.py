@@ -18,7 +18,7 @@ from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import RequestError
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
-from tta_serve.serving.routing.conversations import Conversations
+from tta_serve.serving.routing.decision import Conversations
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.policy_breaker import FAILURES
 from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe

@@ -28,7 +28,7 @@ from tta_serve.protocol import MergeInfo
 from tta_serve.serving.experts.startup import StartupPlan
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import Turn
-from tta_serve.serving.routing.conversations import Conversations
+from tta_serve.serving.routing.decision import Conversations
 from tta_serve.serving.routing.dispatcher import PolicyDispatcher
 from tta_serve.serving.routing.inline_turn import InstalledPolicy
 from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe

@@ -2,7 +2,7 @@
 
 from adapters.mix import Mix
 from router.decision import Decision
-from tta_serve.serving.routing.conversations import Conversations, RememberedDecision
+from tta_serve.serving.routing.decision import Conversations, RememberedDecision
 
 SQL = Decision(Mix.of({"sql": 1.0}))
 
