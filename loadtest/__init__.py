@@ -15,6 +15,7 @@ python -m loadtest lifecycle   what loading an expert costs those who are being 
 python -m loadtest profile     where a decoding step's time goes, by operator
 python -m loadtest kernel      on a GPU, one layer's delta, ours and vLLM's
 python -m loadtest soak        serves the demo and changes its library; every answer is checked
+python -m loadtest table       the table of published figures, from their file in results/
 
-The last line of what each prints is one JSON object.
+The last line of what each but `table` prints is one JSON object.
 """

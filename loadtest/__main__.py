@@ -17,6 +17,7 @@ from loadtest.commands import (
     replicas,
     search,
     soak,
+    table,
 )
 
 app = typer.Typer(help="Benchmarks of tta-serve.", no_args_is_help=True)
@@ -35,6 +36,7 @@ app.command("replicas")(replicas.command)
 app.command("profile")(profile.command)
 app.command("search")(search.command)
 app.command("soak")(soak.command)
+app.command("table")(table.command)
 
 if __name__ == "__main__":
     app()

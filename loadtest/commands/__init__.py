@@ -7,7 +7,11 @@ prefix            `python -m loadtest prefix`: one prefix cache for all mixes, a
 edge              `python -m loadtest edge`: the way from client to engine over HTTP
 http              `python -m loadtest http`: what adaptive merging costs a user over HTTP
 http_plan         its sides, and what each of them is asked
+http_servers      the servers of those sides
+http_asker        who asks its servers, and keeps what is found
 http_figures      its ratios, medians and table
+http_plot         its picture
+table             `python -m loadtest table`: the table of published figures
 replicas          `python -m loadtest replicas`: by what replicas should share conversations
 dense             `python -m loadtest dense`: task vectors in the weights, part by part
 dense_switch      what a switch takes, over what the memory allows

@@ -12,7 +12,7 @@ from vllm import SamplingParams
 from adapters.mix import Mix
 from deploy.demo.base import ensure_base
 from loadtest.common.measure import Repeats, interleave, median_ratio
-from loadtest.common.workload import SHAPES, RequestBatch, draw_mixes, make_batch
+from loadtest.common.workload import SHAPES, RequestBatch, draw_mixes, draw_zipf, make_batch
 from loadtest.sides.dense_engine import DenseEngine, write_library
 from loadtest.sides.engines import SLOTS, Setup
 
@@ -23,11 +23,6 @@ ANSWER = 16
 def sort_arrivals(mixes: Sequence[Mix], count: int, _: random.Random) -> list[Mix]:
     """Return all requests of one mix after all of another."""
     return [mixes[i * len(mixes) // count] for i in range(count)]
-
-
-def draw_zipf(mixes: Sequence[Mix], count: int, rng: random.Random) -> list[Mix]:
-    """Return requests of which the k-th mix has a share of 1 / k."""
-    return rng.choices(mixes, weights=[1 / k for k in range(1, len(mixes) + 1)], k=count)
 
 
 def draw_evenly(mixes: Sequence[Mix], count: int, rng: random.Random) -> list[Mix]:

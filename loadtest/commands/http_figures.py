@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.commands.http_plan import SIDES
+from loadtest.commands.http_plan import BURSTS, SIDES, TRACE
 from loadtest.common import machine
 from loadtest.common.load_figures import OBJECTIVES_MS, LoadFigures
-from loadtest.common.measure import Series, median_ratio, spread
+from loadtest.common.measure import Series, spread
 
 Row = dict[str, Any]
 WANTED = {
@@ -46,6 +45,8 @@ RATIOS = {
     "throughput_d_over_b_4": SideRatio("tok_s", "many_4_mixes", "d", "b"),
     "throughput_d_over_b_1": SideRatio("tok_s", "many_1_mixes", "d", "b"),
     "throughput_d_over_f_16": SideRatio("tok_s", "many", "d", "f"),
+    "throughput_c_over_g": SideRatio("tok_s", "many", "c", "g"),
+    "ttft_c_over_g": SideRatio("ttft_ms", "first", "c", "g"),
     **{
         f"{name}_{key}_over_c": SideRatio(figure, cell, key, "c")
         for key in SIDES
@@ -53,6 +54,7 @@ RATIOS = {
         for name, figure, cell in (("throughput", "tok_s", "many"), ("ttft", "ttft_ms", "first"))
     },
 }
+_MEMORY = "memory"
 _COLUMNS = (
     ("first token alone, ms", "first", "{ttft_ms:.0f}"),
     ("tokens/s, one at a time", "alone", "{tok_s:.4g}"),
@@ -63,6 +65,9 @@ _COLUMNS = (
     ("between tokens p50 / p99, ms", "open_50", "{itl_ms:.0f} / {itl_p99_ms:.0f}"),
     ("whole answer p50 / p99, ms", "open_50", "{e2e_ms:.0f} / {e2e_p99_ms:.0f}"),
     ("goodput / answered, requests/s", "open_50", "{goodput_s:.3g} / {requests_s:.3g}"),
+    ("in bursts: first token p50 / p99, ms", BURSTS, "{ttft_ms:.0f} / {ttft_p99_ms:.0f}"),
+    ("as in the trace: first token p50 / p99, ms", TRACE, "{ttft_ms:.0f} / {ttft_p99_ms:.0f}"),
+    ("memory, GB", _MEMORY, "{gb:.2f}"),
 )
 
 
@@ -85,6 +90,11 @@ class HttpFindings:
         for figure, value in asdict(got).items():
             mine.setdefault(figure, []).append(value)
 
+    def add_memory(self, key: str, taken: int) -> None:
+        """Keep how many bytes of memory a server took after a side's last request."""
+        mine = self.values.setdefault(key, {}).setdefault(_MEMORY, {})
+        mine.setdefault("gb", []).append(taken / 1e9)
+
     @property
     def capacity(self) -> float | None:
         """Requests a second that a answered in the first round with 16 at once, None before it."""
@@ -103,13 +113,8 @@ class HttpFindings:
 
     def summarise(self) -> Row:
         """Return all figures: those that are wanted first, of the sides that were asked."""
-        first = SideRatio("ttft_ms", "first", "c", "a")
-        found: Row = {}
-        if pair := self._find(first):
-            found["ttft_ms_c_minus_a"] = median(c - a for c, a in zip(*pair, strict=True))
-        for name, ratio in RATIOS.items():
-            if pair := self._find(ratio):
-                found[name] = median_ratio(*pair)
+        compared = self.compare_sides()
+        found: Row = {name: median(values) for name, values in compared.items()}
         if "e" in self.router_ms:
             found["policy_ms_p50"] = median(self.router_ms["e"])
         return {
@@ -119,8 +124,19 @@ class HttpFindings:
             "policy_ms_p50_by_side": {k: median(ms) for k, ms in self.router_ms.items()},
             "routed": {key: median(shares) for key, shares in self.routed.items()},
             "fallbacks": self.fallbacks,
+            "spreads": {name: spread(values) for name, values in compared.items()},
             "sides": self.summarise_sides(),
         }
+
+    def compare_sides(self) -> Series:
+        """Return what is compared within a round, by name: a difference, and ratios."""
+        found: Series = {}
+        if pair := self._find(SideRatio("ttft_ms", "first", "c", "a")):
+            found["ttft_ms_c_minus_a"] = [c - a for c, a in zip(*pair, strict=True)]
+        for name, ratio in RATIOS.items():
+            if pair := self._find(ratio):
+                found[name] = [above / below for above, below in zip(*pair, strict=True)]
+        return found
 
     def summarise_sides(self) -> Row:
         """Return the medians and spreads of all figures, by side and cell."""
@@ -144,27 +160,24 @@ def _summarise_series(series: Series) -> Row:
 
 
 def make_rows(sides: Mapping[str, Row]) -> list[list[str]]:
-    """Return the table of the sides' medians, its head first; what was not asked is empty."""
-    rows = [["", *(title for title, _, _ in _COLUMNS)]]
+    """Return the table of the sides' medians, its head first.
+
+    What a side was not asked is empty; what no side was asked has no column.
+    """
+    known = {cell for cells in sides.values() for cell in cells}
+    columns = [column for column in _COLUMNS if column[1] in known]
+    rows = [["", *(title for title, _, _ in columns)]]
     for key, side in SIDES.items():
         if cells := sides.get(key):
-            values = [form.format(**cells[c]) if c in cells else "" for _, c, form in _COLUMNS]
+            values = [form.format(**cells[c]) if c in cells else "" for _, c, form in columns]
             rows.append([f"{key}: {side.title}", *values])
     return rows
 
 
-def write_markdown(file: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Write the table as Markdown has it."""
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    file.write_text(text, encoding="utf-8")
-
-
 def show_figures(result: Row, rows: Sequence[Sequence[str]]) -> None:
-    """Print the table, and what was wanted."""
+    """Print the table, a side a column as terminals are narrow, and what was wanted."""
     console = Console()
-    head, *body = rows
+    head, *body = zip(*rows, strict=True)
     table = Table(*head)
     for line in body:
         table.add_row(*line)

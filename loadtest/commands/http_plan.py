@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from loadtest.common.mix_supply import MixChoice, MixSupply
 from loadtest.common.workload import numbers_of
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ ANSWER = 64
 """Tokens of an answer."""
 _FIRST = 2  # tokens of an answer where the first is what matters
 _TURNS = 16  # most requests of a cell where they take turns, however many the others get
+_HALF = 50  # per cent of a's capacity, at which bursts and traces come
+_BURSTINESS = 0.25  # gaps whose standard deviation is twice their mean
+
+BURSTS = f"bursts_{_HALF}"
+TRACE = "trace"
 
 MixBody = Callable[[int, "Mix"], dict[str, Any]]
 
@@ -40,6 +46,14 @@ class HttpPlan:
     """The policies that decide, beside the default one."""
     fewer_alone: bool = False
     """Whether fewer mixes than 16 are also asked for one at a time."""
+    bursts: bool = False
+    """Whether requests also come in bursts."""
+    unasked: tuple[str, ...] = ()
+    """The letters of sides that are asked only where they are named."""
+    choice: MixChoice = MixChoice.UNIFORM
+    """Which mixes are named."""
+    trace: tuple[float, ...] = ()
+    """When requests also come, in the mean one in each unit of time; nothing for no trace."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,10 @@ class Cell:
     """How fast they come, in per cent of a's capacity; 0 for as soon as they may."""
     tokens: int = ANSWER
     """Of each answer."""
+    burstiness: float = 1.0
+    """The shape of the gamma distribution of the gaps; 1 is a Poisson process."""
+    times: tuple[float, ...] = ()
+    """When they come, in the mean one in each unit of time; nothing for by chance."""
 
 
 def _name_adapter(number: int, mix: Mix) -> dict[str, Any]:
@@ -105,6 +123,7 @@ SIDES = {
         for policy in ("gate", "twin", "t3-calibrated")
     },
     "f": AskedSide("vLLM, merged in place", "in_place", mix_body=_name_experts, takes_turns=True),
+    "g": AskedSide("Ray Serve LLM, the base", "ray_direct"),
 }
 
 
@@ -116,7 +135,9 @@ def make_plan(configured: Collection[str], *, quick: bool) -> HttpPlan:
         quick: Whether it is to take less than 20 minutes.
     """
     if quick:
-        return HttpPlan(2, firsts=8, alone=2, batches=2, arrivals=24, shares=(50,))
+        return HttpPlan(
+            2, firsts=8, alone=2, batches=2, arrivals=24, shares=(_HALF,), unasked=("g",)
+        )
     own = tuple(side.policy for side in SIDES.values() if side.policy not in ("", DEFAULT))
     return HttpPlan(
         5,
@@ -124,9 +145,10 @@ def make_plan(configured: Collection[str], *, quick: bool) -> HttpPlan:
         alone=4,
         batches=4,
         arrivals=64,
-        shares=(25, 50, 75, 100),
+        shares=(25, _HALF, 75, 100),
         policies=tuple(policy for policy in own if policy in configured),
         fewer_alone=True,
+        bursts=True,
     )
 
 
@@ -138,10 +160,12 @@ def choose_sides(plan: HttpPlan, only: str) -> dict[str, AskedSide]:
     """
     decided = {"", DEFAULT, *plan.policies}
     sides = {key: side for key, side in SIDES.items() if side.policy in decided}
-    letters = sorted({key[0] for key in sides})
-    chosen = {letter.strip() for letter in only.split(",")} if only else set(letters)
-    if unknown := sorted(chosen - set(letters)):
-        raise ValueError(f"no side is called {unknown[0]!r}; there are {', '.join(letters)}")
+    letters = {key[0] for key in sides}
+    named = {letter.strip() for letter in only.split(",")}
+    chosen = named if only else letters - set(plan.unasked)
+    if unknown := sorted(chosen - letters):
+        there = ", ".join(sorted(letters))
+        raise ValueError(f"no side is called {unknown[0]!r}; there are {there}")
     return {key: side for key, side in sides.items() if key[0] in chosen}
 
 
@@ -159,12 +183,25 @@ def make_cells(plan: HttpPlan, side: AskedSide) -> list[Cell]:
             if plan.fewer_alone:
                 cells.append(Cell(f"alone_{mixes}_mixes", plan.alone, 1, mixes))
     arrivals = min(plan.arrivals, most) if side.takes_turns else plan.arrivals
-    return cells + [Cell(f"open_{share}", arrivals, None, share=share) for share in plan.shares]
+    return cells + _make_open_cells(plan, arrivals)
 
 
-def make_bodies(side: AskedSide, cell: Cell, mixes: Sequence[Mix]) -> list[dict[str, Any]]:
-    """Return what each request of a cell says beside the usual, its mixes in turn."""
+def _make_open_cells(plan: HttpPlan, arrivals: int) -> list[Cell]:
+    """Return the cells whose requests come when they come, whatever is under way."""
+    cells = [Cell(f"open_{share}", arrivals, None, share=share) for share in plan.shares]
+    if plan.bursts:
+        bursts = Cell(BURSTS, arrivals, None, share=_HALF, burstiness=_BURSTINESS)
+        cells.append(bursts)
+    if plan.trace:
+        # Who is asked less gets the first of the same requests, at the same times.
+        times = plan.trace[:arrivals]
+        cells.append(Cell(TRACE, arrivals, None, share=_HALF, times=times))
+    return cells
+
+
+def make_bodies(side: AskedSide, cell: Cell, mixes: MixSupply) -> list[dict[str, Any]]:
+    """Return what each request of a cell says beside the usual."""
     if side.mix_body is None:
         return [dict(side.body)] * cell.requests
-    turns = [i % cell.mixes for i in range(cell.requests)]
-    return [{**side.body, **side.mix_body(i, mixes[i])} for i in turns]
+    numbers = mixes.number_requests(cell.requests, cell.mixes)
+    return [{**side.body, **side.mix_body(i, mixes.mixes[i])} for i in numbers]

@@ -9,5 +9,8 @@ seeded_run    a benchmark that works in a temporary folder, from a seed
 console       the console of progress
 http_client   vLLM's benchmark client, and prompts of one length
 load_figures  what a run of requests gave
-processes     a server's processes, and the CPU time that they take
+processes     a server's processes, and the CPU time and memory that they take
+mix_supply    the mixes that requests name, and which request names which
+arrival_trace  when requests came to another server
+result_files  what a benchmark leaves in files: figures, a table and a picture
 """

@@ -39,7 +39,11 @@ class RequestLoad:
     bodies: Sequence[Mapping[str, Any]] = ()
     """What each request says beside the usual, in order; none for nothing."""
     rate: float = math.inf
-    """Requests a second, which come by a Poisson process; infinite for as soon as they may."""
+    """Requests a second, which come by chance; infinite for as soon as they may."""
+    burstiness: float = 1.0
+    """The shape of the gamma distribution of the gaps: 1 is a Poisson process, less has bursts."""
+    times: Sequence[float] = ()
+    """When each request is sent, in seconds after the first, in place of `rate`; none for that."""
     seed: int = 0
     """Of when they come."""
     tokens: int = ANSWER_TOKENS
@@ -131,7 +135,7 @@ async def _benchmark(url: str, model: str, sent: RequestLoad) -> dict[str, Any]:
         input_requests=_requests(sent),
         logprobs=None,
         request_rate=sent.rate,
-        burstiness=1.0,
+        burstiness=sent.burstiness,
         disable_tqdm=True,
         num_warmups=0,
         profile=False,
@@ -144,6 +148,7 @@ async def _benchmark(url: str, model: str, sent: RequestLoad) -> dict[str, Any]:
         extra_headers=None,
         extra_body={"temperature": 0},
         ready_check_timeout_sec=0,
+        self_timed=bool(sent.times),
     )
     return found
 
@@ -151,9 +156,10 @@ async def _benchmark(url: str, model: str, sent: RequestLoad) -> dict[str, Any]:
 def _requests(sent: RequestLoad) -> list[SampleRequest]:
     sizes = {"prompt_len": PROMPT_TOKENS, "expected_output_len": sent.tokens}
     bodies = sent.bodies or [{}] * len(sent.prompts)
+    times: Sequence[float | None] = sent.times or [None] * len(sent.prompts)
     return [
-        SampleRequest(prompt=prompt, request_overrides=dict(body), **sizes)
-        for prompt, body in zip(sent.prompts, bodies, strict=True)
+        SampleRequest(prompt=prompt, request_overrides=dict(body), timestamp=time_s, **sizes)
+        for prompt, body, time_s in zip(sent.prompts, bodies, times, strict=True)
     ]
 
 

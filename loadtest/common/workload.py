@@ -4,8 +4,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from adapters.mix import Mix
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERTS = ROOT / "deploy" / "demo" / "experts"
@@ -86,6 +89,11 @@ def draw_covering_mixes(names: Sequence[str], count: int, *seed: object) -> list
         start = len(mixes) * width
         mixes[_mix(rng, [names[(start + i) % len(names)] for i in range(width)])] = None
     return list(mixes)
+
+
+def draw_zipf(things: Sequence[T], count: int, rng: random.Random) -> list[T]:
+    """Draw things by Zipf's law: the k-th of them has a share of 1 / k."""
+    return rng.choices(things, weights=[1 / k for k in range(1, len(things) + 1)], k=count)
 
 
 def numbers_of(mix: Mix) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Ray's plain OpenAI app, for `python -m loadtest edge`.
+"""Ray's plain OpenAI app, for `python -m loadtest edge` and `http`.
 
 `python -m loadtest.sides.ray_direct BASE PORT` serves until it is told to end. What it needs of
 Ray's environment is set by who starts it.

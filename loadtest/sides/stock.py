@@ -21,10 +21,15 @@ def rank_of(expert: Expert) -> int:
     return max(factor.rank for factor in expert.factors.values())
 
 
-def find_max_lora_rank(library: Library) -> int:
-    """Return the smallest `max_lora_rank` that vLLM allows and that any merged mix fits into."""
+def find_max_lora_rank(library: Library, width: int = EXPERTS_PER_MIX) -> int:
+    """Return the smallest `max_lora_rank` that vLLM allows and that any merged mix fits into.
+
+    Args:
+        library: The experts.
+        width: The most of them that a mix has.
+    """
     ranks = sorted((rank_of(expert) for expert in library), reverse=True)
-    needed = sum(ranks[:EXPERTS_PER_MIX])
+    needed = sum(ranks[:width])
     return min(int(allowed) for allowed in get_args(MaxLoRARanks) if allowed >= needed)
 
 

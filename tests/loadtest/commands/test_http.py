@@ -1,19 +1,21 @@
 """`python -m loadtest http` asks a server that has no engine; and what its options refuse."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
-from loadtest.commands.http import HttpAsker
+from loadtest.commands.http_asker import HttpAsker
 from loadtest.commands.http_plan import MANY, SIDES, HttpPlan
 from loadtest.common.http_client import PromptSupply
-from loadtest.common.workload import draw_mixes, numbers_of
+from loadtest.common.mix_supply import MixChoice, MixSupply
+from loadtest.common.workload import numbers_of
 from tests.factories.completions import serve_completions
 
 PLAN = HttpPlan(1, firsts=1, alone=1, batches=1, arrivals=2, shares=(50,))
-MIXES = draw_mixes(["dates", "math", "orders", "sql"], MANY, 0)
+MIXES = MixSupply.of(MixChoice.UNIFORM, ["dates", "math", "orders", "sql"], MANY, 0)
 
 
 @pytest.fixture
@@ -32,13 +34,14 @@ def test_sides_are_asked_in_all_cells_each_prompt_once(asker: HttpAsker) -> None
     prompts = [body["prompt"] for body in server.bodies]
     assert len(prompts) == len(set(prompts))
     told = [body["merge"]["experts"] for body in server.bodies if "merge" in body]
-    assert all(numbers_of(mix) in told for mix in MIXES)
+    assert all(numbers_of(mix) in told for mix in MIXES.mixes)
     assert {body["model"] for body in server.bodies} == {"base", "smollm2"}
     assert asker.found.router_ms == {"e": [2.0]}
     assert asker.found.fallbacks == {"e": 0}
 
 
 def test_an_open_loop_follows_the_capacity_of_a(asker: HttpAsker) -> None:
+    asker.plan = replace(PLAN, trace=(0.0, 1.0))
     with serve_completions() as server:
         server.next_s = 0
         asker.ask(server.url, "base", "c", SIDES["c"], 0)
@@ -46,18 +49,30 @@ def test_an_open_loop_follows_the_capacity_of_a(asker: HttpAsker) -> None:
         asker.ask(server.url, "base", "a", SIDES["a"], 0)
     capacity = asker.found.capacity
     assert capacity is not None
-    # The last of them comes when so many are due.
+    # The last of them comes when so many are due; the second of a trace when one is.
     assert asker.found.values["a"]["open_50"]["requests_s"][0] < capacity / 2
+    assert asker.found.values["a"]["trace"]["requests_s"][0] < capacity
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--only", "a,z"], "'z'; there are a, b, c, d, e, f"),
-        (["--markdown", "/nowhere/table.md"], "no folder /nowhere"),
+        (["--out", "/dev/null/results"], "Not a directory"),
+        (["--mixes", "some"], "'uniform', 'zipf', 'one-hot'"),
+        (["--trace", "/nowhere.jsonl"], "No such file"),
+        (["--trace", "/dev/null", "--only", "c"], "ask a too"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(options: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["http", "--quick", *options])
     assert done.exit_code == 2
     assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_trace_that_is_too_short_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    file.write_text('{"timestamp": 0}\n{"timestamp": 5}\n', encoding="utf-8")
+    done = CliRunner().invoke(app, ["http", "--quick", "--trace", str(file)])
+    assert done.exit_code == 2
+    assert "2 requests; 24 are asked" in " ".join(done.output.replace("│", " ").split())

@@ -1,11 +1,10 @@
 """The figures of `python -m loadtest http`, from measurements that are made up."""
 
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
-from loadtest.commands.http_figures import WANTED, HttpFindings, make_rows, write_markdown
+from loadtest.commands.http_figures import WANTED, HttpFindings, make_rows
 from loadtest.common.load_figures import LoadFigures
 
 CELLS = ("first", "alone", "many", "many_1_mixes", "many_4_mixes", "open_50")
@@ -55,6 +54,27 @@ def test_medians_and_spreads_stand_beside_each_other() -> None:
     assert side["tok_s_spread"] == [100, 240]
 
 
+def test_what_is_compared_has_its_spread() -> None:
+    spreads = ALL.summarise()["spreads"]
+    assert spreads["ttft_ms_c_minus_a"] == [9, 21]
+    assert spreads["throughput_e_over_c"] == [0.5, 2]
+
+
+def test_ours_is_compared_with_rays_own_app() -> None:
+    found = findings(c=[(90, 60)], g=[(60, 90)]).summarise()
+    assert found["throughput_c_over_g"] == pytest.approx(1.5)
+    assert found["ttft_c_over_g"] == pytest.approx(2 / 3)
+
+
+def test_memory_is_the_median_over_rounds() -> None:
+    found = findings(a=[(1, 1)])
+    for gigabytes in (3, 1, 2):
+        found.add_memory("a", gigabytes * 10**9)
+    assert found.summarise_sides()["a"]["memory"] == {"gb": 2, "gb_spread": [1, 3]}
+    head, row = make_rows(found.summarise_sides())
+    assert dict(zip(head, row, strict=True))["memory, GB"] == "2.00"
+
+
 def test_what_was_not_asked_is_left_out() -> None:
     found = findings(a=[(1, 1)], c=[(1, 1)]).summarise()
     assert "throughput_c_over_a" in found
@@ -72,11 +92,19 @@ def test_decisions_are_medians_and_late_ones_are_counted() -> None:
     assert summary["fallbacks"] == {"e": 4}
 
 
-def test_the_table_has_a_row_for_each_side(tmp_path: Path) -> None:
+def test_the_table_has_a_row_for_each_side() -> None:
     found = findings(a=[(100, 50)], d=[(90, 60)])
     del found.values["a"]["many_4_mixes"]
-    write_markdown(tmp_path / "table.md", make_rows(found.summarise_sides()))
-    head, line, first, second = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
-    assert head.count("|") == line.count("|") == first.count("|") == second.count("|")
-    assert first.startswith("| a: vLLM, the base | 50 | 100 | 100 |  | 100 |")
-    assert second.startswith("| d: ours, mixes in requests | 60 | 90 |")
+    head, first, second = make_rows(found.summarise_sides())
+    assert len(head) == len(first) == len(second)
+    assert first[:6] == ["a: vLLM, the base", "50", "100", "100", "", "100"]
+    assert second[:3] == ["d: ours, mixes in requests", "60", "90"]
+
+
+def test_what_no_side_was_asked_has_no_column() -> None:
+    found = findings(a=[(1, 1)])
+    [few, _] = make_rows(found.summarise_sides())
+    for cell in ("bursts_50", "trace"):
+        found.add("a", cell, figures(1, 1))
+    [more, _] = make_rows(found.summarise_sides())
+    assert len(more) == len(few) + 2

@@ -1,5 +1,10 @@
 """The client of benchmarks: what it sends, when, and the figures that it makes of the answers."""
 
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 
 from loadtest.common.http_client import (
@@ -52,6 +57,50 @@ def test_requests_come_at_their_rate() -> None:
         fast = load(fake.url, "m", RequestLoad(list("pqrs"), None, tokens=2))
         slow = load(fake.url, "m", RequestLoad(list("tuvw"), None, rate=rate / 4, tokens=2))
     assert slow.requests_s < rate / 4 < fast.requests_s
+
+
+def record_times(into: list[float]) -> Callable[[dict[str, Any]], float]:
+    """Return what keeps when each request came to a server that answers at once."""
+    began = time.monotonic()
+
+    def note(body: dict[str, Any]) -> float:
+        into.append(time.monotonic() - began)
+        return 0.0
+
+    return note
+
+
+def test_requests_come_at_their_times() -> None:
+    due = [0.0, 0.1, 0.4]
+    came: list[float] = []
+    with serve_completions() as fake:
+        fake.first_s = record_times(came)
+        load(fake.url, "m", RequestLoad(list("pqr"), None, times=due, tokens=2))
+    assert [body["prompt"] for body in fake.bodies] == list("pqr")
+    assert all(at >= wanted for at, wanted in zip(came, due, strict=True))
+
+
+def test_gaps_are_as_the_burstiness_says() -> None:
+    rate, shape, seed = 6.0, 0.25, 24
+    gaps = np.random.RandomState(seed).gamma(shape, 1 / (rate * shape), 3)
+    due = np.cumsum(gaps) * 3 / rate / gaps.sum()
+    assert due[0] > 0.4, "nothing for long"
+    assert due[-1] == pytest.approx(0.5), "then all together"
+    came: list[float] = []
+    with serve_completions() as fake:
+        fake.first_s = record_times(came)
+        sent = RequestLoad(list("pqr"), None, rate=rate, seed=seed, burstiness=shape, tokens=2)
+        load(fake.url, "m", sent)
+    assert all(at >= wanted for at, wanted in zip(came, due, strict=True))
+
+
+def test_nobody_waits_until_another_is_answered() -> None:
+    slow_s = 0.4
+    with serve_completions() as fake:
+        fake.first_s = lambda body: slow_s if body["prompt"] == "p" else 0.0
+        got = load(fake.url, "m", RequestLoad(list("pqr"), None, times=[0, 0.01, 0.02], tokens=2))
+    # This server answers one after the other: all waited for the first, and say so.
+    assert got.ttft_ms > 1e3 * slow_s / 2
 
 
 def test_an_error_ends_the_run() -> None:

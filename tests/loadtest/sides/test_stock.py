@@ -8,6 +8,7 @@ import torch
 from adapters.files.peft import load_peft
 from adapters.library.library import Library
 from loadtest.commands.http_plan import SIDES, Cell, make_bodies
+from loadtest.common.mix_supply import MixSupply
 from loadtest.common.workload import draw_mixes, numbers_of
 from loadtest.sides.stock import find_max_lora_rank, write_adapters
 
@@ -20,7 +21,7 @@ def library(demo_experts: Path) -> Library:
 def test_an_adapter_is_the_mix_of_its_number(library: Library, tmp_path: Path) -> None:
     mixes = draw_mixes(library.names, 3, 0)
     folders = write_adapters(tmp_path, mixes, library)
-    asked = make_bodies(SIDES["b"], Cell("some", 3, 3, 3), mixes)
+    asked = make_bodies(SIDES["b"], Cell("some", 3, 3, 3), MixSupply(mixes))
     for mix, body in zip(mixes, asked, strict=True):
         merged = load_peft(folders[body["model"]])
         module = next(iter(merged.factors))
@@ -33,3 +34,4 @@ def test_an_adapter_is_the_mix_of_its_number(library: Library, tmp_path: Path) -
 def test_any_mix_fits_into_the_rank(library: Library) -> None:
     # Three experts of rank 16 have 48; vLLM knows 32 and 64.
     assert find_max_lora_rank(library) == 64
+    assert find_max_lora_rank(library, 1) == 16
