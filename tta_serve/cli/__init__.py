@@ -8,7 +8,8 @@ experts            `tta experts`: its commands and their options
 experts_making     the work of those that make, merge, check or export experts
 experts_output     what `tta experts` prints and draws
 router             `tta router`: training and comparing what routes, asking a running server
-router_training    the commands that learn from a few prompts of each expert
+router_training    the commands that learn from a few prompts
+router_sampling    the experts and the prompts that those learn from
 router_output      what `tta router` prints
 experiment         `tta experiment`: what is computed from a database or from a definition
 experiment_admin   the commands of it that a running server carries out

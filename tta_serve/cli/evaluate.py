@@ -33,16 +33,30 @@ _FULL_TIMED = 60
 
 Config = Annotated[Path, typer.Option(help="As `tta serve` takes it.")]
 SuiteFile = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--suite", help="Questions as JSON, one a line (tta_serve/evaluation/questions.py)."
     ),
 ]
+TaskFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--tasks",
+        help=(
+            "A task of lm-evaluation-harness, or a folder of such: YAML with local data files,"
+            " generate_until and exact_match. Can be given again."
+        ),
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Documents of each task, the first ones.", show_default="all of them"),
+]
 Tune = Annotated[
     Path | None,
     typer.Option(
-        help="Further questions, by which the scale of each static merge is tuned.",
-        show_default="each method's own scale",
+        help="Further questions, by which density and scale of each static merge are tuned.",
+        show_default="each method's own",
     ),
 ]
 Quick = Annotated[
@@ -80,7 +94,9 @@ Seed = Annotated[int, typer.Option(help="Of orders and of intervals.")]
 
 def command(  # noqa: PLR0913 - one option each
     config: Config,
-    suite: SuiteFile,
+    suite: SuiteFile = None,
+    tasks: TaskFiles = None,
+    limit: Limit = None,
     quick: Quick = False,
     every: Every = False,
     arms: Arms = "",
@@ -97,7 +113,7 @@ def command(  # noqa: PLR0913 - one option each
     from tta_serve.config.loading import load
     from tta_serve.evaluation.questions import read_suite
 
-    loaded, questions = load(config, {}), read_suite(suite)
+    loaded, questions = load(config, {}), read_questions(suite, tasks or [], limit)
     tuning = None if tune is None else read_suite(tune)
     evaluate(
         loaded,
@@ -109,6 +125,29 @@ def command(  # noqa: PLR0913 - one option each
         out=out,
         seed=seed,
     )
+
+
+def read_questions(suite: Path | None, tasks: list[Path], limit: int | None) -> Suite:
+    """Read the questions of a suite, of tasks, or of both.
+
+    Args:
+        suite: The suite's file; None for none.
+        tasks: Files and folders of tasks of lm-evaluation-harness.
+        limit: How many documents of each task are asked; None for all.
+
+    Raises:
+        BadParameter: There are neither, or a limit without tasks.
+        ConfigError: A file cannot be used.
+    """
+    from tta_serve.evaluation.harness_tasks import read_tasks
+    from tta_serve.evaluation.questions import Suite, read_suite
+
+    if suite is None and not tasks:
+        raise typer.BadParameter("give --suite FILE, --tasks FOLDER_OR_FILE, or both")
+    if limit is not None and not tasks:
+        raise typer.BadParameter("--limit is of tasks: give --tasks FOLDER_OR_FILE with it")
+    own = () if suite is None else read_suite(suite).questions
+    return Suite((*own, *read_tasks(tasks, limit).questions))
 
 
 def list_wanted(config: ServeConfig, arms: str, *, quick: bool, every: bool) -> tuple[str, ...]:
@@ -156,7 +195,7 @@ def evaluate(  # noqa: PLR0913 - one option each
         quick: Whether to ask fewer questions of fewer arms.
         arms: Names or kinds of arms; all if empty.
         live: Arms that answer traffic, beside the default policy.
-        tuning: What the scales of static merges are tuned by; None to leave them as they are.
+        tuning: What static merges are tuned by; None to leave them as they are.
         out: A folder for what comes of it.
         seed: Of orders and of intervals.
     """

@@ -42,7 +42,8 @@ from adapters.merge.registry import METHODS
 from adapters.merge.twin import build_twins
 from tta_serve.cli.experts_output import print_report, print_rounding
 from tta_serve.cli.options import console
-from tta_serve.offline.base_model import PlainModel, measure_calibration, measure_change
+from tta_serve.offline.base_model import PlainModel, measure_change
+from tta_serve.offline.calibration import MEASURED, MergeCalibration
 from tta_serve.offline.layer_loss import find_routing_layer, measure_loss
 
 GOOD = "ok"
@@ -247,10 +248,10 @@ def _merge(library: Library, recipe: Recipe, base: Checkpoint | None) -> MergedD
     deltas = {name: library.deltas(name) for name in recipe.experts}
     check_one_base(deltas, base)
     given: dict[str, Any] = {}
-    if base is not None and recipe.needs & {"grams", "fishers"}:
+    if base is not None and recipe.needs & MEASURED:
         prompts = {name: library.examples(name) for name in recipe.experts}
-        with console.status("Running each expert over its example prompts ..."):
-            given = dict(measure_calibration(base, recipe.needs, deltas, prompts))
+        with console.status("Letting each expert answer its example prompts ..."):
+            given = dict(MergeCalibration(base, deltas, prompts).measure(recipe.needs))
     return merge_experts(
         recipe.method,
         [*deltas.values()],

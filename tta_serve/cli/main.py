@@ -42,6 +42,7 @@ app.command(
     epilog=format_examples(
         "tta eval --config serve.yaml --suite questions.jsonl --quick",
         "tta eval --config serve.yaml --suite questions.jsonl --arms policy",
+        "tta eval --config serve.yaml --tasks ./tasks --limit 100",
     ),
 )(evaluate)
 

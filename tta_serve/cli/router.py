@@ -27,12 +27,13 @@ from tta_serve.cli.options import (
     print_table,
     show_progress,
 )
+from tta_serve.cli.router_sampling import load_base
 from tta_serve.cli.router_training import (
     Seed,
     choose_activation,
+    cocktail,
     gates,
     learn,
-    load_base,
     pareto,
     recombine,
 )
@@ -69,8 +70,15 @@ app.command(
     epilog=format_examples(
         "tta router learn --name both --experts sql,math",
         "tta router learn --name all --loss entropy --granularity expert",
+        "tta router learn --name cat --loss references --examples two_skills.jsonl",
     )
 )(learn)
+app.command(
+    epilog=format_examples(
+        "tta router cocktail --name mine --examples five.jsonl",
+        "tta router cocktail --name mine --examples five.jsonl --tau 0.5",
+    )
+)(cocktail)
 app.command(epilog=format_examples("tta router pareto --name demo --picture front.png"))(pareto)
 app.command(
     epilog=format_examples(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from adapters.library.entries import Entry
     from router.policies.pareto import Front
     from router.scoring.trained_gate import Gate
+    from tta_serve.offline.cocktail import Cocktail
     from tta_serve.offline.compare_features import FeatureRow
     from tta_serve.offline.recombine import Recombination
 
@@ -111,6 +112,18 @@ def print_entry(entry: Entry, title: str) -> None:
             name,
             *(f"{value:.2f}" for value in (min(values), sum(values) / len(values), max(values))),
         )
+    print_table(table)
+
+
+def print_cocktail(name: str, made: Cocktail) -> None:
+    """Print what each model loses, its weight, and what is left of that on the grid."""
+    from adapters.coefficient import to_json
+
+    table = Table("model", "loss, nats a token", "weight", "coefficient", title=name)
+    for model, loss in made.losses.items():
+        on_grid = to_json(made.coefficients[model]) if model in made.coefficients else 0.0
+        shown = "" if model == "base" else _shorten(on_grid)
+        table.add_row(model, f"{loss:.4g}", f"{made.weights[model]:.4f}", shown)
     print_table(table)
 
 

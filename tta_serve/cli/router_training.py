@@ -1,14 +1,14 @@
-"""What a few prompts of each expert teach.
+"""What a few prompts of each expert teach, or a few with wanted answers.
 
-These are `tta router learn`, `pareto`, `recombine`, `gates` and `choose-activation`.
+These are `tta router learn`, `cocktail`, `pareto`, `recombine`, `gates` and `choose-activation`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,17 +22,18 @@ from tta_serve.cli.options import (
     print_table,
     show_progress,
 )
+from tta_serve.cli.router_sampling import (
+    Experts,
+    ReferencedExperts,
+    Replace,
+    read_references,
+    sample_experts,
+    sample_for,
+)
 
 if TYPE_CHECKING:
-    from adapters.expert import Expert
-    from adapters.library.library import Library
-    from adapters.mix import MixRules
-    from tta_serve.offline.base_model import PlainModel
-    from tta_serve.offline.mixed_model import MixedModel, Sample
+    from tta_serve.offline.learn_entry import LearnedEntry
 
-Experts = Annotated[
-    str | None, typer.Option("--experts", help="Names with commas between; all if left out.")
-]
 PerExpert = Annotated[
     int, typer.Option("--prompts", min=1, help="Example prompts of each expert that are used.")
 ]
@@ -40,8 +41,14 @@ AnswerTokens = Annotated[
     int,
     typer.Option("--answer", min=1, help="Tokens, at most, of an expert's own answer to a prompt."),
 ]
+EXAMPLES_HELP = (
+    'JSON lines {"prompt": ..., "want": the wanted answer}, with "task" where they are of several.'
+)
+Examples = Annotated[
+    Path | None,
+    typer.Option(help=f"{EXAMPLES_HELP} For --loss references.", show_default="experts' own"),
+]
 Seed = Annotated[int, typer.Option(help="Of all that is random.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Replace what has the name.")]
 
 
 def learn(  # noqa: PLR0913 - one option each
@@ -50,10 +57,12 @@ def learn(  # noqa: PLR0913 - one option each
     base: BaseFolder = None,
     experts: Experts = None,
     loss: Annotated[
-        Literal["alignment", "entropy"], typer.Option(help="Expert Merging's or AdaMerging's.")
+        Literal["alignment", "entropy", "references"],
+        typer.Option(help="Expert Merging's or AdaMerging's; or CAT's, of wanted answers."),
     ] = "alignment",
     prompts: PerExpert = 5,
     answer: AnswerTokens = 32,
+    examples: Examples = None,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 60,
     rate: Annotated[float, typer.Option(min=0, help="Adam's learning rate.")] = 0.03,
     granularity: Annotated[
@@ -63,7 +72,8 @@ def learn(  # noqa: PLR0913 - one option each
 ) -> None:
     """Learn an entry: coefficients with which the base answers as every expert would.
 
-    It is measured on the experts' own answers to their prompts, without labels.
+    It is measured on the experts' own answers to their prompts, without labels; or with --loss
+    references on the answers that --examples wants, by shares of the experts that sum to 1.
     """
     from adapters.files.atomic import check_free
     from adapters.library.entries import ENTRIES, Entry, write_entry
@@ -71,23 +81,81 @@ def learn(  # noqa: PLR0913 - one option each
     from tta_serve.offline.learn_entry import LearnSettings
     from tta_serve.offline.learn_entry import learn as optimise
 
+    if (examples is not None) != (loss == "references"):
+        raise typer.BadParameter("--loss references and --examples FILE go together: give both")
     check_free(library / ENTRIES / f"{name}.json", replace=replace)
-    work = _sample_for(library, base, experts, prompts, answer, name)
-    settings = LearnSettings(loss, steps, rate, per_layer=granularity == "layer")
-    with show_progress(f"Learning {name}", steps) as tell:
-        learned = optimise(work.mixed, work.samples, work.rules, settings, lambda _: tell())
-    source = {
-        "method": "learned",
-        **asdict(settings),
-        "initial": settings.start,
-        "prompts": prompts,
-        "answer": answer,
-    }
-    source |= {"loss_before": learned.before, "loss_after": learned.after}
-    digests = {e.name: e.digest for e in work.mixed.experts if e.name in learned.coefficients}
+    per_layer = granularity == "layer"
+    if loss == "references":
+        assert examples is not None
+        wanted = read_references(library, base, experts, examples, name)
+        mixed = wanted.mixed
+        learned, source = _learn_shares(name, wanted, steps, rate, per_layer=per_layer)
+    else:
+        own = sample_for(library, base, experts, prompts, answer, name)
+        mixed, settings = own.mixed, LearnSettings(loss, steps, rate, per_layer=per_layer)
+        with show_progress(f"Learning {name}", steps) as tell:
+            learned = optimise(mixed, own.samples, own.rules, settings, lambda _: tell())
+        source = {**asdict(settings), "initial": settings.start}
+        source |= {"prompts": prompts, "answer": answer}
+    source |= {"method": "learned", "loss_before": learned.before, "loss_after": learned.after}
+    digests = {e.name: e.digest for e in mixed.experts if e.name in learned.coefficients}
     entry = Entry(name, learned.coefficients, digests, source)
     write_entry(library / ENTRIES, entry, replace=replace)
     print_entry(entry, f"{name}: loss {learned.before:.4g} -> {learned.after:.4g}")
+
+
+def _learn_shares(
+    name: str, wanted: ReferencedExperts, steps: int, rate: float, *, per_layer: bool
+) -> tuple[LearnedEntry, dict[str, Any]]:
+    """Learn shares of the experts on wanted answers, and return how too."""
+    from tta_serve.offline.learn_shares import ShareSettings, learn_shares
+
+    settings = ShareSettings(steps, rate, per_layer)
+    with show_progress(f"Learning {name}", steps) as tell:
+        learned = learn_shares(
+            wanted.mixed, wanted.groups, wanted.rules, settings, lambda _: tell()
+        )
+    source = {"loss": "references", **asdict(settings), "examples": len(wanted.prompts)}
+    return learned, source
+
+
+def cocktail(  # noqa: PLR0913 - one option each
+    name: Annotated[str, typer.Option(help="The new entry's name.")],
+    examples: Annotated[Path, typer.Option(help=EXAMPLES_HELP)],
+    library: LibraryFolder = LIBRARY,
+    base: BaseFolder = None,
+    experts: Experts = None,
+    tau: Annotated[
+        float, typer.Option(help="The temperature: the higher, the more equal the weights are.")
+    ] = 5.0,
+    replace: Replace = False,
+) -> None:
+    """Make an entry of experts weighed by what they lose on a few wanted answers: LM-Cocktail.
+
+    Weights are softmax(-loss / tau) over the base and the experts.
+    """
+    from adapters.files.atomic import check_free
+    from adapters.library.entries import ENTRIES, Entry, write_entry
+    from tta_serve.cli.router_output import print_cocktail
+    from tta_serve.offline.cocktail import make_cocktail
+
+    if tau <= 0:
+        raise typer.BadParameter(f"--tau must be above 0, got {tau:g}")
+    check_free(library / ENTRIES / f"{name}.json", replace=replace)
+    work = read_references(library, base, experts, examples, name)
+    total = len(work.prompts) * (1 + len(work.mixed.experts))
+    with show_progress("Measuring what models lose", total) as tell:
+        made = make_cocktail(work.mixed, work.prompts, work.rules, tau, tell)
+    digests = {e.name: e.digest for e in work.mixed.experts if e.name in made.coefficients}
+    source: dict[str, str | int | float] = {
+        "method": "cocktail",
+        "tau": tau,
+        "examples": len(work.prompts),
+    }
+    source |= {f"loss_{model}": loss for model, loss in made.losses.items()}
+    source |= {f"weight_{model}": weight for model, weight in made.weights.items()}
+    write_entry(library / ENTRIES, Entry(name, made.coefficients, digests, source), replace=replace)
+    print_cocktail(name, made)
 
 
 def pareto(  # noqa: PLR0913 - one option each
@@ -111,7 +179,7 @@ def pareto(  # noqa: PLR0913 - one option each
 
     size = FrontSize(samples, points)
     check_front(library, name, size, replace=replace)
-    work = _sample_for(library, base, experts, prompts, answer, name)
+    work = sample_for(library, base, experts, prompts, answer, name)
     with show_progress(
         f"Measuring merges for {name}", size.count_measurements(len(work.samples))
     ) as tell:
@@ -165,7 +233,7 @@ def recombine(  # noqa: PLR0913 - one option each
 
     settings = RecombineSettings(thirds, samples, rounds, entries, most, price)
     check_entries(library, name, settings, replace=replace)
-    work = _sample_for(library, base, experts, prompts, answer, name)
+    work = sample_for(library, base, experts, prompts, answer, name)
     total = count_measurements(settings, len(work.samples))
     with show_progress(f"Measuring merges for {name}", total) as tell:
         found = search(name, work.mixed, work.samples, work.rules, settings, seed, tell)
@@ -192,7 +260,7 @@ def gates(  # noqa: PLR0913 - one option each
 
     file = library / LAYER_GATES
     check_free(file, replace=replace)
-    work = _sample_experts(
+    work = sample_experts(
         open_usable(library), library, base, None, prompts, answer, canonical=True
     )
     with show_progress("Training gates", steps) as tell:
@@ -224,7 +292,7 @@ def choose_activation(
     )
 
     opened = open_usable(library)
-    work = _sample_experts(opened, library, base, experts, prompts, answer)
+    work = sample_experts(opened, library, base, experts, prompts, answer)
     losses = {}
     with show_progress("Measuring what experts lose", sum(map(len, work.samples))) as tell:
         for k, expert in enumerate(work.experts):
@@ -239,124 +307,3 @@ def choose_activation(
         for name, own in losses.items()
     }
     typer.echo(json.dumps({"prompts": prompts, "experts": rows}))
-
-
-def load_base(root: Path, base: Path | None) -> PlainModel:
-    """Load the library's base in transformers."""
-    from adapters.library.versions import VersionStore
-    from tta_serve.offline.base_model import PlainModel
-
-    with console.status("Reading the base ..."):
-        return PlainModel.load(VersionStore(root).checkpoint(base))
-
-
-@dataclass(frozen=True)
-class _SampledExperts:
-    """Experts, a model that mixes them, and what each answers to its own prompts."""
-
-    mixed: MixedModel
-    samples: list[list[Sample]]
-    """By expert, its prompts with its own answers."""
-    experts: list[Expert]
-    """The experts as the library has them."""
-
-    @property
-    def rules(self) -> MixRules:
-        """What coefficients of these experts may be."""
-        from adapters.mix import MixRules
-
-        return MixRules(frozenset(expert.name for expert in self.experts), self.mixed.layers)
-
-
-def _sample_for(  # noqa: PLR0913 - options of the commands
-    root: Path, base: Path | None, chosen: str | None, prompts: int, answer: int, new: str
-) -> _SampledExperts:
-    """Let each expert answer its prompts, once the new entry's name is known to be free.
-
-    Args:
-        root: The library's folder.
-        base: The base's folder, if it is not where it was.
-        chosen: The experts' names with commas between; all if None.
-        prompts: How many of each expert's example prompts are used.
-        answer: How many tokens an answer may have.
-        new: The name of what will be made.
-
-    Raises:
-        LibraryError: The name cannot be used, or an expert has no prompts.
-    """
-    from adapters.errors import LibraryError
-    from adapters.library.names import check_name
-
-    opened = open_usable(root)
-    check_name(root, new)
-    if new in opened.names:
-        raise LibraryError(f"{new!r} is an expert: an entry needs another name")
-    return _sample_experts(opened, root, base, chosen, prompts, answer)
-
-
-def _sample_experts(  # noqa: PLR0913 - options of the commands
-    opened: Library,
-    root: Path,
-    base: Path | None,
-    chosen: str | None,
-    prompts: int,
-    answer: int,
-    *,
-    canonical: bool = False,
-) -> _SampledExperts:
-    """Let each expert answer its prompts.
-
-    Args:
-        opened: The library, whose folder is `root`.
-        root: The library's folder.
-        base: The base's folder, if it is not where it was.
-        chosen: The experts' names with commas between; all if None.
-        prompts: How many of each expert's example prompts are used.
-        answer: How many tokens an answer may have.
-        canonical: Whether the model is made with the canonical forms of their factors.
-
-    Raises:
-        LibraryError: An expert has no prompts.
-    """
-    from adapters.errors import LibraryError
-    from adapters.low_rank import make_canonical_expert
-    from tta_serve.offline.mixed_model import MixedModel
-
-    names = _choose_experts(opened, chosen)
-    asked = {name: opened.examples(name)[:prompts] for name in names}
-    if silent := [name for name, own in asked.items() if not own]:
-        raise LibraryError(
-            f"{', '.join(silent)}: without example prompts; add the expert again with --examples"
-        )
-    experts = [opened.expert(name) for name in names]
-    mixed = MixedModel(
-        load_base(root, base), [make_canonical_expert(e) if canonical else e for e in experts]
-    )
-    samples: list[list[Sample]] = [[] for _ in names]
-    with show_progress("Asking the experts", sum(map(len, asked.values()))) as tell:
-        for k, own in enumerate(asked.values()):
-            for prompt in own:
-                samples[k].append(mixed.make_sample(k, prompt, answer))
-                tell()
-    return _SampledExperts(mixed, samples, experts)
-
-
-def _choose_experts(library: Library, names: str | None) -> list[str]:
-    """Return the experts named, in the library's order.
-
-    Raises:
-        BadParameter: The library does not serve one of them.
-    """
-    known = library.low_rank_names
-    whole = [name for name in known if name not in library.parts]
-    wanted = set(whole) if names is None else {name.strip() for name in names.split(",")}
-    if unknown := sorted(wanted - set(known)):
-        raise typer.BadParameter(
-            f"--experts: {', '.join(unknown)}; the low-rank experts are {', '.join(known)}"
-        )
-    if parts := sorted(wanted & library.parts.keys()):
-        raise typer.BadParameter(
-            f"--experts: {', '.join(parts)} answer nothing alone, as parts of Twin-Merging; there"
-            f" are: {', '.join(whole) or 'no others'}"
-        )
-    return [name for name in known if name in wanted]

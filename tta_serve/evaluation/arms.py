@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from adapters.coefficient import Json
 from tta_serve.config.sections import PolicyConfig, ServeConfig
+from tta_serve.evaluation.merge_variants import TunedMerge
 from tta_serve.exceptions import ConfigError
 
 Kind = Literal["base", "oracle", "expert", "static", "learned", "control", "policy"]
@@ -26,8 +27,6 @@ learned   one that was
 control   a choice by chance
 policy    a choice by the prompt
 """
-MERGE = "merge-"
-"""What the names of merges begin with in the library that serves them."""
 HIGHEST_SCALE = 6.0
 """The greatest coefficient that a merge may be tuned to: a mean of six becomes their sum."""
 _KINDS: Mapping[str, Kind] = {
@@ -199,22 +198,17 @@ def _policy(name: str, policy: PolicyConfig) -> EvaluatedArm:
     )
 
 
-def list_merge_arms(
-    config: ServeConfig, methods: Iterable[str], scales: Mapping[str, float] | None = None
-) -> list[EvaluatedArm]:
-    """List the arms of a library of merges, one for each method.
+def list_merge_arms(config: ServeConfig, merges: Iterable[TunedMerge]) -> list[EvaluatedArm]:
+    """List the arms of a library of merges, one for each.
 
     Args:
         config: Of the server.
-        methods: The methods' names.
-        scales: By method, the coefficient of its merge; 1 where none is given.
+        merges: One of each method.
     """
-    names, tuned = make_request_factory(config), scales or {}
+    names = make_request_factory(config)
     return [
-        EvaluatedArm(
-            f"merge {method}", "static", names.mix({f"{MERGE}{method}": tuned.get(method, 1.0)})
-        )
-        for method in methods
+        EvaluatedArm(merge.arm, "static", names.mix({merge.variant.expert: merge.scale}))
+        for merge in merges
     ]
 
 

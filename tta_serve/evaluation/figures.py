@@ -14,6 +14,7 @@ from tta_serve.evaluation.intervals import NO_ESTIMATE, BootstrapEstimate
 from tta_serve.evaluation.plan import MEDIUM
 from tta_serve.evaluation.questions import (
     ADVERSARIAL,
+    BENCHMARKS,
     EVERYDAY,
     MIXED,
     PARAPHRASED,
@@ -58,7 +59,7 @@ def compute_figures(results: Results) -> Row:
         "corrupted_over_oracle": _find(default, MEDIUM, "over_oracle"),
         "two_skill_gain": gain["graded"],
         "mix_over_best_single": gain["over_better"],
-        "best_tuned_static": name_best_tuned(results.scales, arms),
+        "best_tuned_static": name_best_tuned(results, arms),
         "voices_right": default["voices_right"],
         "sure_and_wrong": default["sure_and_wrong"],
         "router_ms_p50": default["router_ms_p50"],
@@ -67,6 +68,7 @@ def compute_figures(results: Results) -> Row:
         "about": results.about,
         "merges_kept": results.kept,
         "merge_scales": results.scales,
+        "merge_densities": results.densities,
         "skipped": results.skipped,
         "arms": arms,
     }
@@ -107,11 +109,12 @@ def _describe_group(results: Results, record: ArmRecord, numbers: Sequence[int])
         return {}
     row = _average_scores(results, record.scores(numbers), numbers)
     if record.arm.kind in _CHOOSES:
-        right = [answer.right(results.suite.questions[n]) for n, answer in answers.items()]
-        row |= {
-            "right": sum(right) / len(right),
-            "abstained": sum(not c.experts for c in answers.values()) / len(answers),
-        }
+        row["abstained"] = sum(not c.experts for c in answers.values()) / len(answers)
+        asked = [(answer, results.suite.questions[n]) for n, answer in answers.items()]
+        # Of a benchmark nobody knows which expert is right.
+        right = [answer.right(q) for answer, q in asked if q.slice != BENCHMARKS]
+        if right:
+            row["right"] = sum(right) / len(right)
     return {"asked": len(answers), **row}
 
 
@@ -269,23 +272,25 @@ def compute_two_skill_gain(results: Results) -> Row:
     return row
 
 
-def name_best_tuned(scales: Mapping[str, float], arms: Mapping[str, Row]) -> Row | None:
+def name_best_tuned(results: Results, arms: Mapping[str, Row]) -> Row | None:
     """Return the static merge with a tuned scale that does best on mixed and two-skill questions.
 
-    It is the one with the highest sum of both mean graded scores; None without any.
+    It is the one with the highest sum of both mean graded scores; None without any, or without
+    such questions. Its density is there where that was tuned too.
 
     Args:
-        scales: The tuned scales, by arm.
+        results: With tuned scales and densities, by arm.
         arms: The figures of all arms.
     """
     means = {
         name: {group: _find(arms[name], group, "graded").value for group in (MIXED, TWO_SKILLS)}
-        for name in sorted(scales)
+        for name in sorted(results.scales)
     }
-    if not means:
+    if np.isnan([value for own in means.values() for value in own.values()]).all():
         return None
     best = max(means, key=lambda name: np.nansum(list(means[name].values())))
-    return {"name": best, "scale": scales[best], **means[best]}
+    density = {"density": results.densities[best]} if best in results.densities else {}
+    return {"name": best, "scale": results.scales[best], **density, **means[best]}
 
 
 def _estimate_gap(

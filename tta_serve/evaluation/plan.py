@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tta_serve.evaluation.arms import EvaluatedArm
 from tta_serve.evaluation.questions import (
+    BENCHMARKS,
     CORRUPTED,
     EVERYDAY,
     MIXED,
@@ -21,8 +22,8 @@ from tta_serve.evaluation.questions import (
 
 MEDIUM = f"{CORRUPTED}:medium"
 """The corrupted questions that headlines are made of."""
-_FEW = frozenset({MIXED, PARAPHRASED, TWO_SKILLS, EVERYDAY})
-_FEWEST = frozenset({MIXED, TWO_SKILLS})
+_FEW = frozenset({MIXED, PARAPHRASED, TWO_SKILLS, EVERYDAY, BENCHMARKS})
+_FEWEST = frozenset({MIXED, TWO_SKILLS, BENCHMARKS})
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,11 @@ class Plan:
 
     suite: Suite
     default: str
-    """The policy that stands for the server: it, the base and the oracle are asked everything."""
+    """The policy that stands for the server: it, the base and the oracle are asked everything, but
+    the oracle no benchmarks, for which no expert is known to be right."""
     quick: bool
-    """Whether experts, static merges and entries are asked mixed prompts and those of two skills
-    alone, and nobody is asked corrupted ones but those of medium strength."""
+    """Whether experts, static merges and entries are asked mixed prompts, those of two skills and
+    benchmarks alone, and nobody is asked corrupted ones but those of medium strength."""
     seed: int
     """Of the order of traffic and of the base's answers."""
     most: int | None
@@ -55,6 +57,8 @@ class Plan:
         name = self._slice(self.suite.groups[group])
         if name == REMOVED:
             return arm.kind == "base"
+        if name == BENCHMARKS and arm.kind == "oracle":
+            return False
         if self.quick and name == CORRUPTED and group != MEDIUM:
             return False
         if arm.kind == "base" or arm.pinned is None:
@@ -78,9 +82,17 @@ class Plan:
 
     def shuffle_traffic(self) -> list[int]:
         """Return the questions of mixed traffic in random order."""
-        numbers = list(self.suite.groups.get(MIXED, ()))
-        random.Random(self.seed).shuffle(numbers)
-        return numbers
+        return self._shuffle(self.suite.groups.get(MIXED, ()))
+
+    def list_timed(self) -> list[int]:
+        """List the questions that decisions are timed on, of mixed traffic if there is any."""
+        own = self.shuffle_traffic() or self._shuffle(range(len(self.suite.questions)))
+        return own[: self.timed]
+
+    def _shuffle(self, numbers: Iterable[int]) -> list[int]:
+        found = list(numbers)
+        random.Random(self.seed).shuffle(found)
+        return found
 
     def _asked_all(self, arm: EvaluatedArm) -> bool:
         return arm.kind in ("base", "oracle") or arm.name == self.default
@@ -94,16 +106,19 @@ def limit_tokens(suite: Suite, count: Callable[[str], int]) -> list[int]:
 
     They are those of the longest answer that is wanted of its experts, and four more: an answer
     that is not over by then is wrong. One that is searched for parts, or worked out, may be half as
-    long again.
+    long again. A rule says itself how long an answer may be.
 
     Args:
         suite: The questions.
         count: Returns how many tokens a text has.
     """
     longest = defaultdict[str | None, int](int)
-    for question in suite.questions:
+    for question in (one for one in suite.questions if one.rule is None):
         room = 1.5 if question.kind in ("parts", "worked") else 1.0
         longest[question.task] = max(
             longest[question.task], math.ceil(room * count(question.want or "")) + 4
         )
-    return [longest[question.task] for question in suite.questions]
+    return [
+        question.rule.most_tokens if question.rule else longest[question.task]
+        for question in suite.questions
+    ]

@@ -11,11 +11,13 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from tta_serve.evaluation.match_rules import MatchRule
 from tta_serve.evaluation.scoring import KINDS
 from tta_serve.exceptions import ConfigError
 
 MIXED, PARAPHRASED, CORRUPTED, TWO_SKILLS = "mixed", "paraphrased", "corrupted", "two_skills"
 EVERYDAY, REMOVED, ADVERSARIAL, VOICES = "everyday", "removed", "adversarial", "voices"
+BENCHMARKS = "benchmarks"
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -35,12 +37,19 @@ class Question:
     """How much the prompt was corrupted; None for one that was not."""
     kind: str = "exact"
     """How its answer is scored, one of `scoring.KINDS`."""
+    benchmark: str | None = None
+    """The task of lm-evaluation-harness that it is of, with one of its filters after a colon where
+    there are several; None for a question of ours."""
+    rule: MatchRule | None = None
+    """How an answer of the kind `match` is cut out and compared."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"there is no kind {self.kind!r}; there are: {', '.join(KINDS)}")
         if self.kind == "parts" and not self.parts:
             raise ValueError("the kind parts wants at least one part")
+        if (self.kind == "match") != (self.rule is not None):
+            raise ValueError("a rule is wanted for the kind match, and for no other")
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -49,8 +58,14 @@ class Question:
 
     @property
     def group(self) -> str:
-        """What a score is given for: the slice, with the strength of a corruption."""
-        return f"{self.slice}:{self.strength}" if self.strength else self.slice
+        """What a score is given for: the slice, with the strength of a corruption or the task."""
+        more = self.strength or self.benchmark
+        return f"{self.slice}:{more}" if more else self.slice
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which an answer ends, beside the end that the model finds itself."""
+        return self.rule.stops if self.rule else ()
 
 
 @dataclass(frozen=True)

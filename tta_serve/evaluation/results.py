@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters.coefficient import Json, from_json, numbers_of
 from tta_serve.evaluation.arms import EvaluatedArm
+from tta_serve.evaluation.merge_variants import TunedMerge
 from tta_serve.evaluation.questions import TWO_SKILLS, Question, Suite
 from tta_serve.evaluation.scoring import Score
 
@@ -117,8 +118,17 @@ class Results:
     """By merge, the share of its energy that is served."""
     scales: dict[str, float] = field(default_factory=dict)
     """By merge, the coefficient at which it is served, where that was tuned."""
+    densities: dict[str, float] = field(default_factory=dict)
+    """By merge, the option `density` of its method, where that was tuned."""
     skipped: dict[str, str] = field(default_factory=dict)
     """By what was left out, why."""
+
+    def note_tuned(self, merges: Iterable[TunedMerge]) -> None:
+        """Note with which scale and density merges are served."""
+        for merge in merges:
+            self.scales[merge.arm] = merge.scale
+            if merge.variant.density is not None:
+                self.densities[merge.arm] = merge.variant.density
 
     def score_better_of_two(self) -> dict[int, Score]:
         """Return the scores of the better expert alone on questions of two skills.

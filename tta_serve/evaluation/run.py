@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from tta_serve.config.sections import ServeConfig
 from tta_serve.evaluation import arms as roster
 from tta_serve.evaluation.arms import EvaluatedArm
 from tta_serve.evaluation.local_server import serve_locally
+from tta_serve.evaluation.merge_variants import MergeVariant, TunedMerge, list_variants
 from tta_serve.evaluation.merges import MergedLibrary, build_merged_library
 from tta_serve.evaluation.plan import Plan, limit_tokens
 from tta_serve.evaluation.results import Results
@@ -25,10 +26,10 @@ from tta_serve.evaluation.server_client import AnswerMemo, ServerClient, Step
 from tta_serve.evaluation.session import Session
 from tta_serve.serving.experts.startup import source_of
 
-ScaleTuner = Callable[
-    [ServerClient, ServeConfig, Sequence[str], Step], Awaitable[Mapping[str, float]]
+MergeTuner = Callable[
+    [ServerClient, ServeConfig, Sequence[MergeVariant], Step], Awaitable[Sequence[TunedMerge]]
 ]
-"""Finds the scale of each merge, by the server that serves them and the names of the methods."""
+"""Finds the best merge of each method and its scale, by the server that serves them all."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class EvaluationScope:
     """The methods of static merges."""
     fronts: bool
     """Whether the points of fronts and the entries of recombined sets are arms too."""
-    tune: ScaleTuner | None = None
-    """What finds the scales of static merges; None to serve each as its method has it."""
+    tune: MergeTuner | None = None
+    """What finds densities and scales of static merges; None to serve each as its method has it."""
 
 
 class Evaluation:
@@ -72,7 +73,8 @@ class Evaluation:
             *config.library.entries,
             *_list_entries(self._library.root, self._config, fronts=wanted.fronts),
         ]
-        self._merges = roster.list_merge_arms(self._config, wanted.methods)
+        untuned = map(TunedMerge, list_variants(wanted.methods, tuned=False))
+        self._merges = roster.list_merge_arms(self._config, untuned)
         roster.check_arms([*self._arms(self._entries), *self._merges], [*wanted.arms, *plan.live])
         self._results = Results(plan.suite, config.default_policy, plan.seed)
         self._memo = AnswerMemo()
@@ -115,11 +117,11 @@ class Evaluation:
     def _judge_merges(self, root: Path, methods: Sequence[str]) -> None:
         """Merge all experts by each method into a library at `root`, and ask a server of it."""
         base = Checkpoint.open(_find_base_folder(self._config))
-        advance = self._step("merge all experts", len(methods))
-        merged = build_merged_library(self._library, root, base, methods, advance)
-        self._results.kept |= {f"merge {method}": kept for method, kept in merged.kept.items()}
+        variants = list_variants(methods, tuned=self._wanted.tune is not None)
+        advance = self._step("merge all experts", len(variants))
+        merged = build_merged_library(self._library, root, base, variants, advance)
         self._results.skipped |= {
-            f"merge {method}": reason for method, reason in merged.refused.items()
+            variant.title: reason for variant, reason in merged.refused.items()
         }
         config = roster.reduce_to_merges(self._config, merged.root, merged.experts, merged.ranks)
         with self._serving(config) as (url, key):
@@ -129,12 +131,14 @@ class Evaluation:
         self, url: str, key: str, config: ServeConfig, merged: MergedLibrary
     ) -> None:
         async with ServerClient(url, key, roster.make_request_factory(config)) as server:
-            scales = dict[str, float]()
-            if self._wanted.tune is not None:
-                scales |= await self._wanted.tune(server, config, list(merged.kept), self._step)
-            self._results.scales |= {f"merge {method}": found for method, found in scales.items()}
-            arms = roster.list_merge_arms(config, merged.kept, scales)
-            await self._session(server, config).judge(arms)
+            made = list(merged.kept)
+            if self._wanted.tune is None:
+                merges: Sequence[TunedMerge] = [TunedMerge(variant) for variant in made]
+            else:
+                merges = await self._wanted.tune(server, config, made, self._step)
+                self._results.note_tuned(merges)
+            self._results.kept |= {merge.arm: merged.kept[merge.variant] for merge in merges}
+            await self._session(server, config).judge(roster.list_merge_arms(config, merges))
 
     def _session(self, server: ServerClient, config: ServeConfig) -> Session:
         return Session(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from tta_serve.evaluation.match_rules import MatchRule
+
 
 @dataclass(frozen=True)
 class Score:
@@ -21,19 +23,27 @@ class Score:
     """The credit for what is right in it, in [0, 1]."""
 
 
-def score(kind: str, want: str, parts: Sequence[str], answer: str) -> Score:
+def score(
+    kind: str, want: str, parts: Sequence[str], answer: str, rule: MatchRule | None = None
+) -> Score:
     """Score an answer by a kind of `KINDS`.
 
     Exact is equality with the wanted answer, blanks around both aside, and then graded is 1 too. An
     answer of kind `worked` is right if its last line is, for there is more than one way to work
-    something out, and one of kind `parts` if it has them all, whatever else it says.
+    something out, one of kind `parts` if it has them all, whatever else it says, and one of kind
+    `match` if its rule accepts it.
 
     Args:
         kind: How the answer is graded.
         want: The ideal answer.
         parts: What the kind `parts` looks for.
         answer: The answer.
+        rule: What the kind `match` compares by.
     """
+    if kind == "match":
+        assert rule is not None, "the kind match wants a rule"
+        right = float(rule.accepts(want, answer))
+        return Score(right, right)
     if kind == "parts":
         share = sum(_contains(answer, part) for part in parts) / len(parts)
         return Score(float(share == 1), share)
@@ -121,6 +131,7 @@ KINDS: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
         "worked": _grade_lines,
         "tokens": _grade_tokens,
         "parts": _grade_nothing,
+        "match": _grade_nothing,
     }
 )
 """How an answer that is not equal to the wanted one is graded, by kind.
@@ -132,4 +143,5 @@ lines    the share of right lines
 worked   likewise
 tokens   the F1 of what stands between blanks
 parts    the share of the parts that it contains
+match    not at all; what is compared is cut out first
 """

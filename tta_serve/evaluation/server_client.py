@@ -23,14 +23,16 @@ AT_ONCE = 16
 T = TypeVar("T")
 Step = Callable[[str, int], Callable[[], None]]
 """Begins a step with a title and so many parts, and returns what tells that one is done."""
+AnswerKey = tuple[str, MixRequest, int, tuple[str, ...]]
+"""What an answer hangs on: the prompt, the mix, its most tokens and its stops."""
 
 
 @dataclass
 class AnswerMemo:
     """What was asked once and is not asked again, of any server."""
 
-    answers: dict[tuple[str, MixRequest], str] = field(default_factory=dict)
-    """Greedy answers by prompt and mix."""
+    answers: dict[AnswerKey, str] = field(default_factory=dict)
+    """Greedy answers."""
     samples: dict[int, tuple[list[int], int]] = field(default_factory=dict)
     """By question, the tokens of an answer at temperature 1, and where it begins among them."""
     logprobs: dict[tuple[int, MixRequest], list[float]] = field(default_factory=dict)

@@ -16,7 +16,13 @@ from tta_serve.evaluation.plan import Plan
 from tta_serve.evaluation.questions import EVERYDAY, Question
 from tta_serve.evaluation.results import ArmAnswer, ArmRecord, LiveTraffic, PolicyDecision, Results
 from tta_serve.evaluation.scoring import Score, score
-from tta_serve.evaluation.server_client import AnswerMemo, ServerClient, Step, run_all
+from tta_serve.evaluation.server_client import (
+    AnswerKey,
+    AnswerMemo,
+    ServerClient,
+    Step,
+    run_all,
+)
 
 _DECIDE_AT_ONCE = 4  # a comparison takes up to four rows of a batch, and a batch has sixteen
 
@@ -101,15 +107,16 @@ class Session:
         return await self.server.explain(prompt, policies) if policies else {}
 
     async def _ask(self, number: int, asked: MixRequest, **more: Any) -> Any:
-        return await self.server.answer(
-            self._question(number).prompt, asked, self.limits[number], **more
-        )
+        question = self._question(number)
+        if question.stops:
+            more["stop"] = list(question.stops)
+        return await self.server.answer(question.prompt, asked, self.limits[number], **more)
 
     def _score(self, number: int, text: str) -> Score | None:
         question = self._question(number)
         if question.want is None:
             return None
-        return score(question.kind, question.want, question.parts, text)
+        return score(question.kind, question.want, question.parts, text, question.rule)
 
     async def _answer_traffic(self, arm: EvaluatedArm) -> None:
         """Let an arm answer mixed traffic, on a prefix cache of its own.
@@ -160,7 +167,7 @@ class Session:
 
         A tag of its own is added to it.
         """
-        numbers = self.plan.shuffle_traffic()[: self.plan.timed]
+        numbers = self.plan.list_timed()
         advance = self.step("time decisions", len(numbers) * len(arms))
         for arm in arms:
             record = self.results.records[arm.name]
@@ -222,8 +229,9 @@ class Session:
             return MixRequest.make(requests.served, policy=arm.name)
         return requests.mix(experts, arm.name)
 
-    def _key(self, arm: EvaluatedArm, number: int) -> tuple[str, MixRequest]:
-        return self._question(number).prompt, self._request(arm, number)
+    def _key(self, arm: EvaluatedArm, number: int) -> AnswerKey:
+        question = self._question(number)
+        return question.prompt, self._request(arm, number), self.limits[number], question.stops
 
     async def _answer_questions(self, arms: Sequence[EvaluatedArm]) -> None:
         """Ask for the answer of every mix to every question that is judged, each once."""
@@ -234,7 +242,7 @@ class Session:
             if self._question(number).want is not None
         ]
         new = {key: n for arm, n in judged if (key := self._key(arm, n)) not in self.memo.answers}
-        jobs = [partial(self._ask, number, asked) for (_, asked), number in new.items()]
+        jobs = [partial(self._ask, number, asked) for (_, asked, _, _), number in new.items()]
         for key, answer in zip(
             new, await run_all(jobs, self.step("answers", len(jobs))), strict=True
         ):

@@ -32,12 +32,13 @@ _HEADLINES = {
 }
 _KEPT = (
     "Each merge is served as factors of at most the sum of the experts' ranks; this share of its"
-    " energy is left of it. The scale is the coefficient at which it was served."
+    " energy is left of it. The scale is the coefficient at which it was served, the density, where"
+    " it was tuned, the share of entries that its method left."
 )
 _QUALITY = (
     "Quality is the mean of mixed, paraphrased, corrupted (medium), two skills (graded), everyday"
     " and adversarial prompts; where no expert is wanted, to leave a prompt to the base is right."
-    " In brackets: bootstrap intervals of 95 %."
+    " Of benchmarks alone it is their mean. In brackets: bootstrap intervals of 95 %."
 )
 _DECISIONS = (
     "Of mixed, paraphrased, adversarial and everyday prompts; precision hangs on how many there are"
@@ -58,11 +59,6 @@ def make_sheets(figures: Row) -> list[Sheet]:
     """Return all tables: the headlines, the summary of all arms, then the rest."""
     arms: Mapping[str, Row] = figures["arms"]
     groups = list(dict.fromkeys(group for arm in arms.values() for group in arm["groups"]))
-    scales: Mapping[str, float] = figures["merge_scales"]
-    kept = [
-        (name, format_cell(value), format_cell(scales.get(name, 1.0)))
-        for name, value in figures["merges_kept"].items()
-    ]
     return [
         _make_headlines(figures),
         _make_summary(arms),
@@ -71,7 +67,7 @@ def make_sheets(figures: Row) -> list[Sheet]:
         _make_tasks(arms),
         _make_traffic(arms),
         _make_two_skills(figures["two_skills"]),
-        Sheet("Static merges", ("arm", "energy kept", "scale"), kept, _KEPT),
+        _make_merges(figures),
         Sheet("Left out", ("what", "why"), list(figures["skipped"].items())),
     ]
 
@@ -196,6 +192,20 @@ def _make_two_skills(gain: Row) -> Sheet:
         for key in ("policy", "rival", "graded", "exact", "over_better")
     ]
     return Sheet("Two skills: what a policy adds", ("", "value"), rows, _TWO_SKILLS)
+
+
+def _make_merges(figures: Row) -> Sheet:
+    scales, densities = figures["merge_scales"], figures["merge_densities"]
+    rows = [
+        (
+            name,
+            format_cell(value),
+            format_cell(scales.get(name, 1.0)),
+            format_cell(densities.get(name)),
+        )
+        for name, value in figures["merges_kept"].items()
+    ]
+    return Sheet("Static merges", ("arm", "energy kept", "scale", "density"), rows, _KEPT)
 
 
 def _format_value(value: Any) -> str:

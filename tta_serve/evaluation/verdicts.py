@@ -9,6 +9,7 @@ from tta_serve.evaluation import intervals
 from tta_serve.evaluation.intervals import NO_ESTIMATE, BootstrapEstimate
 from tta_serve.evaluation.questions import (
     ADVERSARIAL,
+    BENCHMARKS,
     CORRUPTED,
     EVERYDAY,
     MIXED,
@@ -18,7 +19,8 @@ from tta_serve.evaluation.questions import (
 from tta_serve.evaluation.results import ArmRecord, Results
 
 QUALITY_SLICES = (MIXED, PARAPHRASED, f"{CORRUPTED}:medium", TWO_SKILLS, EVERYDAY, ADVERSARIAL)
-"""The slices that quality is the mean of, each as much as any other."""
+"""The slices that quality is the mean of, each as much as any other; benchmarks have their own
+figures, and stand for these where there are none of them."""
 _ALIKE = 1.1  # times whose ratio is below this are not told apart
 
 
@@ -35,7 +37,7 @@ def value_answer(results: Results, record: ArmRecord, number: int) -> float:
 
 
 def measure_quality(results: Results, record: ArmRecord) -> BootstrapEstimate:
-    """Estimate the mean over `QUALITY_SLICES` of the mean value of an arm's answers.
+    """Estimate the mean over the slices of quality of the mean value of an arm's answers.
 
     There is none for an arm that was not asked one of the slices.
     """
@@ -99,15 +101,23 @@ def _list_shared(results: Results, records: Sequence[ArmRecord]) -> list[list[li
     Empty if one of them was asked none of a slice.
     """
     found = []
-    for name in QUALITY_SLICES:
-        asked = [
-            n for n in results.suite.groups.get(name, ()) if all(n in r.answers for r in records)
-        ]
-        if name in results.suite.groups and not asked:
+    for numbers in _list_quality_groups(results):
+        asked = [n for n in numbers if all(n in r.answers for r in records)]
+        if not asked:
             return []
-        if asked:
-            found.append([[value_answer(results, record, n) for n in asked] for record in records])
+        found.append([[value_answer(results, record, n) for n in asked] for record in records])
     return found
+
+
+def _list_quality_groups(results: Results) -> list[list[int]]:
+    """List the questions that quality is of, by slice; by benchmark if they are all that is."""
+    groups = results.suite.groups
+    own = [groups[name] for name in QUALITY_SLICES if name in groups]
+    return own or [
+        numbers
+        for numbers in groups.values()
+        if results.suite.questions[numbers[0]].slice == BENCHMARKS
+    ]
 
 
 def _median_ms(record: ArmRecord) -> float:

@@ -59,9 +59,9 @@ class LearnedEntry:
     coefficients: dict[str, Coefficient]
     """By expert, on the grid."""
     before: float
-    """The mean loss over all samples at the start."""
+    """The mean loss over all that it was learned on at the start."""
     after: float
-    """The mean loss over all samples with the coefficients."""
+    """The mean loss over all that it was learned on with the coefficients."""
 
 
 def alignment_loss(target: AnswerOutputs, found: AnswerOutputs) -> Tensor:
@@ -127,13 +127,30 @@ def learn(
     descend([learned], current, samples, settings.steps, settings.rate, tell, stay, confine)
 
     # Put what was learned on the grid, and measure that.
+    final, on_grid = put_on_grid(mixed, rules, learned.detach())
+    return LearnedEntry(final, before, compute_mean_loss(partial(loss, on_grid), samples))
+
+
+def put_on_grid(
+    mixed: MixedModel, rules: MixRules, learned: Tensor
+) -> tuple[dict[str, Coefficient], Tensor]:
+    """Return the coefficients of an entry, by expert, and what they are in every layer.
+
+    Args:
+        mixed: The base with the experts.
+        rules: The range and the grid of coefficients.
+        learned: [layers, experts], or [1, experts] for one coefficient an expert.
+
+    Returns:
+        The second is shaped as `learned`.
+    """
+    per_layer = len(learned) > 1
     coefficients = {
-        expert.name: tuple(column) if settings.per_layer else column[0]
+        expert.name: tuple(column) if per_layer else column[0]
         for expert, column in zip(mixed.experts, learned.T.tolist(), strict=True)
     }
-    final = rules.entry(coefficients)
     on_grid = torch.tensor([[rules.snap(c) for c in row] for row in learned.tolist()])
-    return LearnedEntry(final.as_dict(), before, compute_mean_loss(partial(loss, on_grid), samples))
+    return rules.entry(coefficients).as_dict(), on_grid
 
 
 def _loss(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import cross_entropy, embedding
 
 from adapters.coefficient import layer_of, place_of
 from adapters.deltas import LowRankDeltas
@@ -17,8 +17,9 @@ from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
 from adapters.library.versions import check_fit
 from adapters.low_rank import make_canonical
+from tta_serve.offline.answered_prompts import AnsweredPrompt, answer_greedily
 from tta_serve.offline.base_model import PlainModel
-from tta_serve.offline.features import count_layers, tokenize
+from tta_serve.offline.features import count_layers
 
 
 class Sample(NamedTuple):
@@ -96,7 +97,6 @@ class MixedModel:
         only[:, expert] = 1
         return only
 
-    @torch.no_grad()
     def make_sample(self, expert: int, prompt: str, most: int) -> Sample:
         """Return a prompt with an expert's own greedy answer.
 
@@ -107,21 +107,9 @@ class MixedModel:
             prompt: The user's words.
             most: How many tokens the answer has at most.
         """
-        model = self.plain.model
-        chat = self.plain.tokenizer.chat_template is not None
-        ids = token = tokenize(self.plain, prompt, chat=chat)
-        start = ids.shape[1]
-        cache = None
-        ends = _ends(model)
         with self._add(self.isolate(expert)):
-            for _ in range(most):
-                output = model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                token = output.logits[:, -1:].argmax(-1)
-                cache = output.past_key_values
-                ids = torch.cat([ids, token], 1)
-                if int(token) in ends:
-                    break
-        return Sample(ids[:, :-1], ids.shape[1] - start)
+            answered = answer_greedily(self.plain, prompt, most)
+        return Sample(answered.ids, len(answered.wanted))
 
     def predict(self, sample: Sample, coefficients: Tensor | Rule) -> AnswerOutputs:
         """Return what the base with the experts predicts for the answer.
@@ -137,6 +125,16 @@ class MixedModel:
             )
         states = [state[0, -sample.answer :] for state in output.hidden_states]
         return AnswerOutputs(output.logits[0], torch.stack(states))
+
+    def compute_loss(self, answered: AnsweredPrompt, coefficients: Tensor | Rule) -> Tensor:
+        """Return the mean of -log p over the tokens of an answer, nats.
+
+        Args:
+            answered: The prompt and the answer.
+            coefficients: As `predict` takes them.
+        """
+        sample = Sample(answered.ids, len(answered.wanted))
+        return cross_entropy(self.predict(sample, coefficients).logits, answered.wanted)
 
     @contextmanager
     def _add(self, coefficients: Tensor | Rule) -> Iterator[None]:
@@ -211,9 +209,3 @@ def _turn(factor: LowRank, module: nn.Module) -> LowRank:
     if not isinstance(module, nn.Embedding):
         return factor
     return make_canonical(LowRank(factor.b.t(), factor.a.t()))
-
-
-def _ends(model: Any) -> set[int]:
-    """Return the tokens that end an answer."""
-    end = model.generation_config.eos_token_id
-    return set(end) if isinstance(end, list) else {end}

@@ -1,4 +1,4 @@
-"""How what mixes experts is trained on their answers: Adam, a sample of every expert a step."""
+"""How what mixes experts is trained on answers: Adam, a sample of every expert or group a step."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from tta_serve.offline.mixed_model import Sample
 
 Samples = Sequence[Sequence[Sample]]
 """By expert, one sample or more each."""
+Groups = Sequence[Sequence[object]]
+"""What takes turns: by expert, or by whatever else is to count alike, one sample or more each."""
 Loss = Callable[[int, int], Tensor]
-"""Of a sample of an expert, by the numbers of expert and sample."""
+"""Of a sample of a group, by the numbers of group and sample."""
 
 
 def descend(  # noqa: PLR0913 - one part each
     parameters: Sequence[Tensor],
     loss: Loss,
-    samples: Samples,
+    samples: Groups,
     steps: int,
     rate: float,
     tell: Callable[[float], None],
     beside: Callable[[], Tensor] | None = None,
     confine: Callable[[], object] = lambda: None,
 ) -> None:
-    """Minimise the mean over experts of the loss on their samples, which take turns.
+    """Minimise the mean over groups of the loss on their samples, which take turns.
 
     Args:
         parameters: What is learned.
         loss: What is minimised.
-        samples: By expert.
+        samples: By group.
         steps: How many steps to take.
         rate: Of Adam at first; it falls to 0.
         tell: Is called after each step with its loss.
@@ -52,8 +54,8 @@ def descend(  # noqa: PLR0913 - one part each
 
 
 @torch.no_grad()
-def compute_mean_loss(loss: Loss, samples: Samples) -> float:
-    """Return the mean over experts of the mean over their samples."""
+def compute_mean_loss(loss: Loss, samples: Groups) -> float:
+    """Return the mean over groups of the mean over their samples."""
     of_each = [
         torch.stack([loss(k, n) for n in range(len(own))]).mean() for k, own in enumerate(samples)
     ]

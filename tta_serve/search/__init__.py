@@ -11,7 +11,7 @@ scorebook      each mix is asked each question once, many at a time
 search_loop    the loop
 server_facts   what a search must know of a server
 holdout        what was found, beside what it must beat
-tune_scales    the scale of each static merge, for `tta eval`
+tune_scales    density and scale of each static merge, for `tta eval`
 search_job     one search, from a server's address to what was found
 report         tables, the line of JSON, the entry
 front_store    a front, as the policy `pareto` reads it

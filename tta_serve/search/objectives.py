@@ -120,4 +120,4 @@ def check_wanted(questions: Sequence[Question]) -> None:
 
 
 def _score(question: Question, answer: str) -> Score:
-    return score(question.kind, question.want or "", question.parts, answer)
+    return score(question.kind, question.want or "", question.parts, answer, question.rule)

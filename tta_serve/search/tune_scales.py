@@ -1,15 +1,20 @@
-"""The scale of each static merge: a coefficient of its expert, tuned on questions."""
+"""The best of each method's static merges, and its scale: a coefficient of its expert.
+
+Both are tuned on questions.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adapters.coefficient import Json
 from adapters.mix import MixRules
 from tta_serve.config.sections import ServeConfig
-from tta_serve.evaluation.arms import HIGHEST_SCALE, MERGE
+from tta_serve.evaluation.arms import HIGHEST_SCALE
+from tta_serve.evaluation.merge_variants import MergeVariant, TunedMerge
 from tta_serve.evaluation.questions import Question
 from tta_serve.evaluation.server_client import AT_ONCE, ServerClient, Step
 from tta_serve.search.journal import SearchJournal
@@ -28,19 +33,19 @@ NEAR = (0.7, 1.4)
 async def tune_scales(
     server: ServerClient,
     config: ServeConfig,
-    methods: Sequence[str],
+    variants: Sequence[MergeVariant],
     step: Step,
     questions: Sequence[Question],
-) -> Mapping[str, float]:
-    """Return the scale of each merge whose graded score is the greatest.
+) -> list[TunedMerge]:
+    """Return of each method the merge and the scale whose graded score is the greatest.
 
     All merges and scales are rows of the same batches. First each of `SCALES` is asked, then what
-    is near the best of them.
+    is near the best of them, of every merge alike.
 
     Args:
         server: A server of the merges.
         config: Its config.
-        methods: The methods of the merges.
+        variants: The merges, several of a method that is tried with several densities.
         step: Shows how far it is.
         questions: With wanted answers; none that anything is judged by later.
     """
@@ -50,22 +55,38 @@ async def tune_scales(
     async def ask(number: int, mix: Mapping[str, Json]) -> float:
         return await objective.score(questions[number], server.requests.mix(mix))
 
-    space = _make_space(config, methods)
-    asked = len(methods) * len(questions) * (len(SCALES) + len(NEAR))
+    space = _make_space(config, variants)
+    asked = len(variants) * len(questions) * (len(SCALES) + len(NEAR))
     with tempfile.TemporaryDirectory(prefix="tta-tune-") as folder:
         journal = SearchJournal.open(Path(folder), {})
         tell = step("tune merges", asked)
         book = Scorebook(space, len(questions), ask, AT_ONCE, journal, tell=tell)
-        first = await _score(book, [SCALES] * len(methods))
+        first = await _score(book, [SCALES] * len(variants))
         best = [choose_best(own) for own in first]
         near = [tuple(factor * one.point[k] for factor in NEAR) for k, one in enumerate(best)]
         second = await _score(book, near)
     chosen = [choose_best([one, *more]) for one, more in zip(best, second, strict=True)]
-    return {method: chosen[k].point[k] for k, method in enumerate(methods)}
+    return _choose_variants(variants, chosen)
 
 
-def _make_space(config: ServeConfig, methods: Sequence[str]) -> SearchSpace:
-    names = tuple(f"{MERGE}{method}" for method in methods)
+def _choose_variants(
+    variants: Sequence[MergeVariant], scored: Sequence[ScoredCandidate]
+) -> list[TunedMerge]:
+    """Return the best variant of each method, with its scale; of equal ones the first.
+
+    Args:
+        variants: All of them.
+        scored: Each one's best scale.
+    """
+    numbers = defaultdict[str, list[int]](list)
+    for k, variant in enumerate(variants):
+        numbers[variant.method].append(k)
+    best = [max(own, key=lambda k: round(scored[k].mean, 12)) for own in numbers.values()]
+    return [TunedMerge(variants[k], scored[k].point[k]) for k in best]
+
+
+def _make_space(config: ServeConfig, variants: Sequence[MergeVariant]) -> SearchSpace:
+    names = tuple(variant.expert for variant in variants)
     mix = config.mix
     rules = MixRules(frozenset(names), 1, mix.grid, mix.max_experts, mix.minimum, mix.maximum)
     return SearchSpace(names, rules, low=0.0, high=HIGHEST_SCALE)

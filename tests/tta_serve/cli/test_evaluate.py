@@ -1,9 +1,14 @@
-"""Which arms `tta eval` judges."""
+"""Which arms `tta eval` judges, and on which questions."""
+
+from pathlib import Path
 
 import pytest
+from typer import BadParameter
+from typer.testing import CliRunner
 
 from tests.conftest import ROOT
-from tta_serve.cli.evaluate import list_wanted
+from tta_serve.cli.evaluate import list_wanted, read_questions
+from tta_serve.cli.main import app
 from tta_serve.config.loading import load
 from tta_serve.config.sections import ServeConfig
 from tta_serve.exceptions import ConfigError
@@ -31,3 +36,35 @@ def test_arms_that_are_named_are_judged_beside_the_default(demo: ServeConfig) ->
     )
     with pytest.raises(ConfigError, match="leave out one of them"):
         list_wanted(demo, "dawin", quick=False, every=True)
+
+
+TASK = """
+task: small
+dataset_path: json
+dataset_kwargs: {data_files: rows.jsonl}
+test_split: train
+doc_to_text: q
+doc_to_target: a
+"""
+
+
+def test_questions_are_of_a_suite_of_tasks_or_of_both(tmp_path: Path) -> None:
+    suite, task = tmp_path / "suite.jsonl", tmp_path / "task.yaml"
+    suite.write_text('{"slice": "mixed", "prompt": "p", "want": "w"}\n', encoding="utf-8")
+    task.write_text(TASK, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text('{"q": "x", "a": "1"}\n' * 3, encoding="utf-8")
+    found = read_questions(suite, [tmp_path], None)
+    assert {name: len(own) for name, own in found.groups.items()} == {
+        "mixed": 1,
+        "benchmarks:small": 3,
+    }
+    assert list(read_questions(suite, [], None).groups) == ["mixed"]
+    assert read_questions(None, [task], 2).groups == {"benchmarks:small": [0, 1]}
+    with pytest.raises(BadParameter, match="--limit is of tasks"):
+        read_questions(suite, [], 2)
+
+
+def test_one_source_of_questions_is_needed() -> None:
+    result = CliRunner().invoke(app, ["eval", "--config", str(ROOT / "deploy/demo/serve.yaml")])
+    assert result.exit_code == 2
+    assert "give --suite FILE, --tasks FOLDER_OR_FILE, or both" in " ".join(result.output.split())

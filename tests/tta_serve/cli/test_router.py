@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
+from adapters.coefficient import numbers_of
 from adapters.errors import LibraryError
 from adapters.files.checkpoint import Checkpoint
 from adapters.library.entries import ENTRIES, read_entries
@@ -25,6 +26,7 @@ from tests.factories.twins import add_twins
 from tta_serve.cli.router import app
 from tta_serve.exceptions import ConfigError, PromptFileError
 from tta_serve.offline.base_model import PlainModel
+from tta_serve.offline.cocktail import TAU
 from tta_serve.offline.features import EarlyFeatures
 
 KEY = "secret"
@@ -163,6 +165,54 @@ def test_an_entry_is_learned_and_says_how(library: Path) -> None:
     )
     assert alone.exit_code == 0, alone.output
     assert read_entries(library / ENTRIES)["both"].coefficients.keys() == {"sql"}
+
+
+def write_references(file: Path) -> Path:
+    rows = [
+        {"prompt": "w5 w6 w7", "want": "w8 w9", "task": "sql+math"},
+        {"prompt": "w5 w5", "want": "w4", "task": "sql"},
+        {"slice": "two_skills", "prompt": "w9", "want": "w3 w2", "task": "sql"},
+    ]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_a_cocktail_is_weighed_by_losses_on_wanted_answers(library: Path, tmp_path: Path) -> None:
+    asked = ("cocktail", "--name", "mine", "--examples", write_references(tmp_path / "five.jsonl"))
+    result = tta(library, *asked)
+    assert result.exit_code == 0, result.output
+    entry = read_entries(library / ENTRIES)["mine"]
+    assert entry.digests == Library.open(library).digests
+    assert (entry.source["tau"], entry.source["examples"]) == (TAU, 3)
+    weights = [float(entry.source[f"weight_{model}"]) for model in ("base", "math", "sql")]
+    assert sum(weights) == pytest.approx(1)
+    assert f"{weights[0]:.4f}" in result.output
+    with pytest.raises(LibraryError, match="is there already"):
+        tta(library, *asked)
+    cold = tta(library, *asked, "--replace", "--tau", 0)
+    assert (cold.exit_code, "--tau must be above 0" in cold.output) == (2, True)
+    alone = tta(library, *asked, "--replace", "--experts", "sql", "--tau", 100)
+    assert alone.exit_code == 0, alone.output
+    assert read_entries(library / ENTRIES)["mine"].coefficients == {"sql": 0.5}
+
+
+def test_shares_are_learned_on_wanted_answers(library: Path, tmp_path: Path) -> None:
+    file = write_references(tmp_path / "two.jsonl")
+    asked = ("learn", "--name", "cat", "--loss", "references", "--steps", 8)
+    result = tta(library, *asked, "--examples", file)
+    assert result.exit_code == 0, result.output
+    entry = read_entries(library / ENTRIES)["cat"]
+    assert (entry.source["loss"], entry.source["examples"]) == ("references", 3)
+    assert float(entry.source["loss_after"]) < float(entry.source["loss_before"])
+    shares = zip(*(numbers_of(entry.coefficients[name]) for name in ("math", "sql")), strict=True)
+    assert [sum(both) for both in shares] == pytest.approx([1, 1], abs=0.051)
+
+    for wrong in ((*asked, "--replace"), ("learn", "--name", "other", "--examples", file)):
+        refused = tta(library, *wrong)
+        assert (refused.exit_code, "--examples FILE go together" in refused.output) == (2, True)
+    file.write_text('{"prompt": "w5"}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"two\.jsonl: 'w5' has no wanted answer"):
+        tta(library, *asked, "--replace", "--examples", file)
 
 
 @pytest.mark.parametrize("name", ["sql", "base", "a b"])

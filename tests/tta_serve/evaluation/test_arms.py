@@ -10,6 +10,7 @@ from adapters.files.checkpoint import Checkpoint
 from adapters.library.library import Library
 from adapters.merge.registry import METHODS
 from tests.factories.experts import make_expert, make_plain_base
+from tests.factories.tiny_library import make_library
 from tta_serve.config.sections import ServeConfig
 from tta_serve.evaluation.arms import (
     EvaluatedArm,
@@ -22,11 +23,19 @@ from tta_serve.evaluation.arms import (
     list_merge_arms,
     reduce_to_merges,
 )
-from tta_serve.evaluation.merges import QUICK_METHODS, build_merged_library, list_methods
+from tta_serve.evaluation.match_rules import MatchRule
+from tta_serve.evaluation.merge_variants import MergeVariant, TunedMerge, list_variants
+from tta_serve.evaluation.merges import (
+    QUICK_METHODS,
+    MergedLibrary,
+    build_merged_library,
+    list_methods,
+)
 from tta_serve.evaluation.plan import Plan, limit_tokens
 from tta_serve.evaluation.questions import Question, Suite
 from tta_serve.evaluation.results import ArmAnswer
 from tta_serve.exceptions import ConfigError
+from tta_serve.offline.calibration import MEASURED
 
 NAMES = RequestFactory("m", 2)
 
@@ -154,6 +163,41 @@ def test_arms_are_asked_what_can_tell_them_apart() -> None:
     )
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_benchmarks_are_asked_of_all_who_are_judged_but_the_oracle(quick: bool) -> None:
+    suite = Suite(
+        tuple(
+            Question("benchmarks", str(n), "w", kind="match", benchmark=name, rule=MatchRule())
+            for name in ("one", "two")
+            for n in range(10)
+        )
+    )
+    plan = Plan(suite, "near", quick, 0, 4 if quick else None, 3, ("near",))
+    few = 2 * 4 if quick else 20
+    arms = {
+        EvaluatedArm("base", "base", NAMES.base): 20,
+        EvaluatedArm("oracle", "oracle"): 0,
+        EvaluatedArm("near", "policy"): 20,
+        EvaluatedArm("other", "policy"): few,
+        EvaluatedArm("expert sql", "expert", NAMES.pin("sql")): few,
+        EvaluatedArm("merge ties", "static", NAMES.pin("merge-ties")): few,
+        EvaluatedArm("random_control", "control"): few,
+    }
+    assert {arm.name: len(plan.list_numbers(arm)) for arm in arms} == {
+        arm.name: n for arm, n in arms.items()
+    }
+    assert plan.shuffle_traffic() == []
+    assert len(plan.list_timed()) == 3
+
+
+def test_a_rule_says_how_long_an_answer_may_be() -> None:
+    rule = MatchRule(most_tokens=50)
+    long = "a b c d e f g h i j k l"
+    ruled = Question("benchmarks", "p", long, kind="match", benchmark="one", rule=rule)
+    plain = Question("everyday", "p")
+    assert limit_tokens(Suite((ruled, plain)), lambda text: len(text.split())) == [50, 4]
+
+
 def test_answers_may_be_as_long_as_the_longest_that_is_wanted() -> None:
     rows = [("sql", "a b c"), ("sql", "a"), ("math", "a b"), (None, None)]
     found = [Question("mixed", "p", want, task) for task, want in rows]
@@ -166,13 +210,14 @@ def test_merges_become_experts_of_a_copy(tmp_path: Path) -> None:
     for seed, name in enumerate(("math", "sql")):
         make_expert(tmp_path / "library" / name, base, seed=seed, layers=range(2), rank=2 + seed)
     source, done = Library.open(tmp_path / "library"), []
-    methods = ["linear", "ties", "slerp", "iso_c"]
+    plain = list_variants(["linear", "slerp", "iso_c"], tuned=False)
+    variants = [*plain, *list_variants(["ties"], tuned=True)]
     built = build_merged_library(
-        source, tmp_path / "merged", Checkpoint.open(base), methods, lambda: done.append(1)
+        source, tmp_path / "merged", Checkpoint.open(base), variants, lambda: done.append(1)
     )
     library = Library.open(built.root)
-    assert set(library.names) == {"math", "sql", *(f"merge-{method}" for method in built.kept)}
-    assert len(done) == len(methods) == len(built.kept) + len(built.refused)
+    assert set(library.names) == {"math", "sql", *(variant.expert for variant in built.kept)}
+    assert len(done) == len(variants) == len(built.kept) + len(built.refused)
     assert (built.experts, built.ranks) == (
         len(library.names),
         sum(max(f.rank for f in e.factors.values()) for e in library),
@@ -182,33 +227,66 @@ def test_merges_become_experts_of_a_copy(tmp_path: Path) -> None:
         source.expert(name).factors["model.layers.0.mlp.up_proj"].dense() for name in source.names
     ]
     torch.testing.assert_close(mean, sum(each) / 2)
-    assert built.kept["linear"] == pytest.approx(1)
-    assert built.kept["ties"] < 1
+    assert built.kept[MergeVariant("linear")] == pytest.approx(1)
+    assert built.kept[MergeVariant("ties", 0.2)] < 1
+    few, many = (
+        library.expert(f"merge-ties-density-{density}").factors["model.layers.0.mlp.up_proj"]
+        for density in ("0.1", "0.9")
+    )
+    assert few.dense().norm() < many.dense().norm(), "the more entries are left, the more there is"
     assert [path.name for path in (tmp_path / "library").iterdir()] != [
         path.name for path in built.root.iterdir()
     ]
-    served = reduce_to_merges(
-        config(tmp_path, {"near": {"type": "retrieval"}}), built.root, built.experts, built.ranks
-    )
-    assert (served.library.capacity.experts, served.library.capacity.ranks) == (
-        built.experts,
-        built.ranks,
-    )
+
+
+def test_a_server_of_merges_has_room_for_them_and_answers_by_the_best(tmp_path: Path) -> None:
+    served = reduce_to_merges(config(tmp_path, {"near": {"type": "retrieval"}}), tmp_path, 9, 99)
+    assert (served.library.capacity.experts, served.library.capacity.ranks) == (9, 99)
     assert (set(served.policies), served.default_policy, served.library.entries) == (
         {"base"},
         "base",
         {},
     )
-    plain, tuned = list_merge_arms(served, ["linear", "ties"], {"ties": 4.2})
-    assert (plain.pinned, tuned.pinned) == (
-        MixRequest.make("m", experts={"merge-linear": 1.0}),
-        MixRequest.make("m", experts={"merge-ties": 4.2}),
+    plain_arm, tuned_arm = list_merge_arms(
+        served, [TunedMerge(MergeVariant("linear")), TunedMerge(MergeVariant("ties", 0.5), 4.2)]
     )
+    assert (plain_arm.pinned, tuned_arm.pinned) == (
+        MixRequest.make("m", experts={"merge-linear": 1.0}),
+        MixRequest.make("m", experts={"merge-ties-density-0.5": 4.2}),
+    )
+    assert (plain_arm.name, tuned_arm.name) == ("merge linear", "merge ties")
     assert served.mix.maximum >= 4.2
 
 
-def test_methods_apply_by_the_number_of_experts_and_without_calibration() -> None:
+def test_merges_are_calibrated_by_the_examples_of_experts(tmp_path: Path) -> None:
+    library = make_library(tmp_path)
+    variants = list_variants(["fisher", "regmean", "lot", "linear"], tuned=True)
+
+    def build(name: str) -> MergedLibrary:
+        return build_merged_library(
+            Library.open(library).usable(),
+            tmp_path / name,
+            Checkpoint.open(library.parent / "base"),
+            variants,
+            lambda: None,
+        )
+
+    merged = Library.open(build("whole").root)
+    up = "model.layers.0.mlp.up_proj"
+    found = {variant.method: merged.expert(variant.expert).factors[up] for variant in variants}
+    mean = found.pop("linear").dense()
+    assert all((factor.dense() - mean).norm() > 0.01 * mean.norm() for factor in found.values())
+
+    # Without examples the others are made nevertheless.
+    (library / "sql" / "examples.txt").unlink()
+    silent = build("silent")
+    assert silent.kept.keys() == {MergeVariant("linear")}
+    assert all("'sql' has no example prompts" in reason for reason in silent.refused.values())
+
+
+def test_methods_apply_by_the_number_of_experts() -> None:
     assert "slerp" in list_methods(2)
     assert "slerp" not in list_methods(6)
-    assert not {"fisher", "regmean"} & set(list_methods(6))
-    assert set(QUICK_METHODS) <= set(list_methods(6)) <= set(METHODS)
+    assert {"fisher", "regmean", "lot"} <= set(list_methods(6)) <= set(METHODS)
+    assert set(QUICK_METHODS) <= set(list_methods(6))
+    assert not any(METHODS[method].needs & MEASURED for method in QUICK_METHODS)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from adapters.coefficient import Json
 from tta_serve.evaluation import plots, report
 from tta_serve.evaluation.arms import EvaluatedArm, Kind, MixRequest
 from tta_serve.evaluation.figures import BETTER, compute_figures
+from tta_serve.evaluation.match_rules import MatchRule
+from tta_serve.evaluation.merge_variants import MergeVariant, TunedMerge
 from tta_serve.evaluation.questions import Question, Suite
 from tta_serve.evaluation.results import ArmAnswer, ArmRecord, LiveTraffic, Results
 from tta_serve.evaluation.scoring import Score, score
@@ -95,9 +98,9 @@ def results() -> Results:
         0,
         about={"seed": 0},
         kept={"merge ties": 0.9},
-        scales={"merge ties": 2.8},
         skipped={"x": "why"},
     )
+    made.note_tuned([TunedMerge(MergeVariant("ties", 0.5), 2.8)])
     records = [
         record("base", "base", lambda q: {}, decides=False),
         record("oracle", "oracle", lambda q: {task: 1.0 / len(q.tasks) for task in q.tasks}),
@@ -134,7 +137,13 @@ def test_the_fields_of_the_last_line(results: Results) -> None:
         "corrupted_over_oracle": 1.0,
         "two_skill_gain": 0.5,
         "mix_over_best_single": 0.5,
-        "best_tuned_static": {"name": "merge ties", "scale": 2.8, "mixed": 0.0, "two_skills": 0.0},
+        "best_tuned_static": {
+            "name": "merge ties",
+            "scale": 2.8,
+            "density": 0.5,
+            "mixed": 0.0,
+            "two_skills": 0.0,
+        },
         "voices_right": 1.0,
         "sure_and_wrong": 0.0,
         "router_ms_p50": 2.0,
@@ -223,7 +232,7 @@ def test_the_report_has_every_slice_arm_and_picture(results: Results, tmp_path: 
         assert {line.count("|") for line in rows if line.startswith("|")} == {9}
     assert all(f"| {name} |" in text for name in results.records)
     assert "| x | why |" in text
-    assert "| merge ties | 0.900 |" in text
+    assert "| merge ties | 0.900 | 2.800 | 0.500 |" in text
     plots.draw_plots(found, tmp_path)
     for file in report.PICTURES:
         assert f"]({file})" in text
@@ -247,3 +256,72 @@ def test_every_answer_is_kept(results: Results) -> None:
         "answer": "answer 0",
         "score": {"exact": 1.0, "graded": 1.0},
     }
+
+
+def judge_benchmarks() -> Results:
+    """Return results of two benchmarks alone, on which `sql` is right by half and `able` always."""
+    asked = tuple(
+        Question(
+            "benchmarks", f"{name} {n}", str(n), kind="match", benchmark=name, rule=MatchRule()
+        )
+        for name in ("sums", "names:strict")
+        for n in range(6)
+    )
+    made = Results(Suite(asked), "able", 0, scales={"merge ties": 2.0})
+    arms: dict[str, tuple[Kind, dict[str, Json], Callable[[int], bool]]] = {
+        "base": ("base", {}, lambda n: False),
+        "oracle": ("oracle", {}, lambda n: False),
+        "expert sql": ("expert", {"sql": 1.0}, lambda n: n % 2 == 0),
+        "merge ties": ("static", {"merge-ties": 1.0}, lambda n: False),
+        "able": ("policy", {"sql": 0.5, "math": 0.5}, lambda n: True),
+        "slow": ("policy", {"sql": 1.0}, lambda n: True),
+    }
+    for name, (kind, mix, is_right) in arms.items():
+        pinned = None if kind in ("policy", "oracle") else PINNED
+        times = {"able": [2.0], "slow": [9.0]}.get(name, [])
+        made.records[name] = ArmRecord(EvaluatedArm(name, kind, pinned), times=times, passes=[1])
+        for number in range(len(asked) if kind != "oracle" else 0):
+            right = float(is_right(number))
+            made.records[name].answers[number] = ArmAnswer(mix, "", Score(right, right))
+    return made
+
+
+def test_benchmarks_alone_have_rows_of_their_own_a_quality_and_verdicts(tmp_path: Path) -> None:
+    found = compute_figures(judge_benchmarks())
+    arms = found["arms"]
+    assert arms["oracle"]["groups"] == {}
+    assert set(arms["able"]["groups"]) == {"benchmarks:sums", "benchmarks:names:strict"}
+    expert = arms["expert sql"]["groups"]["benchmarks:sums"]
+    assert (expert["asked"], expert["exact"].value, expert["abstained"]) == (6, 0.5, 0)
+    assert "right" not in expert, "nobody knows which expert a benchmark is for"
+    assert math.isnan(expert["over_oracle"].value)
+    assert {name: arms[name]["quality"].value for name in ("base", "expert sql", "able")} == {
+        "base": 0.0,
+        "expert sql": 0.5,
+        "able": 1.0,
+    }
+    assert arms["able"]["verdict"] == "worth its time"
+    assert arms["slow"]["verdict"].startswith("not worth it: +0.000")
+    assert found["best_tuned_static"] is None, "there is nothing to choose it by"
+
+    text = report.to_markdown(found)
+    assert "## Slice benchmarks:names:strict" in text
+    assert json.dumps(report.make_last_line(found), allow_nan=False)
+    plots.draw_plots(found, tmp_path)
+    assert (tmp_path / "scores.png").exists()
+
+
+def test_benchmarks_beside_slices_of_ours_do_not_change_their_quality(results: Results) -> None:
+    before = compute_figures(results)["arms"]["fooled"]
+    more = Question("benchmarks", "x", "y", kind="match", benchmark="sums", rule=MatchRule())
+    both = replace(results, suite=Suite((*results.suite.questions, more)))
+    number = len(results.suite.questions)
+    cell = ArmAnswer({}, "", Score(0, 0))
+    both.records = {
+        name: replace(one, answers={**one.answers, number: cell})
+        for name, one in results.records.items()
+    }
+    after = compute_figures(both)["arms"]["fooled"]
+    assert after["quality"] == before["quality"]
+    assert after["verdict"] == before["verdict"]
+    assert after["groups"]["benchmarks:sums"]["exact"].value == 0

@@ -103,6 +103,8 @@ def test_a_suite_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
             "there is no kind 'best'; there are: exact, json",
         ),
         ('{"slice": "mixed", "prompt": "a", "kind": "parts"}', "wants at least one part"),
+        ('{"slice": "mixed", "prompt": "a", "kind": "match"}', "rule is wanted for the kind match"),
+        ('{"slice": "mixed", "prompt": "a", "rule": {}}', "rule is wanted for the kind match"),
         ("", "holds no question"),
     ):
         file.write_text(wrong, encoding="utf-8")

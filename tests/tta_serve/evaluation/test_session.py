@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tta_serve.evaluation.arms import EvaluatedArm, MixRequest, RequestFactory
-from tta_serve.evaluation.plan import Plan
+from tta_serve.evaluation.match_rules import MatchRule
+from tta_serve.evaluation.plan import Plan, limit_tokens
 from tta_serve.evaluation.questions import Question, Suite
 from tta_serve.evaluation.results import PolicyDecision, Results
 from tta_serve.evaluation.server_client import AnswerMemo, ServerClient, run_all
@@ -48,6 +49,7 @@ class ByHand(ServerClient):
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1", "key", NAMES)
         self.asked: Counter[tuple[str, MixRequest]] = Counter()
+        self.bounds: Counter[tuple[int, tuple[str, ...]]] = Counter()
         self.here = {"sql", "math"}
         self.log: list[str] = []
         self.explaining = 0
@@ -63,6 +65,7 @@ class ByHand(ServerClient):
             text = "odd" if prompt == "sql 3" else text
         else:
             self.asked[prompt, asked] += 1
+            self.bounds[most, tuple(more.get("stop", ()))] += 1
         choice = SimpleNamespace(message=SimpleNamespace(content=text))
         return SimpleNamespace(
             choices=[choice], merge={"experts": experts, "fallback": None, "router_ms": 1.5}
@@ -106,15 +109,18 @@ class ByHand(ServerClient):
         return {"sql": 1.0} if word == "gone" and "sql" in self.here else {}
 
 
-def run(server: ByHand, arms: Sequence[EvaluatedArm] = ARMS) -> tuple[Results, list[str]]:
-    results, steps = Results(SUITE, "near", 0), []
+def run(
+    server: ByHand, arms: Sequence[EvaluatedArm] = ARMS, suite: Suite = SUITE
+) -> tuple[Results, list[str]]:
+    results, steps = Results(suite, "near", 0), []
 
     def step(title: str, parts: int) -> Callable[[], None]:
         steps.append(f"{title}: {parts}")
         return lambda: None
 
-    plan = Plan(SUITE, "near", False, 0, None, 2, ("near",))
-    session = Session(server, "near", plan, [8] * len(SUITE.questions), results, AnswerMemo(), step)
+    plan = Plan(suite, "near", False, 0, None, 2, ("near",))
+    limits = limit_tokens(suite, lambda text: 4)
+    session = Session(server, "near", plan, limits, results, AnswerMemo(), step)
 
     async def both() -> None:
         async with server:
@@ -197,6 +203,42 @@ def test_the_divergence_is_of_the_answers_tokens_and_nothing_where_the_base_answ
     everyday = SUITE.groups["everyday"]
     assert results.records["expert sql"].kl == {n: pytest.approx((0.5 + 1.5) / 2) for n in everyday}
     assert results.records["near"].kl == dict.fromkeys(everyday, 0.0)
+
+
+def test_benchmarks_alone_are_decided_timed_and_answered_within_their_bounds() -> None:
+    rules = {"a:strict": ("!",), "a:loose": ("!",), "b": ()}
+    suite = Suite(
+        tuple(
+            Question(
+                "benchmarks",
+                f"sql {n}",
+                "sql",
+                kind="match",
+                benchmark=name,
+                rule=MatchRule(most_tokens=9, stops=stops),
+            )
+            for name, stops in rules.items()
+            for n in range(3)
+        )
+    )
+    server = ByHand()
+    results, steps = run(server, suite=suite)
+    records = results.records
+    assert not records["oracle"].answers
+    assert len(records["near"].answers) == len(records["expert sql"].answers) == 9
+    scores = {name: records["near"].scores(own) for name, own in suite.groups.items()}
+    assert {name: [s.exact for s in own.values()] for name, own in scores.items()} == {
+        "benchmarks:a:strict": [1, 1, 1],
+        "benchmarks:a:loose": [1, 1, 1],
+        "benchmarks:b": [0, 0, 0],
+    }
+    assert records["near"].times == [3.0, 3.0]
+    assert records["near"].live is None
+    # Two filters of one task share their answers; another end is another answer.
+    own = {key: count for key, count in server.asked.items() if key[0] != "Hello"}
+    assert set(own.values()) == {2}
+    assert set(server.bounds) == {(9, ("!",)), (9, ()), (1, ())}
+    assert not any(step.startswith("traffic") for step in steps)
 
 
 def test_jobs_run_so_many_at_once_in_their_order() -> None:

@@ -1,7 +1,4 @@
-"""The base in plain transformers, against slow loops.
-
-That is what a form loses, grams and Fisher information.
-"""
+"""The base in plain transformers, against slow loops: what a form loses."""
 
 from pathlib import Path
 
@@ -11,20 +8,13 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from adapters.deltas import LowRankDeltas
-from adapters.errors import ExpertError
 from adapters.files.checkpoint import Checkpoint
 from adapters.files.peft import load_peft
 from adapters.library.library import Library
 from tests.factories.experts import make_expert
 from tests.factories.tiny_library import make_base, read_ids
 from tta_serve.cli.experts import app
-from tta_serve.offline.base_model import (
-    PlainModel,
-    measure_calibration,
-    measure_change,
-    measure_fishers,
-    measure_grams,
-)
+from tta_serve.offline.base_model import PlainModel, measure_change
 
 PROMPTS = ["w1 w2 w3 w4 w5", "w9 w8 w7", "w6"]
 
@@ -91,76 +81,6 @@ def test_prompts_come_in_groups_when_they_are_many(
 
 def test_no_prompt_of_two_tokens_measures_nothing(made: Path, plain: PlainModel) -> None:
     assert measure_change(plain, load_expert(made, "sql"), load_expert(made, "math"), ["w1"]) == {}
-
-
-def test_grams_are_sums_over_each_experts_own_inputs(made: Path, plain: PlainModel) -> None:
-    both = load_expert(made, "sql"), load_expert(made, "math")
-    found = measure_grams(plain, both, [PROMPTS[:1], PROMPTS[:2]])
-    assert found.keys() == both[0].shapes.keys()
-    for k, (name, prompts) in enumerate((("sql", PROMPTS[:1]), ("math", PROMPTS[:2]))):
-        model = AutoModelForCausalLM.from_pretrained(made / "base")
-        for module, factor in load_peft(made / name).factors.items():
-            model.get_submodule(module).weight.data += factor.b @ factor.a
-        for weight, gram in found.items():
-            seen: list[torch.Tensor] = []
-            layer = model.get_submodule(weight.removesuffix(".weight"))
-            hook = layer.register_forward_pre_hook(
-                lambda _, inputs, seen=seen: seen.append(inputs[0][0])
-            )
-            with torch.no_grad():
-                for prompt in prompts:
-                    model(read_ids(prompt))
-            hook.remove()
-            torch.testing.assert_close(gram[k], sum(x.t() @ x for x in seen), rtol=1e-4, atol=1e-5)
-
-
-def test_layers_of_one_input_share_their_grams(made: Path, plain: PlainModel) -> None:
-    found = measure_grams(plain, [load_expert(made, "sql")], [PROMPTS])
-    layer = "model.layers.1."
-    assert found[f"{layer}self_attn.q_proj.weight"] is found[f"{layer}self_attn.v_proj.weight"]
-    assert found[f"{layer}mlp.up_proj.weight"] is not found[f"{layer}mlp.down_proj.weight"]
-
-
-def test_fishers_are_means_of_squared_gradients(made: Path, plain: PlainModel) -> None:
-    found = measure_fishers(plain, [load_expert(made, "sql")], [PROMPTS[:2]])
-    model = AutoModelForCausalLM.from_pretrained(made / "base")
-    for module, factor in load_peft(made / "sql").factors.items():
-        model.get_submodule(module).weight.data += factor.b @ factor.a
-    wanted: dict[str, torch.Tensor] = {}
-    for prompt in PROMPTS[:2]:
-        model.zero_grad()
-        model(read_ids(prompt), labels=read_ids(prompt)).loss.backward()
-        length = read_ids(prompt).shape[1] - 1  # the loss is a mean over tokens
-        for weight in found:
-            gradient = model.get_parameter(weight).grad * length
-            wanted[weight] = wanted.get(weight, 0) + gradient**2 / 2
-    for weight, fisher in found.items():
-        torch.testing.assert_close(fisher[0], wanted[weight], rtol=1e-3, atol=1e-7)
-
-
-def test_an_expert_without_prompts_cannot_be_calibrated(made: Path) -> None:
-    with pytest.raises(ExpertError, match="'math' has no example prompts"):
-        measure_calibration(
-            Checkpoint.open(made / "base"),
-            frozenset({"grams"}),
-            {"math": load_expert(made, "math")},
-            {"math": []},
-        )
-
-
-@pytest.mark.parametrize("method", ["regmean", "lot", "fisher"])
-def test_calibrated_merges_from_the_command_line(made: Path, tmp_path: Path, method: str) -> None:
-    root = f"--library={tmp_path / 'library'}"
-
-    def tta(*arguments: str) -> str:
-        result = CliRunner().invoke(app, [*arguments, root], catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    for name in ("sql", "math"):
-        tta("add", str(made / name), "--name", name, "--base", str(made / "base"))
-    tta("merge", "--method", method, "--experts", "sql,math", "--name", "both", "--dense")
-    assert Library.open(tmp_path / "library").manifest("both").source.method == method
 
 
 def test_adding_a_fine_tune_says_what_its_form_loses(made: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The scales of static merges, on a server whose answers are best at one that is known."""
+"""Densities and scales of static merges, on a server whose best answers are known."""
 
 import asyncio
 from collections import Counter
@@ -10,17 +10,22 @@ import pytest
 
 from tests.tta_serve.evaluation.test_arms import config
 from tta_serve.evaluation.arms import HIGHEST_SCALE, MixRequest, RequestFactory
+from tta_serve.evaluation.merge_variants import MergeVariant
 from tta_serve.evaluation.questions import Question
 from tta_serve.evaluation.server_client import ServerClient
 from tta_serve.search.tune_scales import NEAR, SCALES, tune_scales
 
-BEST = {"merge-ties": 2.8, "merge-linear": 0.5}
+BEST = {"merge-ties-density-0.2": 4.9, "merge-ties-density-0.5": 2.8, "merge-linear": 0.5}
+MERGES = [MergeVariant("ties", 0.2), MergeVariant("ties", 0.5), MergeVariant("linear")]
 WANT = "a b c d e f g h"
 QUESTIONS = [Question("mixed", f"p {n}", WANT, kind="tokens") for n in range(3)]
 
 
 class Served(ServerClient):
-    """Answers with the fewer words of `WANT` the farther a merge's scale is from its best."""
+    """Answers with the fewer words of `WANT` the farther a merge's scale is from its best.
+
+    The best of TIES with density 0.2 is at no scale that is asked.
+    """
 
     asked: Counter[MixRequest]
 
@@ -36,7 +41,7 @@ class Served(ServerClient):
         return [1] * len(request["prompt"].split())
 
 
-def test_each_merge_gets_the_scale_that_answers_best(tmp_path: Path) -> None:
+def test_each_method_gets_the_density_and_the_scale_that_answer_best(tmp_path: Path) -> None:
     plain = config(tmp_path, {"near": {"type": "retrieval"}})
     mix = plain.mix.model_copy(update={"maximum": HIGHEST_SCALE})
     served = plain.model_copy(update={"mix": mix})
@@ -48,7 +53,8 @@ def test_each_merge_gets_the_scale_that_answers_best(tmp_path: Path) -> None:
         parts.append(count)
         return lambda: parts.append(-1)
 
-    found = asyncio.run(tune_scales(server, served, ["ties", "linear"], step, QUESTIONS))
-    assert found == {"ties": pytest.approx(2.8), "linear": 0.5}
+    ties, linear = asyncio.run(tune_scales(server, served, MERGES, step, QUESTIONS))
+    assert (ties.variant, linear.variant) == (MERGES[1], MERGES[2])
+    assert [ties.scale, linear.scale] == pytest.approx([2.8, 0.5])
     assert sum(parts) == 0
-    assert server.asked.total() == 2 * len(QUESTIONS) * (len(SCALES) + len(NEAR))
+    assert server.asked.total() == len(MERGES) * len(QUESTIONS) * (len(SCALES) + len(NEAR))
