@@ -11,6 +11,7 @@ from typing import Any
 
 import openai
 import pytest
+from scipy.stats import binom
 
 from deploy.demo.everyday import read_everyday
 from deploy.demo.results import read_results
@@ -67,8 +68,9 @@ def test_the_default_policy_keeps_the_score_of_the_right_expert(
     trained = read_results()
     expected = sum(trained[name]["expert"] for name, _ in traffic)
     assert right >= 0.8 * expected, f"in training {expected:.0f} of as many were right"
-    # 0.95 is wanted; of few prompts, two may go elsewhere.
-    assert right - kept <= max(2, 0.05 * right), table
+    # 0.95 is wanted. Of so few prompts a policy that keeps that loses more than this once in twenty
+    # draws; one that does not route loses nearly all.
+    assert right - kept <= binom.ppf(0.95, right, 0.05), table
 
 
 def test_everyday_prompts_are_answered_by_the_base_word_for_word(client: openai.OpenAI) -> None:
