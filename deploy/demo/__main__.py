@@ -204,6 +204,29 @@ def twins(
 
 
 @app.command()
+def mixing(
+    pairs: Annotated[int, typer.Option(min=1, help="Requests of each pair of tasks.")] = 12,
+    n: Annotated[int, typer.Option("--n", min=1, help="Test examples of each task.")] = 12,
+) -> None:
+    """Is a mix worth more than the better of its two experts? The last line is JSON."""
+    _ready()
+    from rich.progress import Progress
+
+    from deploy.demo.mixing import count_answers, measure_mixing
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("answers", total=count_answers(pairs, n))
+        rows = measure_mixing(pairs, n, lambda: progress.advance(task))
+    table = Table("answered by", "two skills", "above the better expert", "one skill")
+    for row in rows:
+        over = f"{row.over_best.value:+.2f} ({row.over_best.low:.2f}..{row.over_best.high:.2f})"
+        one = "" if row.one_skill is None else f"{row.one_skill:.2f}"
+        table.add_row(row.way, f"{row.two_skills:.2f}", over, one)
+    console.print(table)
+    typer.echo(json.dumps([row._asdict() for row in rows]))
+
+
+@app.command()
 def prompts(
     out: Annotated[
         Path, typer.Argument(help="A folder; prompts go to its subfolders train and validation.")

@@ -44,8 +44,8 @@ class HttpPlan:
     """How fast those come, in per cent of what a answers with 16 at once."""
     policies: tuple[str, ...] = ()
     """The policies that decide, beside the default one."""
-    fewer_alone: bool = False
-    """Whether fewer mixes than 16 are also asked for one at a time."""
+    whole: bool = False
+    """Whether slow sides are asked for more than their throughput, and mixes also fewer at once."""
     bursts: bool = False
     """Whether requests also come in bursts."""
     unasked: tuple[str, ...] = ()
@@ -72,6 +72,8 @@ class AskedSide:
     """What all its requests say else."""
     policy: str = ""
     """The policy that decides, empty where none does."""
+    slow: bool = False
+    """Whether all that others are asked would take it too long for a quick run."""
     takes_turns: bool = False
     """Whether requests are answered one after the other, so that mixes do not matter."""
 
@@ -108,7 +110,7 @@ def _name_experts(number: int, mix: Mix) -> dict[str, Any]:
 DEFAULT = "inline"  # the demo's default policy
 SIDES = {
     "a": AskedSide("vLLM, the base", "vllm"),
-    "b": AskedSide("vLLM, pre-merged adapters", "merged", mix_body=_name_adapter),
+    "b": AskedSide("vLLM, pre-merged adapters", "merged", mix_body=_name_adapter, slow=True),
     "c": AskedSide("ours, the base", "ours"),
     "d": AskedSide("ours, mixes in requests", "ours", "smollm2", _name_experts),
     "e": AskedSide("ours, the default policy", "ours", "smollm2", policy=DEFAULT),
@@ -122,7 +124,9 @@ SIDES = {
         )
         for policy in ("gate", "twin", "t3-calibrated")
     },
-    "f": AskedSide("vLLM, merged in place", "in_place", mix_body=_name_experts, takes_turns=True),
+    "f": AskedSide(
+        "vLLM, merged in place", "in_place", mix_body=_name_experts, slow=True, takes_turns=True
+    ),
     "g": AskedSide("Ray Serve LLM, the base", "ray_direct"),
 }
 
@@ -136,7 +140,7 @@ def make_plan(configured: Collection[str], *, quick: bool) -> HttpPlan:
     """
     if quick:
         return HttpPlan(
-            2, firsts=8, alone=2, batches=2, arrivals=24, shares=(_HALF,), unasked=("g",)
+            2, firsts=8, alone=2, batches=2, arrivals=16, shares=(_HALF,), unasked=("g",)
         )
     own = tuple(side.policy for side in SIDES.values() if side.policy not in ("", DEFAULT))
     return HttpPlan(
@@ -147,7 +151,7 @@ def make_plan(configured: Collection[str], *, quick: bool) -> HttpPlan:
         arrivals=64,
         shares=(25, _HALF, 75, 100),
         policies=tuple(policy for policy in own if policy in configured),
-        fewer_alone=True,
+        whole=True,
         bursts=True,
     )
 
@@ -172,16 +176,14 @@ def choose_sides(plan: HttpPlan, only: str) -> dict[str, AskedSide]:
 def make_cells(plan: HttpPlan, side: AskedSide) -> list[Cell]:
     """Return what a side is asked, in this order."""
     most = _TURNS if side.takes_turns else MANY * plan.batches
-    cells = [
-        Cell("first", plan.firsts, 1, tokens=_FIRST),
-        Cell("alone", plan.alone, 1),
-        Cell("many", most, MANY),
-    ]
-    if side.mix_body and not side.takes_turns:
+    many = Cell("many", most, MANY)
+    if side.slow and not plan.whole:
+        return [many]
+    cells = [Cell("first", plan.firsts, 1, tokens=_FIRST), Cell("alone", plan.alone, 1), many]
+    if plan.whole and side.mix_body and not side.takes_turns:
         for mixes in (1, 4):
             cells.append(Cell(f"many_{mixes}_mixes", most, MANY, mixes))
-            if plan.fewer_alone:
-                cells.append(Cell(f"alone_{mixes}_mixes", plan.alone, 1, mixes))
+            cells.append(Cell(f"alone_{mixes}_mixes", plan.alone, 1, mixes))
     arrivals = min(plan.arrivals, most) if side.takes_turns else plan.arrivals
     return cells + _make_open_cells(plan, arrivals)
 

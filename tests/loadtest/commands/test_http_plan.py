@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from loadtest.commands.http_figures import RATIOS
 from loadtest.commands.http_plan import (
     MANY,
     SIDES,
@@ -75,13 +76,24 @@ def test_who_names_no_mix_says_its_policy_or_nothing() -> None:
 def test_every_side_is_asked_what_ratios_need_and_requests_are_bounded(plan: HttpPlan) -> None:
     for side in SIDES.values():
         cells = {cell.name: cell for cell in make_cells(plan, side)}
-        assert {"first", "alone", "many", "open_50"} <= cells.keys()
         assert cells["many"].at_once == MANY
-        assert cells["open_50"].at_once is None
         assert all(cell.requests <= 64 for cell in cells.values())
+        if side.slow and plan is QUICK:
+            assert cells.keys() == {"many"}
+            continue
+        assert {"first", "alone", "many", "open_50"} <= cells.keys()
+        assert cells["open_50"].at_once is None
         assert ("many_4_mixes" in cells) == (
-            side.server in ("merged", "ours") and side.mix_body is not None
+            plan is FULL and side.server in ("merged", "ours") and side.mix_body is not None
         )
+
+
+def test_ratios_are_of_cells_that_quick_runs_ask() -> None:
+    for ratio in RATIOS.values():
+        wanted = {ratio.above, ratio.below}
+        if ratio.cell in ("many", "first") and wanted <= set("abcdef"):
+            for key in wanted:
+                assert ratio.cell in {cell.name for cell in make_cells(QUICK, SIDES[key])}
 
 
 def test_who_takes_turns_is_asked_less() -> None:
