@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -465,15 +466,14 @@ def test_a_full_queue_says_when_to_come_back(demo: Demo) -> None:
     assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
 
 
-@pytest.mark.parametrize(
-    "half", [b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n", b"GET /v1/mod"]
-)
-def test_a_request_whose_head_never_ends_is_cut(demo: Demo, half: bytes) -> None:
-    with socket.create_connection(
-        ("127.0.0.1", int(demo.url.rpartition(":")[2])), timeout=40
-    ) as connection:
-        connection.sendall(half)
-        assert connection.recv(1) == b"", "closed"
+def test_requests_whose_heads_never_end_are_cut(demo: Demo) -> None:
+    place = "127.0.0.1", int(demo.url.rpartition(":")[2])
+    halves = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n", b"GET /v1/mod"
+    with ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_connection(place, timeout=40)) for _ in halves]
+        for connection, half in zip(opened, halves, strict=True):
+            connection.sendall(half)
+        assert [connection.recv(1) for connection in opened] == [b"", b""], "closed"
 
 
 def test_the_config_in_force_is_shown_to_the_administrator_alone(demo: Demo) -> None:
