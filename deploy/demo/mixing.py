@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from deploy.demo.base import ensure_base
 from deploy.demo.evaluate import draw_examples
+from deploy.demo.jobs import Job, score_jobs
 from deploy.demo.suite.two_skills import draw_two_skills
 from deploy.demo.tasks import TASKS
 from deploy.demo.twins import CONFIG
@@ -65,23 +66,6 @@ class WayScores:
     """As `MixingRow` has it."""
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """What is asked."""
-
-    two_skills: list[Question]
-    one_skill: list[Question]
-
-    @classmethod
-    def of(cls, pairs: int, each: int) -> _Drawn:
-        one = [
-            Question("mixed", e.prompt, e.answer, task)
-            for task in TASKS
-            for e in draw_examples(task, "test", each)
-        ]
-        return cls(draw_two_skills(pairs, SEED), one)
-
-
 def measure_mixing(pairs: int, each: int, tell: Callable[[], None]) -> list[MixingRow]:
     """Serve the experts, and score all ways of answering.
 
@@ -91,17 +75,29 @@ def measure_mixing(pairs: int, each: int, tell: Callable[[], None]) -> list[Mixi
         tell: Called after each answer.
     """
     config = _make_config()
-    drawn = _Drawn.of(pairs, each)
-    with serve_locally(config) as access:
-        scored = asyncio.run(_ask_all(access, config, drawn, tell))
-    return compare_ways(scored)
+    with serve_locally(config) as (url, key):
+        right = score_jobs(url, _list_jobs(each), tell)
+        graded = asyncio.run(_ask_two_skills(url, key, config, draw_two_skills(pairs, SEED), tell))
+    return compare_ways({way: WayScores(own, right.get(way)) for way, own in graded.items()})
 
 
 def count_answers(pairs: int, each: int) -> int:
     """Return how many answers `measure_mixing` asks for."""
-    drawn = _Drawn.of(pairs, each)
-    two = len(drawn.two_skills) * (2 + len(MIXES) + len(POLICIES))
-    return two + len(drawn.one_skill) * (1 + len(POLICIES))
+    two = len(draw_two_skills(pairs, SEED)) * (2 + len(MIXES) + len(POLICIES))
+    return two + len(_list_jobs(each))
+
+
+def _list_jobs(each: int) -> list[Job]:
+    """List the prompts of one skill; the right expert's are counted under `FIRST`."""
+    by_policy: dict[str, dict[str, Any]] = {
+        name: {"model": "smollm2", "extra_body": {"merge": {"policy": name}}} for name in POLICIES
+    }
+    return [
+        Job(way, request, task, example)
+        for task in TASKS
+        for way, request in ({FIRST: {"model": f"smollm2:{task}"}} | by_policy).items()
+        for example in draw_examples(task, "test", each)
+    ]
 
 
 def _make_config() -> ServeConfig:
@@ -113,49 +109,39 @@ def _make_config() -> ServeConfig:
     return load(CONFIG, overrides)
 
 
-async def _ask_all(
-    access: tuple[str, str], config: ServeConfig, drawn: _Drawn, tell: Callable[[], None]
-) -> dict[str, WayScores]:
-    """Return the scores by way, among them of the first and of the second expert."""
+async def _ask_two_skills(
+    url: str, key: str, config: ServeConfig, questions: list[Question], tell: Callable[[], None]
+) -> dict[str, dict[str, list[float]]]:
+    """Return the graded scores by way and pair of tasks."""
     requests = make_request_factory(config)
-    async with ServerClient(*access, requests) as server:
+    async with ServerClient(url, key, requests) as server:
 
-        async def answer(questions: Sequence[Question], asked: Sequence[MixRequest]) -> list[str]:
-            async def get(question: Question, mix: MixRequest) -> str:
-                found = await server.answer(question.prompt, mix, _MOST_TOKENS)
-                return str(found.choices[0].message.content)
+        async def answer(question: Question, asked: MixRequest) -> str:
+            found = await server.answer(question.prompt, asked, _MOST_TOKENS)
+            return str(found.choices[0].message.content)
 
-            jobs = [partial(get, *pair) for pair in zip(questions, asked, strict=True)]
-            return await run_all(jobs, tell)
-
-        one, two = drawn.one_skill, drawn.two_skills
-        right = _count_right(one, await answer(one, [requests.pin(q.tasks[0]) for q in one]))
         scored = {}
-        for way, asked in _list_told(requests, two).items():
-            graded = _grade(two, await answer(two, asked))
-            scored[way] = WayScores(graded, right if way == FIRST else None)
-        for policy in POLICIES:
-            decided = MixRequest.make(requests.served, policy=policy)
-            scored[policy] = WayScores(
-                _grade(two, await answer(two, [decided] * len(two))),
-                _count_right(one, await answer(one, [decided] * len(one))),
-            )
+        for way, asked in _list_asked(requests, questions).items():
+            jobs = [partial(answer, *pair) for pair in zip(questions, asked, strict=True)]
+            scored[way] = _grade(questions, await run_all(jobs, tell))
     return scored
 
 
-def _list_told(
+def _list_asked(
     requests: RequestFactory, questions: Sequence[Question]
 ) -> dict[str, list[MixRequest]]:
-    """Return what the server is told of each question, by way."""
-    told = {
+    """Return how each question is asked, by way."""
+    asked = {
         FIRST: [requests.pin(q.tasks[0]) for q in questions],
         SECOND: [requests.pin(q.tasks[1]) for q in questions],
     }
     for mix in MIXES:
-        told[" + ".join(f"{c:g}" for c in mix)] = [
+        asked[" + ".join(f"{c:g}" for c in mix)] = [
             requests.mix(dict(zip(q.tasks, mix, strict=True))) for q in questions
         ]
-    return told
+    for policy in POLICIES:
+        asked[policy] = [MixRequest.make(requests.served, policy=policy)] * len(questions)
+    return asked
 
 
 def _grade(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, list[float]]:
@@ -166,13 +152,6 @@ def _grade(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, l
         graded = score(question.kind, question.want, question.parts, answer).graded
         found.setdefault(question.task, []).append(graded)
     return found
-
-
-def _count_right(questions: Sequence[Question], answers: Sequence[str]) -> float:
-    return mean(
-        TASKS[question.tasks[0]].is_right(answer, question.want or "")
-        for question, answer in zip(questions, answers, strict=True)
-    )
 
 
 def compare_ways(scored: Mapping[str, WayScores]) -> list[MixingRow]:

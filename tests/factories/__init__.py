@@ -12,6 +12,7 @@ tools              programs from Debian packages
 tiny_library       a library of two experts of a tiny random base
 tiny_service       a config of a tiny random base, which a server starts from
 ray_cluster        a Ray cluster of several nodes on this machine
+harness            a small task of lm-evaluation-harness
 load               visitors of its server, and how they fared
 tiny_engines       tiny random bases of many architectures, and vLLM in the test's own process
 engines            vLLM's offline engine with mixture slots, and what it answered

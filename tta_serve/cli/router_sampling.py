@@ -14,7 +14,6 @@ from tta_serve.cli.options import console, open_usable, show_progress
 if TYPE_CHECKING:
     from adapters.expert import Expert
     from adapters.library.library import Library
-    from adapters.mix import MixRules
     from tta_serve.offline.answered_prompts import AnsweredPrompt
     from tta_serve.offline.base_model import PlainModel
     from tta_serve.offline.mixed_model import MixedModel, Sample
@@ -44,11 +43,6 @@ class SampledExperts:
     experts: list[Expert]
     """The experts as the library has them."""
 
-    @property
-    def rules(self) -> MixRules:
-        """What coefficients of these experts may be."""
-        return make_rules(self.mixed)
-
 
 @dataclass(frozen=True)
 class ReferencedExperts:
@@ -62,18 +56,6 @@ class ReferencedExperts:
     def prompts(self) -> list[AnsweredPrompt]:
         """All prompts."""
         return [prompt for group in self.groups for prompt in group]
-
-    @property
-    def rules(self) -> MixRules:
-        """What coefficients of these experts may be."""
-        return make_rules(self.mixed)
-
-
-def make_rules(mixed: MixedModel) -> MixRules:
-    """Return what coefficients of the experts of a model may be."""
-    from adapters.mix import MixRules
-
-    return MixRules(frozenset(expert.name for expert in mixed.experts), mixed.layers)
 
 
 def sample_for(  # noqa: PLR0913 - options of the commands

@@ -94,7 +94,7 @@ def learn(  # noqa: PLR0913 - one option each
         own = sample_for(library, base, experts, prompts, answer, name)
         mixed, settings = own.mixed, LearnSettings(loss, steps, rate, per_layer=per_layer)
         with show_progress(f"Learning {name}", steps) as tell:
-            learned = optimise(mixed, own.samples, own.rules, settings, lambda _: tell())
+            learned = optimise(mixed, own.samples, mixed.rules, settings, lambda _: tell())
         source = {**asdict(settings), "initial": settings.start}
         source |= {"prompts": prompts, "answer": answer}
     source |= {"method": "learned", "loss_before": learned.before, "loss_after": learned.after}
@@ -113,7 +113,7 @@ def _learn_shares(
     settings = ShareSettings(steps, rate, per_layer)
     with show_progress(f"Learning {name}", steps) as tell:
         learned = learn_shares(
-            wanted.mixed, wanted.groups, wanted.rules, settings, lambda _: tell()
+            wanted.mixed, wanted.groups, wanted.mixed.rules, settings, lambda _: tell()
         )
     source = {"loss": "references", **asdict(settings), "examples": len(wanted.prompts)}
     return learned, source
@@ -145,7 +145,7 @@ def cocktail(  # noqa: PLR0913 - one option each
     work = read_references(library, base, experts, examples, name)
     total = len(work.prompts) * (1 + len(work.mixed.experts))
     with show_progress("Measuring what models lose", total) as tell:
-        made = make_cocktail(work.mixed, work.prompts, work.rules, tau, tell)
+        made = make_cocktail(work.mixed, work.prompts, work.mixed.rules, tau, tell)
     digests = {e.name: e.digest for e in work.mixed.experts if e.name in made.coefficients}
     source: dict[str, str | int | float] = {
         "method": "cocktail",
@@ -183,7 +183,7 @@ def pareto(  # noqa: PLR0913 - one option each
     with show_progress(
         f"Measuring merges for {name}", size.count_measurements(len(work.samples))
     ) as tell:
-        front = make_front(name, work.mixed, work.samples, work.rules, size, seed, tell)
+        front = make_front(name, work.mixed, work.samples, work.mixed.rules, size, seed, tell)
     store_front(library, name, front, replace=replace)
     print_front(front)
     if picture:
@@ -236,7 +236,7 @@ def recombine(  # noqa: PLR0913 - one option each
     work = sample_for(library, base, experts, prompts, answer, name)
     total = count_measurements(settings, len(work.samples))
     with show_progress(f"Measuring merges for {name}", total) as tell:
-        found = search(name, work.mixed, work.samples, work.rules, settings, seed, tell)
+        found = search(name, work.mixed, work.samples, work.mixed.rules, settings, seed, tell)
     store_entries(library, name, found, replace=replace)
     print_entry_set(found)
 

@@ -17,6 +17,7 @@ from adapters.errors import ExpertError
 from adapters.expert import Expert, LowRank
 from adapters.library.versions import check_fit
 from adapters.low_rank import make_canonical
+from adapters.mix import MixRules
 from tta_serve.offline.answered_prompts import AnsweredPrompt, answer_greedily
 from tta_serve.offline.base_model import PlainModel
 from tta_serve.offline.features import count_layers
@@ -90,6 +91,11 @@ class MixedModel:
         self.layers = count_layers(plain.model)
         self.sites = _sites(plain, experts)
         plain.model.requires_grad_(False)
+
+    @property
+    def rules(self) -> MixRules:
+        """What coefficients of these experts may be."""
+        return MixRules(frozenset(expert.name for expert in self.experts), self.layers)
 
     def isolate(self, expert: int) -> Tensor:
         """Return the coefficients of one expert as it is, [layers, experts]."""

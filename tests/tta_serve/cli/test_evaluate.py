@@ -7,6 +7,7 @@ from typer import BadParameter
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT
+from tests.factories.harness import SMALL_TASK
 from tta_serve.cli.evaluate import list_wanted, read_questions
 from tta_serve.cli.main import app
 from tta_serve.config.loading import load
@@ -38,20 +39,10 @@ def test_arms_that_are_named_are_judged_beside_the_default(demo: ServeConfig) ->
         list_wanted(demo, "dawin", quick=False, every=True)
 
 
-TASK = """
-task: small
-dataset_path: json
-dataset_kwargs: {data_files: rows.jsonl}
-test_split: train
-doc_to_text: q
-doc_to_target: a
-"""
-
-
 def test_questions_are_of_a_suite_of_tasks_or_of_both(tmp_path: Path) -> None:
     suite, task = tmp_path / "suite.jsonl", tmp_path / "task.yaml"
     suite.write_text('{"slice": "mixed", "prompt": "p", "want": "w"}\n', encoding="utf-8")
-    task.write_text(TASK, encoding="utf-8")
+    task.write_text(SMALL_TASK, encoding="utf-8")
     (tmp_path / "rows.jsonl").write_text('{"q": "x", "a": "1"}\n' * 3, encoding="utf-8")
     found = read_questions(suite, [tmp_path], None)
     assert {name: len(own) for name, own in found.groups.items()} == {

@@ -10,6 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.conftest import ROOT
+from tests.factories.harness import SMALL_TASK
 from tta_serve.evaluation.harness_tasks import read_tasks
 from tta_serve.evaluation.questions import Question, read_suite
 from tta_serve.evaluation.scoring import score
@@ -71,14 +72,6 @@ TEST = [
     {"question": "What is 1,000 + 200?", "answer": "1,000 + 200 = 1,200\n#### 1,200"},
     {"question": "6 times 7?", "answer": "6 * 7 = 42\n#### 42"},
 ]
-SMALL = """
-task: small
-dataset_path: json
-dataset_kwargs: {data_files: rows.jsonl}
-test_split: train
-doc_to_text: q
-doc_to_target: a
-"""
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -177,7 +170,7 @@ def test_a_suite_keeps_the_rules_of_a_task(sums: Path, tmp_path: Path) -> None:
 
 
 def test_defaults_are_those_of_the_harness(tmp_path: Path) -> None:
-    (question,) = ask(tmp_path, SMALL, [{"q": "Capital of France?", "a": "Paris"}])
+    (question,) = ask(tmp_path, SMALL_TASK, [{"q": "Capital of France?", "a": "Paris"}])
     assert (question.prompt, question.want, question.group) == (
         "Capital of France?",
         "Paris",
@@ -206,7 +199,7 @@ def test_defaults_are_those_of_the_harness(tmp_path: Path) -> None:
 def test_the_right_answers_are_read_as_the_harness_reads_them(
     tmp_path: Path, keys: str, want: str, others: tuple[str, ...]
 ) -> None:
-    text = SMALL.replace("doc_to_target: a", keys)
+    text = SMALL_TASK.replace("doc_to_target: a", keys)
     (question,) = ask(tmp_path, text, [{"q": "q", "a": "ja", "b": 1, "c": ["u", "v"]}])
     assert question.want == want
     assert question.rule is not None
@@ -225,7 +218,7 @@ def test_a_description_stands_first_and_a_document_is_no_example_of_itself(
     fewshot_delimiter: "|"
     """
     rows = [{"q": "x", "a": "1"}, {"q": "y", "a": "2"}]
-    found = ask(tmp_path, SMALL + textwrap.dedent(more), rows)
+    found = ask(tmp_path, SMALL_TASK + textwrap.dedent(more), rows)
     assert [one.prompt for one in found] == ["About x.\ny -> 2|x", "About y.\nx -> 1|y"]
     assert found[0].stops == ("|",)
 
@@ -235,7 +228,7 @@ def test_examples_may_stand_in_the_task(tmp_path: Path) -> None:
     num_fewshot: 1
     fewshot_config: {sampler: first_n, samples: [{q: z, a: "9"}, {q: w, a: "8"}]}
     """
-    (question,) = ask(tmp_path, SMALL + textwrap.dedent(more), [{"q": "x", "a": "1"}])
+    (question,) = ask(tmp_path, SMALL_TASK + textwrap.dedent(more), [{"q": "x", "a": "1"}])
     assert question.prompt == "z 9\n\nx"
 
 
@@ -245,12 +238,12 @@ def test_data_is_read_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("q,a\nx,one\ny,two\n", encoding="utf-8")
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     for kind in ("json", "csv", "parquet"):
-        text = SMALL.replace(": json", f": {kind}").replace("rows.jsonl", f"rows.{kind}")
+        text = SMALL_TASK.replace(": json", f": {kind}").replace("rows.jsonl", f"rows.{kind}")
         found = read_tasks([write_task(tmp_path, text)]).questions
         assert [(one.prompt, one.want) for one in found] == [("x", "one"), ("y", "two")]
 
     (tmp_path / "rows.txt").write_text("x=one\ny=two\n", encoding="utf-8")
-    text = SMALL.replace(": json", ": text").replace("rows.jsonl", "[rows.txt]")
+    text = SMALL_TASK.replace(": json", ": text").replace("rows.jsonl", "[rows.txt]")
     text = text.replace(": q", ": \"{{text.split('=')[0]}}\"")
     text = text.replace(": a", ": \"{{text.split('=')[1]}}\"")
     found = read_tasks([write_task(tmp_path, text)]).questions
@@ -259,14 +252,14 @@ def test_data_is_read_in_every_form(tmp_path: Path) -> None:
 
 def test_a_column_of_numbers_in_csv_can_be_the_choice(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("q,a\nx,1\n", encoding="utf-8")
-    text = SMALL.replace(": json", ": csv").replace("rows.jsonl", "rows.csv")
+    text = SMALL_TASK.replace(": json", ": csv").replace("rows.jsonl", "rows.csv")
     task = write_task(tmp_path, f"{text}doc_to_choice: ['no', 'yes']\n")
     assert read_tasks([task]).questions[0].want == "yes"
 
 
 def test_a_folder_has_tasks_that_include_common_keys(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [{"q": "x", "a": "1"}])
-    common = SMALL.replace("task: small\n", "process_docs: !function utils.process\n")
+    common = SMALL_TASK.replace("task: small\n", "process_docs: !function utils.process\n")
     write_task(tmp_path, common, "_common.yaml")
     for name in ("one", "two"):
         text = f"include: _common.yaml\ntask: {name}\nprocess_docs: null\n"
@@ -279,12 +272,12 @@ def test_a_folder_has_tasks_that_include_common_keys(tmp_path: Path) -> None:
 def test_no_python_is_run(tmp_path: Path) -> None:
     (tmp_path / "utils.py").write_text("raise SystemExit('it ran')\n", encoding="utf-8")
     for key in ("process_docs", "doc_to_text"):
-        text = SMALL.replace("doc_to_text: q\n", "") + f"{key}: !function utils.run\n"
+        text = SMALL_TASK.replace("doc_to_text: q\n", "") + f"{key}: !function utils.run\n"
         with pytest.raises(ConfigError, match=f"task.yaml: {key}: `!function utils.run`"):
             ask(tmp_path, text, [{"q": "x", "a": "1"}])
     with pytest.raises(ConfigError, match="cannot be read: could not determine a constructor"):
-        ask(tmp_path, f"{SMALL}tag: !!python/object/apply:os.getcwd []\n", [])
-    unsafe = SMALL.replace(": q", ": \"{{ ''.__class__.__mro__ }}\"")
+        ask(tmp_path, f"{SMALL_TASK}tag: !!python/object/apply:os.getcwd []\n", [])
+    unsafe = SMALL_TASK.replace(": q", ": \"{{ ''.__class__.__mro__ }}\"")
     with pytest.raises(ConfigError, match=r"doc_to_text: document 1: .*unsafe"):
         ask(tmp_path, unsafe, [{"q": "x", "a": "1"}])
 
@@ -344,7 +337,7 @@ def test_no_python_is_run(tmp_path: Path) -> None:
 )
 def test_what_is_not_done_is_refused_by_name(tmp_path: Path, keys: str, said: str) -> None:
     names = {line.partition(":")[0] for line in keys.splitlines()}
-    kept = [line for line in SMALL.splitlines() if line.partition(":")[0] not in names]
+    kept = [line for line in SMALL_TASK.splitlines() if line.partition(":")[0] not in names]
     text = "\n".join([*kept, keys])
     with pytest.raises(ConfigError, match=rf"(?s){said}") as caught:
         ask(tmp_path, text, [{"q": "x", "a": "1", "b": None}])
@@ -358,7 +351,7 @@ def test_places_without_a_task_and_names_given_twice_are_refused(tmp_path: Path)
         read_tasks([tmp_path])
     write_rows(tmp_path / "rows.jsonl", [{"q": "x", "a": "1"}])
     for name in ("a.yaml", "b.yaml"):
-        write_task(tmp_path, SMALL, name)
+        write_task(tmp_path, SMALL_TASK, name)
     with pytest.raises(ConfigError, match=r"b.yaml: task: .*a.yaml is called 'small' as well"):
         read_tasks([tmp_path])
     with pytest.raises(ConfigError, match="group: a group is no task"):
