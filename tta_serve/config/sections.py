@@ -159,8 +159,8 @@ class LibraryConfig(Section):
     """The licences under which experts are served, by the names that their manifests state, such as
     `cc-by-*`; `unstated` lets those in that state none. Unset, all. Others are left out."""
     readings: Path | None = Field(default_factory=_default_readings)
-    """The folder that keeps what the base reads in example prompts, so that the next start need not
-    read them again; null for nowhere. By default in the user's cache folder."""
+    """The folder that keeps what the engine reads in example prompts, so that the next start need
+    not read them again; null for nowhere. By default in the user's cache folder."""
     pinned: PinnedConfig | None = None
     """Keeps what the base reads in requests that pin one expert (`model: "smollm2:sql"`), in memory
     and in `pinned.safetensors` in the library's folder `router`, so that `retrieval` chooses

@@ -96,8 +96,6 @@ class LiveExperts:
         Raises ConfigError or RouterError.
         """
         self._loaded = set(digests.values())
-        if self.config.reads_features:
-            await self._readings.open(self._engine.features, chat=self.config.routes_inside)
         if self._pinned is not None:
             await self._pinned.open(self._engine.features)
         self.current = await self._views.make(1, dict(digests), self.config.policies.keys())
@@ -198,8 +196,6 @@ class LiveExperts:
                 self._views, config=config, config_version=version, conversations=conversations
             )
             with self._refusing(None):
-                if config.routes_inside and not old.routes_inside:
-                    await self._readings.open(self._engine.features, chat=True)
                 view = await views.make(
                     self.current.generation + 1,
                     dict(self.current.digests),

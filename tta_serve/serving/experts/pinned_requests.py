@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from adapters.errors import LibraryError
 from adapters.library.entries import ENTRIES
@@ -25,7 +26,6 @@ from tta_serve import metrics
 from tta_serve.config.sections import ServeConfig
 from tta_serve.serving.experts.example_sources import find_step
 from tta_serve.serving.experts.view import View
-from tta_serve.serving.routing.example_readings import CONTROLS, Read
 from tta_serve.serving.routing.pinned_file import PinnedContent, load_pinned, save_pinned
 from tta_serve.serving.routing.pinned_sample import (
     SALT_BYTES,
@@ -37,12 +37,20 @@ from tta_serve.serving.routing.pinned_sample import (
 logger = logging.getLogger(__name__)
 
 PINNED_FILE = ENTRIES.parent / "pinned.safetensors"
+CONTROLS = ("Hello", "Which of 21, 23 and 25 is a prime number?")
+"""Texts that are read at every start: a file of a base that read them otherwise is not used."""
 MOST_WAITING = 32
 """So many requests wait to be read; what comes then is not kept."""
 MOST_CHARACTERS = 1 << 16
 """A longer turn is not kept."""
 _LOOK_S = 5.0
 _SYNC_LOOKS = 12
+
+
+class Read(Protocol):
+    """Reads a text's features, as `router.probing.Probe.features` does."""
+
+    async def __call__(self, text: str, *, chat: bool = False) -> Tensor: ...
 
 
 class Live(Protocol):

@@ -7,7 +7,7 @@ inline_turn     a turn whose mix the pass that answers it decides
 decision        a decision: how it was reached, what an answer says of it, what later turns remember
 policy_breaker  policies that fail again and again are left alone for a while
 probe_cache     passes of the engine for policies, each made once
-example_readings  what the base reads in the example prompts, kept between starts
+example_readings  what the engine reads in the example prompts, kept between starts
 pinned_sample   which requests that pinned an expert are kept as examples of it
 pinned_file     the file of the library that keeps them
 """

@@ -1,45 +1,46 @@
-"""What the base reads in the library's example prompts, kept between starts."""
+"""What the engine reads in the library's example prompts, kept between starts."""
 
+import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, TypeAlias, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.errors import LibraryError
 from adapters.files.atomic import write_atomically
 from adapters.mix import Mix
 from router.decision import Prompt
-from router.probing import Activations, Outputs, Probe, Window
+from router.probing import Activations, Outputs, Window
+from tta_serve.serving.routing.probe_cache import ViewProbe
 
 logger = logging.getLogger(__name__)
 
-CONTROLS = ("Hello", "Which of 21, 23 and 25 is a prime number?")
-"""Texts that are read at every start: a file whose readings of them differ is not used."""
 _TOLERANCE = 1e-3
 """By how much readings of one text may differ, in parts of their norm."""
 _MOST_FILES = 8
 """How many files a folder keeps, the latest ones."""
 
-
-class Read(Protocol):
-    """Reads a text's features, as `router.probing.Probe.features` does."""
-
-    async def __call__(self, text: str, *, chat: bool = False) -> Tensor: ...
+_T = TypeVar("_T", Tensor, Outputs, Activations)
+_Reading: TypeAlias = Mapping[str, Any]
+"""A reading in parts, by name: what a file keeps of it. Those that are no tensors are JSON."""
 
 
 class ExampleReadings:
-    """The features of example prompts by text and form, as `router.probing.Probe` reads them.
+    """What a probe has found in example prompts, by what it was asked.
 
-    A library has hundreds of examples, each read once and in a chat template once more, and on a
-    CPU that is most of a start. So they are kept, in memory while the library changes, and in a
-    file for the next start.
+    A library has hundreds of examples. The base reads each, in a chat template once more, and
+    policies compare experts on some of them: on a CPU that is most of a start. So all is kept, in
+    memory while the library changes, and in a file for the next start. The first reading of each
+    kind that a file has is made anew, and if it differs the file's readings of that kind are not
+    used.
 
     Args:
         file: Where they are kept, None for nowhere.
@@ -47,51 +48,58 @@ class ExampleReadings:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
-        self._known: dict[str, Tensor] = {}
+        self._known = {} if file is None else _load(file)
+        self._unchecked = {_kind_of(key) for key in self._known}
+        self._checking = asyncio.Lock()
         self._used: set[str] = set()
         self._read_anew = False
 
-    async def open(self, read: Read, *, chat: bool) -> None:
-        """Load the file, if the base reads the control texts as it did when the file was written.
+    async def get(self, kind: type[_T], asked: object, read: Callable[[], Awaitable[_T]]) -> _T:
+        """Return a reading, making it if nobody has.
 
         Args:
-            chat: Whether to compare readings in the chat template, too.
+            kind: What is read.
+            asked: What describes it completely, as JSON.
+            read: Reads it.
         """
-        if self._file is None:
-            return
-        now = {
-            _key(text, form): await read(text, chat=form)
-            for text in CONTROLS
-            for form in ((False, True) if chat else (False,))
-        }
-        before = _load(self._file)
-        if all(key in before and _same(before[key], value) for key, value in now.items()):
-            self._known = before
-        self._known |= now
-
-    async def get(self, text: str, chat: bool, read: Read) -> Tensor:
-        """Return a text's features, reading them if nobody has."""
-        key = _key(text, chat)
+        key = f"{kind.__name__}/{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}"
         self._used.add(key)
+        if kind.__name__ in self._unchecked and key in self._known:
+            await self._check(kind, key, read)
         if key not in self._known:
-            self._known[key] = await read(text, chat=chat)
+            self._known[key] = _take_apart(await read())
             self._read_anew = True
-        return self._known[key]
+        return _put_together(kind, self._known[key])
+
+    async def _check(self, kind: type[_T], key: str, read: Callable[[], Awaitable[_T]]) -> None:
+        """Make one reading of the file anew, and forget those of its kind if it differs."""
+        async with self._checking:
+            if kind.__name__ not in self._unchecked:
+                return
+            now = _take_apart(await read())
+            if not _agree(self._known[key], now):
+                self._known = {
+                    k: one for k, one in self._known.items() if _kind_of(k) != kind.__name__
+                }
+                self._read_anew = True
+            self._known[key] = now
+            self._unchecked.discard(kind.__name__)
 
     def save(self) -> None:
         """Forget what was not asked for since the last time, and write the file if there is news.
 
         What the disk refuses is logged: the next start takes longer then.
         """
-        controls = {_key(text, form) for text in CONTROLS for form in (False, True)}
-        self._known = {k: v for k, v in self._known.items() if k in self._used | controls}
+        self._known = {key: one for key, one in self._known.items() if key in self._used}
         self._used.clear()
         if self._file is None or not self._read_anew:
             return
         self._read_anew = False
-        known = {key: value.contiguous() for key, value in self._known.items()}
+        tensors, rest = _flatten(self._known)
         try:
-            write_atomically(self._file, lambda file: save_file(known, file), replace=True)
+            write_atomically(
+                self._file, lambda file: save_file(tensors, file, metadata=rest), replace=True
+            )
             _remove_old(self._file.parent)
         except (LibraryError, OSError) as error:
             logger.warning("the next start reads all examples again: %s", error)
@@ -99,19 +107,29 @@ class ExampleReadings:
 
 @dataclass(frozen=True)
 class ExampleProbe:
-    """A probe whose features are of example prompts: a `router.probing.Probe`."""
+    """What a view's probe finds in example prompts: a `router.probing.Probe`."""
 
-    probe: Probe
+    probe: ViewProbe
     readings: ExampleReadings
 
     async def features(self, text: str, *, chat: bool = False) -> Tensor:
-        return await self.readings.get(text, chat, self.probe.features)
+        return await self.readings.get(
+            Tensor, [text, chat], lambda: self.probe.features(text, chat=chat)
+        )
 
     async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:
-        return await self.probe.compare(prompt, candidates, window)
+        return await self.readings.get(
+            Outputs,
+            self.probe.describe_comparison(prompt, candidates, window),
+            lambda: self.probe.compare(prompt, candidates, window),
+        )
 
     async def activations(self, text: str) -> Activations:
-        return await self.probe.activations(text)
+        return await self.readings.get(
+            Activations,
+            [text, sorted(self.probe.digests.items())],
+            lambda: self.probe.activations(text),
+        )
 
 
 def find_file(folder: Path, source: Path | str, settings: Sequence[object]) -> Path:
@@ -129,24 +147,67 @@ def find_file(folder: Path, source: Path | str, settings: Sequence[object]) -> P
     return folder / f"{digest[:32]}.safetensors"
 
 
-def _key(text: str, chat: bool) -> str:
-    return hashlib.sha256(json.dumps([text, chat]).encode()).hexdigest()
+def _kind_of(key: str) -> str:
+    return key.partition("/")[0]
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
+def _take_apart(value: Tensor | Outputs | Activations) -> _Reading:
+    return {"value": value} if isinstance(value, Tensor) else vars(value)
+
+
+def _put_together(kind: type[_T], parts: _Reading) -> _T:
+    return parts["value"] if kind is Tensor else kind(**parts)
+
+
+def _agree(before: _Reading, now: _Reading) -> bool:
+    """Return whether two readings are the same but for rounding."""
+    return before.keys() == now.keys() and all(
+        _agree_on(before[name], value) for name, value in now.items()
+    )
+
+
+def _agree_on(before: Any, now: Any) -> bool:
+    if not isinstance(now, Tensor):
+        return bool(before == now)
+    if before.shape != now.shape or not before.isnan().equal(now.isnan()):
         return False
-    return bool((one - other).norm() <= _TOLERANCE * other.norm())
+    change = (before - now).nan_to_num()
+    return bool(change.norm() <= _TOLERANCE * now.nan_to_num().norm())
 
 
-def _load(file: Path) -> dict[str, Tensor]:
+def _flatten(known: Mapping[str, _Reading]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of all readings, and by reading, in JSON, what is no tensor."""
+    tensors, rest = {}, {}
+    for key, parts in known.items():
+        for name, value in parts.items():
+            if isinstance(value, Tensor):
+                tensors[f"{key}/{name}"] = value.clone(memory_format=torch.contiguous_format)
+        rest[key] = json.dumps({k: v for k, v in parts.items() if not isinstance(v, Tensor)})
+    return tensors, rest
+
+
+def _load(file: Path) -> dict[str, _Reading]:
     try:
-        return load_file(file)
+        with safe_open(file, "pt") as opened:
+            known: dict[str, dict[str, Any]] = {
+                key: _read_rest(said) for key, said in (opened.metadata() or {}).items()
+            }
+            places = opened.keys()
+            for place in places:
+                key, _, name = place.rpartition("/")
+                known[key][name] = opened.get_tensor(place)
     except FileNotFoundError:
         return {}
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         logger.warning("%s is of no use: %s", file, error)
         return {}
+    return {**known}
+
+
+def _read_rest(said: str) -> dict[str, Any]:
+    """Return what is no tensor in a reading: JSON has lists where readings have tuples."""
+    rest = json.loads(said)
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in rest.items()}
 
 
 def _remove_old(folder: Path) -> None:

@@ -148,19 +148,25 @@ class ViewProbe:
         return await self._cache.get("features", [text, chat], ask)
 
     async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:
-        key = [
-            prompt.user_turn,
-            prompt.chat,
-            [mix.key(self.digests) for mix in candidates],
-            window.last,
-            window.draft,
-        ]
+        key = self.describe_comparison(prompt, candidates, window)
         rows = 1 + len(candidates) + (window.draft > 0)
         ask = self._pass(
             rows,
             lambda: self._engine.compare(prompt, candidates, window, self.digests, self.dense),
         )
         return await self._cache.get("compare", key, ask)
+
+    def describe_comparison(
+        self, prompt: Prompt, candidates: Sequence[Mix], window: Window
+    ) -> list[Any]:
+        """Return what a comparison depends on, for JSON."""
+        return [
+            prompt.user_turn,
+            prompt.chat,
+            [mix.key(self.digests) for mix in candidates],
+            window.last,
+            window.draft,
+        ]
 
     async def activations(self, text: str) -> Activations:
         key = [text, sorted(set(self.digests.values()))]

@@ -2,16 +2,20 @@
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from router.probing import Probe, read_features
-from tests.factories.counting_engine import CountingEngine
+from adapters.mix import Mix, MixRules
+from router.decision import Prompt
+from router.probing import Activations, Outputs, Probe, Window, gather_all
+from tests.factories.counting_engine import NAN, CountingEngine
 from tta_serve.serving.routing.example_readings import (
-    CONTROLS,
     ExampleProbe,
     ExampleReadings,
     find_file,
@@ -19,6 +23,8 @@ from tta_serve.serving.routing.example_readings import (
 from tta_serve.serving.routing.probe_cache import ProbeCache, ViewProbe
 
 TEXTS = ["one", "three", "sixteen"]
+DIGESTS = {"a": "d1", "b": "d2"}
+MIX = MixRules(frozenset(DIGESTS), layers=2).mix({"a": 1.0})
 
 
 class Base(CountingEngine):
@@ -29,52 +35,113 @@ class Base(CountingEngine):
         self.factor = factor
 
     async def features(self, text: str, *, chat: bool = False) -> Tensor:
-        await self._ask("features", text, chat)
+        await self._ask("features", text)
         return torch.tensor([len(text) * self.factor, 1.0 + chat])
+
+    async def compare(
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Mix],
+        window: Window,
+        digests: Mapping[str, str],
+        dense: Collection[str] = (),
+    ) -> Outputs:
+        found = await super().compare(prompt, candidates, window, digests, dense)
+        return replace(found, js=found.js + self.factor * len(prompt.user_turn))
+
+    async def activations(self, text: str) -> Activations:
+        found = await super().activations(text)
+        unread = torch.tensor([[1.0, NAN]] * 3)
+        return replace(found, norm=unread * self.factor)
+
+
+Results = list[Tensor | Outputs | Activations]
+KINDS = ("features", "chat", "compare", "activations")
 
 
 def start(
-    file: Path | None, base: Base | None = None, texts: list[str] = TEXTS, *, chat: bool = False
-) -> tuple[Tensor, list[object]]:
-    """Returns the features, and which texts the base was asked for apart from the controls."""
+    file: Path | None,
+    base: Base | None = None,
+    texts: list[str] = TEXTS,
+    kinds: Sequence[str] = KINDS,
+    digests: Mapping[str, str] = DIGESTS,
+) -> tuple[Results, list[object]]:
+    """Returns what was read, and the texts that the engine was asked for."""
 
-    async def run() -> tuple[Tensor, list[object]]:
+    async def run() -> tuple[Results, list[object]]:
         engine = base or Base()
         readings = ExampleReadings(file)
-        await readings.open(engine.features, chat=chat)
-        probe: Probe = ExampleProbe(ViewProbe(engine, {}, ProbeCache(1)), readings)
-        features = await read_features(texts, probe, chat=chat)
-        again = await read_features(texts, probe, chat=chat)
-        assert torch.equal(features, again)
+        probe: Probe = ExampleProbe(ViewProbe(engine, digests, ProbeCache(0)), readings)
+        ask: dict[str, Callable[[str], Awaitable[Tensor | Outputs | Activations]]] = {
+            "features": probe.features,
+            "chat": lambda text: probe.features(text, chat=True),
+            "compare": lambda text: probe.compare(Prompt(text), [MIX], Window()),
+            "activations": probe.activations,
+        }
+        found = [one for kind in kinds for one in await gather_all(ask[kind], texts)]
+        again = [one for kind in kinds for one in await gather_all(ask[kind], texts)]
+        assert_same(found, again)
         readings.save()
-        return features, [asked[1] for asked in engine.asked if asked[1] not in CONTROLS]
+        return found, [asked[1] for asked in engine.asked]
 
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("chat", [False, True])
-def test_the_next_start_reads_only_what_is_new(tmp_path: Path, chat: bool) -> None:
+def assert_same(one: Results, other: Results) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert type(a) is type(b)
+        parts = [{"": x} if isinstance(x, Tensor) else vars(x) for x in (a, b)]
+        assert parts[0].keys() == parts[1].keys()
+        for x, y in zip(*(p.values() for p in parts), strict=True):
+            if isinstance(x, Tensor):
+                torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
+            else:
+                assert x == y
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_start_reads_what_is_new_and_one_text_to_check(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "deep" / "file.safetensors"
-    features, asked = start(file, chat=chat)
-    assert sorted(asked) == sorted(TEXTS * (1 + chat))  # type: ignore[type-var]
-    again, asked = start(file, chat=chat)
-    assert torch.equal(features, again)
-    assert asked == []
-    _, asked = start(file, texts=[*TEXTS[1:], "new"], chat=chat)
-    assert asked == ["new"] * (1 + chat)
-    assert start(file, chat=chat)[1] == ["one"] * (1 + chat), "what no start asks for is forgotten"
+    found, asked = start(file, kinds=[kind])
+    assert sorted(asked) == sorted(TEXTS)  # type: ignore[type-var]
+    again, asked = start(file, kinds=[kind])
+    assert_same(found, again)
+    assert asked == TEXTS[:1]
+    _, asked = start(file, texts=[*TEXTS[1:], "new"], kinds=[kind])
+    assert sorted(asked) == sorted([TEXTS[1], "new"])  # type: ignore[type-var]
+    _, asked = start(file, kinds=[kind])
+    assert asked.count("one") == 1, "what no start asks for is forgotten"
+    assert len(asked) <= 2
 
 
-def test_another_base_reads_all_anew(tmp_path: Path) -> None:
+def test_all_kinds_share_a_file_and_each_is_checked(tmp_path: Path) -> None:
     file = tmp_path / "file.safetensors"
-    start(file)
-    features, asked = start(file, Base(1.1))
-    assert len(asked) == len(TEXTS)
-    assert features[0, 0] == pytest.approx(3.3)
-    assert not start(file, Base(1.1 + 1e-6))[1], "the same base on another day"
+    found, asked = start(file)
+    assert len(asked) == len(KINDS) * len(TEXTS)
+    again, asked = start(file)
+    assert_same(found, again)
+    assert asked == TEXTS[:1] * 3, "the base reads a text and a turn of a chat alike"
 
 
-@pytest.mark.parametrize("spoil", ["cut", "text", "folder", "chat"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_base_reads_all_anew(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "file.safetensors"
+    start(file, kinds=[kind])
+    found, asked = start(file, Base(1.1), kinds=[kind])
+    assert sorted(asked) == sorted(TEXTS)  # type: ignore[type-var]
+    assert_same(found, start(None, Base(1.1), kinds=[kind])[0])
+    assert len(start(file, Base(1.1 + 1e-6), kinds=[kind])[1]) == 1, "the same base another day"
+
+
+def test_other_experts_have_readings_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "file.safetensors"
+    start(file, kinds=["compare", "activations"])
+    others = {**DIGESTS, "b": "d3"}
+    _, asked = start(file, kinds=["compare", "activations"], digests=others)
+    assert asked.count(TEXTS[1]) == 1, "the mix is of an expert that is the same still"
+
+
+@pytest.mark.parametrize("spoil", ["cut", "text", "folder", "older"])
 def test_what_cannot_be_read_is_not_used(tmp_path: Path, spoil: str) -> None:
     file = tmp_path / "file.safetensors"
     start(file)
@@ -85,13 +152,13 @@ def test_what_cannot_be_read_is_not_used(tmp_path: Path, spoil: str) -> None:
     elif spoil == "folder":
         file.unlink()
         file.mkdir()
-    chat = spoil == "chat"
-    assert len(start(file, chat=chat)[1]) == len(TEXTS) * (1 + chat)
+    elif spoil == "older":
+        save_file({"0" * 64: torch.ones(2)}, file)
+    assert len(start(file)[1]) == len(KINDS) * len(TEXTS)
 
 
-def test_without_a_file_nothing_is_compared_nor_kept() -> None:
-    base = Base()
-    assert len(start(None, base)[1]) == len(base.asked) == len(TEXTS)
+def test_without_a_file_nothing_is_checked() -> None:
+    assert len(start(None)[1]) == len(KINDS) * len(TEXTS)
 
 
 def test_a_base_is_told_by_its_files_and_by_what_readings_depend_on(tmp_path: Path) -> None:
