@@ -1,6 +1,7 @@
 """The process that clients speak to: an engine, its policies, and the HTTP server."""
 
 import asyncio
+import gc
 import logging
 import os
 import time
@@ -124,6 +125,9 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         if self._listens:
             app = await self.__serve_build_asgi_app__()
             await self._listen(HttpServer(app, config.server.host, config.server.port))
+        # What is there by now stays: a collection that looked at all of it would delay tokens.
+        gc.collect()
+        gc.freeze()
         self._log_start(time.perf_counter() - began)
 
     def _log_start(self, seconds: float) -> None:

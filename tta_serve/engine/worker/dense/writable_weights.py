@@ -3,7 +3,7 @@
 vLLM's CPU build packs the weight of every linear layer into a layout of oneDNN's that nothing can
 write to, and drops the weight. In an engine that serves dense experts torch packs it, by the same
 library and for the same product, into memory that can be written; the output head multiplies by the
-weight as it is, so that it follows the token embedding where both are one.
+weight as it is, by that library too, so that it follows the token embedding where both are one.
 """
 
 import ctypes
@@ -44,8 +44,7 @@ class PackedProduct:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return x W^T + bias; the weight that is handed over is an empty one."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
-        return y
+        return multiply(x, self._packed, bias)
 
     def find_order(self) -> Tensor:
         """Return which of the weight's values each packed value is, counted from 1; 0 is padding.
@@ -64,6 +63,12 @@ class PackedProduct:
             place *= _PLANE
             del packed
         return order
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x W^T + bias as oneDNN does it on a CPU, by a weight that is packed or plain."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
 
 
 def _pack(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,11 +97,13 @@ def keep_writable(stock: Callable[..., None]) -> Callable[..., None]:
         options = BankOptions.read(config.additional_config) if config is not None else None
         if options is None or options.dense is None or not _is_matrix(layer.weight):
             stock(layer, remove_weight)
-        elif remove_weight and can_pack(layer.weight.dtype):
+        elif not can_pack(layer.weight.dtype):
+            layer.cpu_linear = nn.functional.linear
+        elif remove_weight:
             layer.cpu_linear = PackedProduct(layer.weight.data)
             layer.weight.data = layer.weight.data.new_empty(0)
         else:
-            layer.cpu_linear = nn.functional.linear
+            layer.cpu_linear = multiply
 
     return dispatch
 
@@ -106,7 +113,7 @@ def _is_matrix(weight: Tensor) -> bool:
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Return whether this CPU has oneDNN's products by packed weights of a dtype."""
+    """Return whether this CPU has oneDNN's products by weights of a dtype."""
     if not torch.backends.mkldnn.is_available():
         return False
     mkldnn = torch.ops.mkldnn
@@ -167,7 +174,7 @@ def _look_at(name: str, module: nn.Module, parameter: nn.Parameter) -> WritableW
         return WritableWeight(name, place_of(name), product.values, product.shape, product)
     if parameter.ndim > 1 and not isinstance(module, LinearBase | VocabParallelEmbedding):
         return "no linear layer, embedding or vector"
-    if not parameter.is_contiguous() or (product not in (None, nn.functional.linear)):
+    if not parameter.is_contiguous() or (product not in (None, multiply, nn.functional.linear)):
         return "kept in a layout of its kernel"
     values = parameter.data.view(-1)
     return WritableWeight(name, place_of(name), values, parameter.shape, None)
