@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tta_serve.engine.worker.dense.mix_writer import MixedWeight, MixWriter
-from tta_serve.engine.worker.dense.writable_weights import PackedProduct, can_pack
+from tta_serve.engine.worker.dense.writable_weights import HeadProduct, PackedProduct, can_pack
 
 DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(32, 64), (48, 100), (7, 33), (576, 160)]
@@ -30,6 +30,23 @@ def test_a_packed_weight_is_written_where_its_product_reads_it(
         strided = torch.randn(rows, 2 * shape[1]).to(dtype)[:, ::2]
         wanted = torch.nn.functional.linear(strided, other)
         torch.testing.assert_close(product(strided, empty, None), wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_head_follows_its_weight_while_that_is_not_the_bases(dtype: torch.dtype) -> None:
+    if not can_pack(dtype):
+        pytest.skip("this CPU has no products by packed weights of this dtype")
+    base, other, x = (torch.randn(shape).to(dtype) for shape in ((96, 32), (96, 32), (5, 32)))
+    weight, product = base.clone(), HeadProduct()
+    before = product(x, weight, None)
+    torch.testing.assert_close(before, torch.nn.functional.linear(x, base), rtol=2e-2, atol=2e-2)
+    product.is_clean = False
+    weight.copy_(other)
+    wanted = torch.nn.functional.linear(x, other)
+    torch.testing.assert_close(product(x, weight, None), wanted, rtol=2e-2, atol=2e-2)
+    weight.copy_(base)
+    product.is_clean = True
+    assert torch.equal(product(x, weight, None), before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

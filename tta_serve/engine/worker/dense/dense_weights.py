@@ -142,6 +142,7 @@ class DenseWeights:
         self._keep(self._weights[name] for name in mixed - self._clean.keys())
         orders: Orders = {}
         self.key = None
+        self._tell_heads(mixed | stale)
         plain = sorted((mixed | stale) - of_fold)
         self._writer.write([self._mix(name, key) for name in plain])
         if folded:
@@ -149,6 +150,7 @@ class DenseWeights:
                 weight = self._mix(name, key)
                 weight.parts.append((1.0, self._layout.reorder(name, folded.make(name), orders)))
                 self._writer.write([weight])
+        self._tell_heads(mixed)
         self.key = key
         self.folded = folded
         self._written = mixed
@@ -156,6 +158,12 @@ class DenseWeights:
         self.switches += 1
         self.bytes_s = self.count_bytes(mixed | stale) / self._switch_s
         return True
+
+    def _tell_heads(self, written: Collection[str]) -> None:
+        """Tell output heads whether their weights are the base's, which all but some are."""
+        for weight in self._weights.values():
+            for head in weight.heads:
+                head.is_clean = weight.name not in written
 
     def count_bytes(self, names: Iterable[str]) -> int:
         """Return the bytes of weights, of those that can be written."""

@@ -2,11 +2,13 @@
 
 vLLM's CPU build packs the weight of every linear layer into a layout of oneDNN's that nothing can
 write to, and drops the weight. In an engine that serves dense experts torch packs it, by the same
-library and for the same product, into memory that can be written; the output head multiplies by the
-weight as it is, by that library too, so that it follows the token embedding where both are one.
+library and for the same product, into memory that can be written. The output head, whose weight may
+be the token embedding too, multiplies by a packed copy while the weight is the base's, and else by
+the weight as it is.
 """
 
 import ctypes
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -44,7 +46,7 @@ class PackedProduct:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return x W^T + bias; the weight that is handed over is an empty one."""
-        return multiply(x, self._packed, bias)
+        return _multiply(x, self._packed, bias)
 
     def find_order(self) -> Tensor:
         """Return which of the weight's values each packed value is, counted from 1; 0 is padding.
@@ -65,8 +67,28 @@ class PackedProduct:
         return order
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x W^T + bias as oneDNN does it on a CPU, by a weight that is packed or plain."""
+class HeadProduct:
+    """An output head's own product on a CPU, by a weight that stays as it is loaded.
+
+    Attributes:
+        is_clean: Whether the weight has the base's values, of which a packed copy is kept.
+    """
+
+    def __init__(self) -> None:
+        self.is_clean = True
+        self._packed: Tensor | None = None
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return x W^T + bias."""
+        if not self.is_clean:
+            return _multiply(x, weight, bias)
+        if self._packed is None:  # as for no embedding that is no head
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        return _multiply(x, self._packed, bias)
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x W^T + bias as oneDNN does it, by a weight that is packed or plain."""
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return y
 
@@ -103,7 +125,7 @@ def keep_writable(stock: Callable[..., None]) -> Callable[..., None]:
             layer.cpu_linear = PackedProduct(layer.weight.data)
             layer.weight.data = layer.weight.data.new_empty(0)
         else:
-            layer.cpu_linear = multiply
+            layer.cpu_linear = HeadProduct()
 
     return dispatch
 
@@ -138,6 +160,8 @@ class WritableWeight:
     """Its shape as vLLM's loader fills it."""
     packed: PackedProduct | None
     """What has packed it, None if its values lie as its loader fills them."""
+    heads: tuple[HeadProduct, ...] = ()
+    """What may have a packed copy of it."""
 
 
 def find_writable(model: nn.Module) -> dict[int, WritableWeight | str]:
@@ -146,13 +170,25 @@ def find_writable(model: nn.Module) -> dict[int, WritableWeight | str]:
     In place of a weight that cannot be written stands what it is.
     """
     refused = dict(_find_refused(model))
+    heads = _find_heads(model)
     found: dict[int, WritableWeight | str] = {}
     for name, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in found:
-                what = refused.get(id(module)) or _look_at(f"{name}.{leaf}", module, parameter)
-                found[id(parameter)] = what
+                found[id(parameter)] = refused.get(id(module)) or _look_at(
+                    f"{name}.{leaf}", module, parameter, heads[id(parameter)]
+                )
     return found
+
+
+def _find_heads(model: nn.Module) -> defaultdict[int, tuple[HeadProduct, ...]]:
+    """Return what multiplies by a weight as an output head does, by the `id` of the weight."""
+    heads: defaultdict[int, tuple[HeadProduct, ...]] = defaultdict(tuple)
+    for module in model.modules():
+        product = getattr(module, "cpu_linear", None)
+        if isinstance(product, HeadProduct):
+            heads[id(module.weight)] += (product,)
+    return heads
 
 
 def _find_refused(model: nn.Module) -> Iterator[tuple[int, str]]:
@@ -165,7 +201,9 @@ def _find_refused(model: nn.Module) -> Iterator[tuple[int, str]]:
             yield id(module.kv_b_proj), "absorbed into other products by latent attention"
 
 
-def _look_at(name: str, module: nn.Module, parameter: nn.Parameter) -> WritableWeight | str:
+def _look_at(
+    name: str, module: nn.Module, parameter: nn.Parameter, heads: tuple[HeadProduct, ...]
+) -> WritableWeight | str:
     """Return a weight, or why it cannot be written."""
     if parameter.dtype not in FLOATS or _is_quantised(module):
         return "quantised"
@@ -174,10 +212,11 @@ def _look_at(name: str, module: nn.Module, parameter: nn.Parameter) -> WritableW
         return WritableWeight(name, place_of(name), product.values, product.shape, product)
     if parameter.ndim > 1 and not isinstance(module, LinearBase | VocabParallelEmbedding):
         return "no linear layer, embedding or vector"
-    if not parameter.is_contiguous() or (product not in (None, multiply, nn.functional.linear)):
+    plain = isinstance(product, HeadProduct) or product in (None, nn.functional.linear)
+    if not (plain and parameter.is_contiguous()):
         return "kept in a layout of its kernel"
     values = parameter.data.view(-1)
-    return WritableWeight(name, place_of(name), values, parameter.shape, None)
+    return WritableWeight(name, place_of(name), values, parameter.shape, None, heads)
 
 
 def _is_quantised(module: nn.Module) -> bool:
