@@ -175,10 +175,10 @@ def choose_sides(plan: HttpPlan, only: str) -> dict[str, AskedSide]:
 
 def make_cells(plan: HttpPlan, side: AskedSide) -> list[Cell]:
     """Return what a side is asked, in this order."""
+    if side.slow and not plan.whole:
+        return [Cell("many", MANY, MANY)]
     most = _TURNS if side.takes_turns else MANY * plan.batches
     many = Cell("many", most, MANY)
-    if side.slow and not plan.whole:
-        return [many]
     cells = [Cell("first", plan.firsts, 1, tokens=_FIRST), Cell("alone", plan.alone, 1), many]
     if plan.whole and side.mix_body and not side.takes_turns:
         for mixes in (1, 4):
