@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loadtest.commands.http_figures import HttpFindings, Row
 from loadtest.commands.http_plan import MANY, AskedSide, Cell, HttpPlan, make_bodies, make_cells
+from loadtest.common.console import progress
 from loadtest.common.mix_supply import MixChoice, MixSupply
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class HttpAsker:
                 continue
             got = load(url, model, self._make_load(side, cell, r))
             self.found.add(key, cell.name, got)
+            progress.log(
+                f"{key} {cell.name}: {got.tok_s:.1f} tokens/s, first token {got.ttft_ms:.0f} ms"
+            )
         if side.policy:
             late = count_fallbacks(url) - before
             merges = ask_merges(url, self.prompts.draw_tasks(MANY), side.body)
