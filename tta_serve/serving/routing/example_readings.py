@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-3
 """By how much readings of one text may differ, in parts of their norm."""
+MOST_READINGS = 4096
+"""How many readings are kept, if the library at hand has no more: those of others, as of another
+config with the same base, go first."""
 _MOST_FILES = 8
 """How many files a folder keeps, the latest ones."""
 
@@ -86,11 +89,14 @@ class ExampleReadings:
             self._unchecked.discard(kind.__name__)
 
     def save(self) -> None:
-        """Forget what was not asked for since the last time, and write the file if there is news.
+        """Forget what is too much, of what was not asked for since the last time.
 
-        What the disk refuses is logged: the next start takes longer then.
+        If there is news the file is written. What the disk refuses is logged: the next start takes
+        longer then.
         """
-        self._known = {key: one for key, one in self._known.items() if key in self._used}
+        unused = [key for key in self._known if key not in self._used]
+        for key in unused[: max(0, len(self._known) - MOST_READINGS)]:
+            del self._known[key]
         self._used.clear()
         if self._file is None or not self._read_anew:
             return

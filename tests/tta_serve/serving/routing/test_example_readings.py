@@ -15,6 +15,7 @@ from adapters.mix import Mix, MixRules
 from router.decision import Prompt
 from router.probing import Activations, Outputs, Probe, Window, gather_all
 from tests.factories.counting_engine import NAN, CountingEngine
+from tta_serve.serving.routing import example_readings
 from tta_serve.serving.routing.example_readings import (
     ExampleProbe,
     ExampleReadings,
@@ -109,9 +110,22 @@ def test_the_next_start_reads_what_is_new_and_one_text_to_check(tmp_path: Path, 
     assert asked == TEXTS[:1]
     _, asked = start(file, texts=[*TEXTS[1:], "new"], kinds=[kind])
     assert sorted(asked) == sorted([TEXTS[1], "new"])  # type: ignore[type-var]
-    _, asked = start(file, kinds=[kind])
-    assert asked.count("one") == 1, "what no start asks for is forgotten"
-    assert len(asked) <= 2
+    assert len(start(file, kinds=[kind])[1]) == 1, "what one start does not ask for is kept"
+
+
+def test_what_is_too_much_goes_if_nobody_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(example_readings, "MOST_READINGS", 4)
+    file = tmp_path / "file.safetensors"
+    for texts in (TEXTS, ["a", "b"]):
+        start(file, texts=texts, kinds=["features"])
+    assert len(start(file, texts=["a", "b"], kinds=["features"])[1]) == 1
+    _, asked = start(file, kinds=["features"])
+    assert len(set(asked)) == 2, "one went, and one is read to check the file"
+    many = [str(number) for number in range(6)]
+    start(file, texts=many, kinds=["features"])
+    assert len(start(file, texts=many, kinds=["features"])[1]) == 1, "what is asked for is kept"
 
 
 def test_all_kinds_share_a_file_and_each_is_checked(tmp_path: Path) -> None:
