@@ -24,7 +24,7 @@ from tta_serve.serving.routing.probe_cache import ViewProbe
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-3
-"""By how much readings of one text may differ, in parts of their norm."""
+"""By how much two readings of one text may differ, in parts of the norm of all their numbers."""
 MOST_READINGS = 4096
 """How many readings are kept, if the library at hand has no more: those of others, as of another
 config with the same base, go first."""
@@ -167,18 +167,19 @@ def _put_together(kind: type[_T], parts: _Reading) -> _T:
 
 def _agree(before: _Reading, now: _Reading) -> bool:
     """Return whether two readings are the same but for rounding."""
-    return before.keys() == now.keys() and all(
-        _agree_on(before[name], value) for name, value in now.items()
-    )
-
-
-def _agree_on(before: Any, now: Any) -> bool:
-    if not isinstance(now, Tensor):
-        return bool(before == now)
-    if before.shape != now.shape or not before.isnan().equal(now.isnan()):
+    if before.keys() != now.keys():
         return False
-    change = (before - now).nan_to_num()
-    return bool(change.norm() <= _TOLERANCE * now.nan_to_num().norm())
+    pairs = [(before[name], value) for name, value in now.items()]
+    tensors = [(old, new) for old, new in pairs if isinstance(new, Tensor)]
+    if any(type(old) is not type(new) for old, new in pairs):
+        return False
+    if any(old != new for old, new in pairs if not isinstance(new, Tensor)):
+        return False
+    if any(old.shape != new.shape or not old.isnan().equal(new.isnan()) for old, new in tensors):
+        return False
+    change = sum(float((old - new).nan_to_num().norm()) ** 2 for old, new in tensors)
+    size = sum(float(new.nan_to_num().norm()) ** 2 for _, new in tensors)
+    return change <= _TOLERANCE**2 * size
 
 
 def _flatten(known: Mapping[str, _Reading]) -> tuple[dict[str, Tensor], dict[str, str]]:
