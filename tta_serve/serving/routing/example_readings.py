@@ -32,7 +32,7 @@ _MOST_FILES = 8
 """How many files a folder keeps, the latest ones."""
 
 _T = TypeVar("_T", Tensor, Outputs, Activations)
-_Reading: TypeAlias = Mapping[str, Any]
+_Reading: TypeAlias = dict[str, Any]
 """A reading in parts, by name: what a file keeps of it. Those that are no tensors are JSON."""
 
 
@@ -57,36 +57,37 @@ class ExampleReadings:
         self._used: set[str] = set()
         self._read_anew = False
 
-    async def get(self, kind: type[_T], asked: object, read: Callable[[], Awaitable[_T]]) -> _T:
+    async def get(
+        self, kind: str, form: type[_T], asked: object, read: Callable[[], Awaitable[_T]]
+    ) -> _T:
         """Return a reading, making it if nobody has.
 
         Args:
-            kind: What is read.
+            kind: The name of what is read, by which readings are checked.
+            form: What a reading of that kind is.
             asked: What describes it completely, as JSON.
             read: Reads it.
         """
-        key = f"{kind.__name__}/{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}"
+        key = f"{kind}/{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}"
         self._used.add(key)
-        if kind.__name__ in self._unchecked and key in self._known:
+        if kind in self._unchecked and key in self._known:
             await self._check(kind, key, read)
         if key not in self._known:
             self._known[key] = _take_apart(await read())
             self._read_anew = True
-        return _put_together(kind, self._known[key])
+        return _put_together(form, self._known[key])
 
-    async def _check(self, kind: type[_T], key: str, read: Callable[[], Awaitable[_T]]) -> None:
+    async def _check(self, kind: str, key: str, read: Callable[[], Awaitable[_T]]) -> None:
         """Make one reading of the file anew, and forget those of its kind if it differs."""
         async with self._checking:
-            if kind.__name__ not in self._unchecked:
+            if kind not in self._unchecked:
                 return
             now = _take_apart(await read())
             if not _agree(self._known[key], now):
-                self._known = {
-                    k: one for k, one in self._known.items() if _kind_of(k) != kind.__name__
-                }
+                self._known = {k: one for k, one in self._known.items() if _kind_of(k) != kind}
                 self._read_anew = True
             self._known[key] = now
-            self._unchecked.discard(kind.__name__)
+            self._unchecked.discard(kind)
 
     def save(self) -> None:
         """Forget what is too much, of what was not asked for since the last time.
@@ -120,11 +121,16 @@ class ExampleProbe:
 
     async def features(self, text: str, *, chat: bool = False) -> Tensor:
         return await self.readings.get(
-            Tensor, [text, chat], lambda: self.probe.features(text, chat=chat)
+            # Apart, as the chat template may change and the base not.
+            "chat" if chat else "features",
+            Tensor,
+            text,
+            lambda: self.probe.features(text, chat=chat),
         )
 
     async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:
         return await self.readings.get(
+            "comparisons",
             Outputs,
             self.probe.describe_comparison(prompt, candidates, window),
             lambda: self.probe.compare(prompt, candidates, window),
@@ -132,6 +138,7 @@ class ExampleProbe:
 
     async def activations(self, text: str) -> Activations:
         return await self.readings.get(
+            "activations",
             Activations,
             [text, sorted(self.probe.digests.items())],
             lambda: self.probe.activations(text),
@@ -161,8 +168,8 @@ def _take_apart(value: Tensor | Outputs | Activations) -> _Reading:
     return {"value": value} if isinstance(value, Tensor) else vars(value)
 
 
-def _put_together(kind: type[_T], parts: _Reading) -> _T:
-    return parts["value"] if kind is Tensor else kind(**parts)
+def _put_together(form: type[_T], parts: _Reading) -> _T:
+    return parts["value"] if form is Tensor else form(**parts)
 
 
 def _agree(before: _Reading, now: _Reading) -> bool:
@@ -196,9 +203,7 @@ def _flatten(known: Mapping[str, _Reading]) -> tuple[dict[str, Tensor], dict[str
 def _load(file: Path) -> dict[str, _Reading]:
     try:
         with safe_open(file, "pt") as opened:
-            known: dict[str, dict[str, Any]] = {
-                key: _read_rest(said) for key, said in (opened.metadata() or {}).items()
-            }
+            known = {key: _read_rest(said) for key, said in (opened.metadata() or {}).items()}
             places = opened.keys()
             for place in places:
                 key, _, name = place.rpartition("/")
@@ -208,10 +213,10 @@ def _load(file: Path) -> dict[str, _Reading]:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         logger.warning("%s is of no use: %s", file, error)
         return {}
-    return {**known}
+    return known
 
 
-def _read_rest(said: str) -> dict[str, Any]:
+def _read_rest(said: str) -> _Reading:
     """Return what is no tensor in a reading: JSON has lists where readings have tuples."""
     rest = json.loads(said)
     return {name: tuple(v) if isinstance(v, list) else v for name, v in rest.items()}

@@ -2,16 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adapters.mix import Mix, MixRules
+from adapters.mix import MixRules
 from router.decision import Prompt
 from router.probing import Activations, Outputs, Probe, Window, gather_all
 from tests.factories.counting_engine import NAN, CountingEngine
@@ -31,23 +32,17 @@ MIX = MixRules(frozenset(DIGESTS), layers=2).mix({"a": 1.0})
 class Base(CountingEngine):
     """A base that reads a text as its length times something, and in a template as more."""
 
-    def __init__(self, factor: float = 1.0) -> None:
+    def __init__(self, factor: float = 1.0, template: float = 1.0) -> None:
         super().__init__()
         self.factor = factor
+        self.template = template
 
     async def features(self, text: str, *, chat: bool = False) -> Tensor:
         await self._ask("features", text)
-        return torch.tensor([len(text) * self.factor, 1.0 + chat])
+        return torch.tensor([len(text) * self.factor, 1.0 + chat * self.template])
 
-    async def compare(
-        self,
-        prompt: Prompt,
-        candidates: Sequence[Mix],
-        window: Window,
-        digests: Mapping[str, str],
-        dense: Collection[str] = (),
-    ) -> Outputs:
-        found = await super().compare(prompt, candidates, window, digests, dense)
+    async def compare(self, prompt: Prompt, *rest: Any, **named: Any) -> Outputs:
+        found = await super().compare(prompt, *rest, **named)
         return replace(found, js=found.js + self.factor * len(prompt.user_turn))
 
     async def activations(self, text: str) -> Activations:
@@ -134,7 +129,18 @@ def test_all_kinds_share_a_file_and_each_is_checked(tmp_path: Path) -> None:
     assert len(asked) == len(KINDS) * len(TEXTS)
     again, asked = start(file)
     assert_same(found, again)
-    assert asked == TEXTS[:1] * 3, "the base reads a text and a turn of a chat alike"
+    assert asked == TEXTS[:1] * len(KINDS)
+
+
+@pytest.mark.parametrize("kinds", [("features", "chat"), ("chat", "features")])
+def test_another_chat_template_is_noticed_where_the_base_is_the_same(
+    tmp_path: Path, kinds: tuple[str, str]
+) -> None:
+    file = tmp_path / "file.safetensors"
+    start(file, kinds=kinds)
+    found, asked = start(file, Base(template=2.0), kinds=kinds)
+    assert_same(found, start(None, Base(template=2.0), kinds=kinds)[0])
+    assert len(asked) == len(TEXTS) + 1, "one bare text to check, and all in the template"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -83,7 +83,7 @@ class HeadProduct:
         if not self.is_clean:
             return _multiply(x, weight, bias)
         if self._packed is None:  # as for no embedding that is no head
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+            self._packed = _reorder(weight)
         return _multiply(x, self._packed, bias)
 
 
@@ -93,9 +93,15 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
+def _reorder(weight: Tensor) -> Tensor:
+    """Return a weight, [out, in], as oneDNN wants it."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    return packed
+
+
 def _pack(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return a weight as oneDNN wants it, and a view of its values, flat."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    packed = _reorder(weight)
     count = torch.ops.mkldnn._nbytes(packed) // weight.element_size()
     address = torch.ops.mkldnn.data_ptr(packed)
     memory = (ctypes.c_char * (count * weight.element_size())).from_address(address)
