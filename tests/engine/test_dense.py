@@ -31,6 +31,9 @@ from tta_serve.engine.options import DenseOptions
 from tta_serve.engine.wire import read_order
 from tta_serve.engine.worker.dense.mix_writer import MixedWeight
 
+STEP_S = 0.02
+"""What a step takes by the clock of a stream."""
+
 MIXES = [
     Mix.of({"whole": 1.0}),
     Mix(),
@@ -150,11 +153,15 @@ class Stream:
         assert_exact(world.reference, world.library, [self.answers[n] for n in names], mixes)
 
     def watch_turns(self) -> list[tuple[float, set[Any], Any]]:
-        """Return what turns are given, from now on: the time, who is ready, whose turn it is."""
+        """Return what turns are given, from now on: the time, who is ready, whose turn it is.
+
+        The clock is the steps', so that a busy machine changes nothing.
+        """
         turns, seen = self.scheduler._turns, []
         choose = turns.choose
 
-        def record(ready: set[Any], now: float) -> Any:
+        def record(ready: set[Any], _: float) -> Any:
+            now = STEP_S * len(seen)
             key = choose(ready, now)
             seen.append((now, set(ready), key))
             return key

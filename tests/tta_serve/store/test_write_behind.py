@@ -91,10 +91,8 @@ def test_nobody_waits_for_a_stuck_write_and_the_newest_are_dropped() -> None:
     log = Log(sink, most=10, flush_s=0.01, batch=5)
     log.put(0)
     _until(lambda: sink.tries == 1)
-    start = time.monotonic()
     for i in range(1, 16):
-        log.put(i)
-    assert time.monotonic() - start < 2  # Nobody opens the sink: a put that waits, waits for ever.
+        log.put(i)  # One that waited would wait for ever: nobody opens the sink.
     assert (len(log), log.dropped) == (11, 5)
     sink.open.set()
     log.close(10)
@@ -120,12 +118,12 @@ def test_pauses_between_tries_grow() -> None:
     sink.broken = True
     log = Log(sink, flush_s=0.001)
     log.put(0)
-    time.sleep(1)
-    assert 3 <= sink.tries <= 6  # at 0, 0.05, 0.15, 0.35, 0.75 s, and then 1.55 s
+    time.sleep(1.7)
+    assert 3 <= sink.tries <= 6  # at 0, 0.05, 0.15, 0.35, 0.75, 1.55 s, and then 3.15 s
     sink.broken = False
     start = time.monotonic()
     log.close(10)  # does not wait for the end of a pause
-    assert time.monotonic() - start < 0.4
+    assert time.monotonic() - start < 1
     assert sink.items == [0]
 
 
@@ -173,9 +171,7 @@ def test_closing_ends_in_time_and_counts_what_is_left(stuck: bool) -> None:
     for i in range(12):
         log.put(i)
     _until(lambda: sink.tries >= 1)
-    start = time.monotonic()
-    log.close(0.3)
-    assert time.monotonic() - start < 1
+    log.close(0.3)  # One that waited for the sink would wait for ever.
     log.put(12)
     assert (len(log), log.dropped) == (0, 13)
     sink.open.set()

@@ -13,7 +13,7 @@ from tests.factories.collector import CollectedSpan, Collector, collecting
 from tests.tta_serve.serving.generation.test_merging import TEXT, Desk, body, said
 from tta_serve.config.telemetry import TracesConfig
 from tta_serve.evaluation.local_server import find_free_port
-from tta_serve.telemetry.traces import TraceExport
+from tta_serve.telemetry.traces import EXPORT_TIMEOUT_S, TraceExport
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -131,17 +131,14 @@ def test_a_collector_that_is_dead_slows_nobody_and_fails_nobody() -> None:
     desk = Desk()
     ask(desk, body("x") | {"model": "sql"})
 
-    def take_s() -> float:
-        start = time.monotonic()
-        assert all(
-            ask(desk, body("x") | {"model": "sql"}, flags=None).status == 200 for _ in range(50)
-        )
-        return time.monotonic() - start
-
-    without_s = take_s()
     with tracing(f"http://127.0.0.1:{find_free_port()}/v1/traces"):
-        time.sleep(1.5)  # the first export is under way by now
-        with_s = max(take_s(), take_s())
+        ask(desk, body("x") | {"model": "sql"})
+        time.sleep(1.5)  # its export is under way by now
         start = time.monotonic()
-    assert time.monotonic() - start < 4, "the end does not wait for it either"
-    assert with_s < 2 * without_s + 0.5
+        for _ in range(100):
+            assert ask(desk, body("x") | {"model": "sql"}).status == 200
+        with_s = time.monotonic() - start
+        start = time.monotonic()
+    # An export that fails is tried again for that long: who waited for each would take minutes.
+    assert with_s < 10 * EXPORT_TIMEOUT_S
+    assert time.monotonic() - start < EXPORT_TIMEOUT_S, "the end does not wait for it either"

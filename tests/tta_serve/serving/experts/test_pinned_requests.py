@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
@@ -237,10 +236,8 @@ def test_a_tenant_has_its_share_and_sees_its_own_experts_alone(library: Path) ->
 def test_what_comes_too_fast_is_dropped_and_nobody_waits(library: Path) -> None:
     async def use(server: Server) -> None:
         server.engine.gate.clear()
-        began = time.perf_counter()
         for number in range(100):
-            server.pin(MATH, number)
-        assert time.perf_counter() - began < 1
+            server.pin(MATH, number)  # one that waited would wait for ever: nobody opens the gate
         assert server.pinned._waiting.qsize() == MOST_WAITING
         server.engine.gate.set()
         await server.settle()
