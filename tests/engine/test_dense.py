@@ -157,7 +157,8 @@ class Stream:
 
         The clock is the steps', so that a busy machine changes nothing.
         """
-        turns, seen = self.scheduler._turns, []
+        turns = self.scheduler._turns
+        seen: list[tuple[float, set[Any], Any]] = []
         choose = turns.choose
 
         def record(ready: set[Any], _: float) -> Any:
