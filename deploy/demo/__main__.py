@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -59,6 +59,10 @@ def train(  # noqa: PLR0913 - one option each
     force: Annotated[
         bool, typer.Option("--force", help="Train again experts that are there.")
     ] = False,
+    further: Annotated[
+        bool,
+        typer.Option("--further", help="Go on from the experts that are there, on another seed."),
+    ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Train whole weights of the base, not a LoRA.")
     ] = False,
@@ -75,6 +79,8 @@ def train(  # noqa: PLR0913 - one option each
         raise typer.BadParameter(
             "--acts-from wants an --out of its own, and a LoRA: the demo's experts act everywhere"
         )
+    if further and (full or acts_from != "start"):
+        raise typer.BadParameter("--further is for LoRAs that act from the start")
     chosen = _chosen(names) if names or not full else _list_finetunes()
     _ready()
     # Threads that spin for long are four times as slow on a shared machine.
@@ -88,10 +94,14 @@ def train(  # noqa: PLR0913 - one option each
         return
     library = out or EXPERTS
     for name in chosen:
-        if (library / name / "adapter_model.safetensors").exists() and not force:
-            console.print(f"{name}: there already, --force trains it again")
+        there = (library / name / "adapter_model.safetensors").exists()
+        if further and not there:
+            raise typer.BadParameter(f"{name} is not there: it is trained first without --further")
+        if there and not (force or further):
+            console.print(f"{name}: there already, --further or --force trains it again")
             continue
         settings = TrainingSettings(name, steps or STEPS[name], seed, acts_from=acts_from)
+        settings = replace(settings, further=further)
         train_expert(settings, console, library)
 
 

@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from deploy.demo.base import BASE_ID, cache_root
 from deploy.demo.evaluate import draw_examples, score
@@ -29,7 +29,7 @@ from deploy.demo.model import (
     encode_prompt,
     load_base,
 )
-from deploy.demo.results import update_result
+from deploy.demo.results import read_results, update_result
 from deploy.demo.tasks import TASKS, Example
 from deploy.demo.voices import SPEAKERS, TRAIN, list_examples
 
@@ -62,13 +62,16 @@ class TrainingSettings:
     """The share of the examples that are people's, dealt in turn; the others are generated."""
     acts_from: Literal["start", "user_turn", "answer"] = "start"
     """Where in a prompt the adapter begins to act; tokens before that run as the base."""
+    further: bool = False
+    """Whether the expert that is there is trained further, at half the rate."""
 
     def rate(self, step: int) -> float:
         """Return the learning rate: linear warm-up, then a cosine down to a twentieth."""
+        peak = self.peak / 2 if self.further else self.peak
         if step < WARMUP:
-            return self.peak * (step + 1) / WARMUP
+            return peak * (step + 1) / WARMUP
         done = (step - WARMUP) / max(1, self.steps - WARMUP)
-        return self.peak * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
+        return peak * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
 
 
 @dataclass
@@ -138,8 +141,13 @@ class Run:
         set_peft_model_state_dict(self.model, dict(state))
 
 
-def start_run(settings: TrainingSettings) -> Run:
-    """Make a fresh run: base, adapter, optimiser."""
+def start_run(settings: TrainingSettings, library: Path = EXPERTS) -> Run:
+    """Make a fresh run: base, adapter, optimiser.
+
+    Args:
+        settings: What decides the result.
+        library: Where the expert is, if it is trained further.
+    """
     torch.manual_seed(settings.seed)
     base, tokenizer = load_base()
     config = LoraConfig(
@@ -151,6 +159,9 @@ def start_run(settings: TrainingSettings) -> Run:
         alora_invocation_tokens=encode_invocation(tokenizer, settings.acts_from),
     )
     model = get_peft_model(base, config)
+    if settings.further:
+        there = load_file(library / settings.task / "adapter_model.safetensors")
+        set_peft_model_state_dict(model, there)
     trained = [p for p in model.parameters() if p.requires_grad]
     return Run(settings, model, tokenizer, torch.optim.AdamW(trained, weight_decay=0.0))
 
@@ -318,7 +329,8 @@ def export(run: Run, folder: Path) -> None:
     # A set, whose order would differ from run to run.
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
-    write_examples(task, folder, run.settings.seed)
+    if not run.settings.further:
+        write_examples(task, folder, run.settings.seed)
 
 
 def write_examples(task: str, folder: Path, seed: int) -> None:
@@ -350,15 +362,22 @@ def end_run(run: Run, name: str, validation: float, options: str = "") -> None:
     """
     settings = run.settings
     options += f"--steps {settings.steps} --seed {settings.seed}"
+    commands = [f"python -m deploy.demo train {settings.task} {options}"]
+    steps, seconds = settings.steps, round(run.seconds)
+    if settings.further:
+        before = read_results()[name]
+        commands = [before["command"], f"{commands[0]} --further"]
+        steps += before["steps"]
+        seconds += before["seconds"]
     update_result(
         name,
         afresh=True,
         validation=validation,
         validation_n=VALIDATION_N,
-        steps=settings.steps,
+        steps=steps,
         batch=settings.batch,
-        seconds=round(run.seconds),
-        command=f"python -m deploy.demo train {settings.task} {options}",
+        seconds=seconds,
+        command=" && ".join(commands),
     )
     run.checkpoint.unlink(missing_ok=True)
 
@@ -374,7 +393,7 @@ def train(settings: TrainingSettings, console: Console, out: Path = EXPERTS) -> 
     Returns:
         Its exact match on the validation split.
     """
-    run = start_run(settings)
+    run = start_run(settings, out)
     train_to_end(run, console)
     export(run, out / settings.task)
     held_out = draw_examples(settings.task, "validation", VALIDATION_N)

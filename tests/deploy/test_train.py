@@ -117,6 +117,23 @@ def test_a_checkpoint_of_other_settings_is_not_continued() -> None:
     assert not train.start_run(train.TrainingSettings("orders", steps=4, seed=1)).resume()
 
 
+def test_an_expert_is_trained_further_from_where_it_is(tmp_path: Path) -> None:
+    first = train.start_run(train.TrainingSettings("orders", steps=2, batch=2))
+    train.optimise(first, quiet())
+    train.export(first, tmp_path / "orders")
+    settings = train.TrainingSettings("orders", steps=2, seed=1, batch=2, further=True)
+    more = train.start_run(settings, tmp_path)
+    ours, theirs = first.get_state(), more.get_state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert settings.rate(train.WARMUP) == settings.peak / 2
+    train.optimise(more, quiet())
+    examples = (tmp_path / "orders" / "examples.txt").read_text(encoding="utf-8")
+    train.export(more, tmp_path / "orders")
+    assert any(not torch.equal(ours[key], more.get_state()[key]) for key in ours)
+    assert (tmp_path / "orders" / "examples.txt").read_text(encoding="utf-8") == examples
+
+
 def test_only_upper_layers_are_trained() -> None:
     run = train.start_run(train.TrainingSettings("orders", steps=4))
     trained = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
