@@ -44,6 +44,8 @@ class Decision:
     """The score that an expert must reach; -inf where none can be too low."""
     gating: Gating | None = None
     """How the mix's experts share each token in each layer, instead of by their coefficients."""
+    then: tuple[Mix, ...] = ()
+    """The mixes that answer after it, one after the other, each a segment of the answer."""
     batch: int = 1
     """How many requests of one tenant were decided together, all with this mix."""
     rounding: float | None = None
@@ -52,13 +54,13 @@ class Decision:
     def with_gating(self, gating: Gating | None) -> "Decision":
         """Return this decision with the experts of its mix as candidates for in-layer gating.
 
-        Each of them gets the coefficient 1, so that equal candidates are equal mixes. A decision
-        for the base stays as it is.
+        Each of them gets the coefficient 1, so that equal candidates are equal mixes, and they
+        answer in one segment. A decision for the base stays as it is.
         """
         if gating is None or self.mix.is_base:
             return self
         candidates = Mix.of(dict.fromkeys(self.mix.as_dict(), 1.0))
-        return replace(self, mix=candidates, gating=gating)
+        return replace(self, mix=candidates, gating=gating, then=())
 
     @property
     def choice(self) -> str | None:

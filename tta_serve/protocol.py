@@ -17,11 +17,14 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class MergeRequest(BaseModel):
-    """Exactly one of explicit coefficients, a policy, an entry of the library, a preference."""
+    """Exactly one of explicit coefficients, of one mix or of several in turn, a policy, an entry of
+    the library, a preference."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     experts: dict[str, CoefficientField] | None = None
+    segments: list[dict[str, CoefficientField]] | None = Field(None, min_length=2, max_length=8)
+    """The mixes that answer one after the other, each a segment of the answer."""
     policy: str | None = None
     entry: str | None = None
     preference: dict[str, Share] | None = None
@@ -40,6 +43,15 @@ class MergeRequest(BaseModel):
         return value
 
 
+class Segment(BaseModel):
+    """A part of an answer that one mix wrote."""
+
+    since: int
+    """The number of the answer's token that it begins with."""
+    experts: dict[str, Json]
+    """The coefficients of its mix; none is the base."""
+
+
 class MergeInfo(BaseModel):
     """What an answer says of the mix that made it."""
 
@@ -54,6 +66,8 @@ class MergeInfo(BaseModel):
     """A short hash of the mix, `base` for the base."""
     gating: Gating | None = None
     """How these experts share each token in each layer, instead of by their coefficients."""
+    segments: list[Segment] | None = None
+    """Of an answer in several segments, all of them; `experts` and `mix` are the first one's."""
     abstained: bool = False
     """Whether the policy left the request to the base, or to what all experts share."""
     kept: bool = False
@@ -96,6 +110,8 @@ class Explained(BaseModel):
 
     policy: str
     experts: dict[str, Json]
+    then: list[dict[str, Json]]
+    """The mixes that would answer after it, in segments of their own."""
     gating: Gating | None
     scores: dict[str, float]
     floor: float | None

@@ -1,8 +1,9 @@
-"""Whether a mix is worth more than the better of its experts: `python -m deploy.demo mixing`.
+"""Whether two experts are worth more than the better of them: `python -m deploy.demo mixing`.
 
-Requests of two skills are asked of each expert that they are for, and of mixes of the two that are
-told to the server; those and prompts of one skill also of policies that decide alone. The better
-expert of a pair of tasks is the one whose mean over the pair's requests is the greater.
+Requests of two skills are asked of each expert that they are for, and of mixes of the two and of
+one after the other, told to the server; those and prompts of one skill also of policies that decide
+alone. The better expert of a pair of tasks is the one whose mean over the pair's requests is the
+greater.
 """
 
 from __future__ import annotations
@@ -35,11 +36,15 @@ MIXES = ((0.5, 0.5), (0.7, 0.7), (1.0, 1.0), (1.0, 0.5), (0.5, 1.0))
 POLICIES: dict[str, dict[str, Any]] = {
     "inline": {"type": "gate", "inline": True},
     "inline-top1": {"type": "gate", "inline": True, "options": {"top": 1}},
+    "segments-0.05": {"type": "gate", "inline": True, "options": {"segments": 0.05, "top": 2}},
+    "segments-0.1": {"type": "gate", "inline": True, "options": {"segments": 0.1, "top": 2}},
+    "segments-0.2": {"type": "gate", "inline": True, "options": {"segments": 0.2, "top": 2}},
     "uniform": {"type": "static", "options": {"uniform": True}},
     "task-arithmetic": {"type": "static", "options": {"task_arithmetic": 0.4}},
     "learned": {"type": "learned_static", "options": {"entry": "learned"}},
 }
 FIRST, SECOND = "first", "second"
+IN_TURN = "one, then the other"
 _MOST_TOKENS = 256
 
 
@@ -83,7 +88,7 @@ def measure_mixing(pairs: int, each: int, tell: Callable[[], None]) -> list[Mixi
 
 def count_answers(pairs: int, each: int) -> int:
     """Return how many answers `measure_mixing` asks for."""
-    two = len(draw_two_skills(pairs, SEED)) * (2 + len(MIXES) + len(POLICIES))
+    two = len(draw_two_skills(pairs, SEED)) * (3 + len(MIXES) + len(POLICIES))
     return two + len(_list_jobs(each))
 
 
@@ -134,6 +139,10 @@ def _list_asked(
     asked = {
         FIRST: [requests.pin(q.tasks[0]) for q in questions],
         SECOND: [requests.pin(q.tasks[1]) for q in questions],
+        IN_TURN: [
+            MixRequest.make(requests.served, segments=[{name: 1} for name in q.tasks])
+            for q in questions
+        ],
     }
     for mix in MIXES:
         asked[" + ".join(f"{c:g}" for c in mix)] = [

@@ -33,6 +33,9 @@ class GateOptions(Options):
     """On 1 - p(none), instead of the trained one."""
     top: int = Field(3, ge=1)
     """How many experts a mix has at most."""
+    segments: float | None = Field(None, gt=0, lt=1)
+    """The p from which on another expert answers too: the best one answers alone, then, in segments
+    of their own, the others that reach it, at most `top` in all. Unset, they are mixed."""
     retrieval: RetrievalOptions = RetrievalOptions()
     """Options of the retrieval that stands in for experts the gate does not know."""
 
@@ -53,6 +56,9 @@ class GatePolicy(InlineSelector):
     over all, if that has examples of all that the gate knows: where it chooses one that the gate
     does not know, its selection is the answer, with scores softmax(s / T) over margins and
     threshold, the latter in the place of none.
+
+    A request that wants the work of two experts has a p for each. With `segments` they answer one
+    after the other instead of mixed.
     """
 
     Options = GateOptions
@@ -71,6 +77,7 @@ class GatePolicy(InlineSelector):
     ) -> None:
         super().__init__(rules, inline=inline)
         self._top = options.top
+        self._segments = options.segments
         self._gate = gate
         self._known = sorted(known)
         self._outputs = [*(gate.names.index(name) for name in self._known), len(gate.names)]
@@ -117,7 +124,7 @@ class GatePolicy(InlineSelector):
             weight=weight,
             bias=bias + self._offset.float(),
             odds=True,
-            top=self._top,
+            top=self._most_mixed,
             keep=self.keep,
             in_shares=True,
         )
@@ -141,6 +148,14 @@ class GatePolicy(InlineSelector):
         return self._select_by(scores, floor)
 
     @property
+    def makes_segments(self) -> bool:
+        return self._segments is not None
+
+    @property
+    def _most_mixed(self) -> int:
+        return 1 if self.makes_segments else self._top
+
+    @property
     def _offset(self) -> Tensor:
         """What moves the odds of none, [outputs]."""
         odds = self.threshold / (1 - self.threshold)
@@ -149,8 +164,12 @@ class GatePolicy(InlineSelector):
     def _select_by(self, logits: Mapping[str, float], none: float) -> Selection:
         scores = softmax({"": none, **logits})
         floor = scores.pop("")
-        weights = {} if floor > 0.5 else keep_best(scores, self._top)
-        return Selection(weights, scores, floor, f"p(none of them) {floor:.3f}")
+        weights = {} if floor > 0.5 else keep_best(scores, self._most_mixed)
+        then: list[str] = []
+        if weights and self._segments is not None:
+            likely = keep_best(scores, self._top)
+            then = [name for name in likely if scores[name] >= self._segments][1:]
+        return Selection(weights, scores, floor, f"p(none of them) {floor:.3f}", tuple(then))
 
 
 async def _check_features(gate: Gate, context: Context) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adapters.mix import MixRules
+from adapters.mix import Mix, MixRules
 from router.decision import NO_TEXT, Decision, Prompt
 from router.policy import Policy
 from router.probing import Probe
@@ -26,6 +26,8 @@ class Selection:
     """The score that an expert must reach."""
     reason: str
     """Why, in a few words."""
+    then: tuple[str, ...] = ()
+    """The experts that are to answer alone after these, each a segment of the answer."""
 
 
 class Selector(Policy):
@@ -52,8 +54,13 @@ class Selector(Policy):
             abstained=not selection.weights,
             reason=selection.reason,
             floor=selection.floor,
+            then=self.list_segments(selection),
             rounding=find_rounding(selection.weights, mix),
         )
+
+    def list_segments(self, selection: Selection) -> tuple[Mix, ...]:
+        """Return the mixes that answer after the selection's own."""
+        return tuple(blend({name: 1.0}, self.rules) for name in selection.then)
 
 
 class InlineSelector(Selector):
@@ -73,6 +80,11 @@ class InlineSelector(Selector):
     async def read_features(self, prompt: Prompt, probe: Probe) -> Tensor:
         """Read what the heads decide by, [hidden], with a probe."""
         return await probe.features(prompt.user_turn, chat=self._inline and prompt.chat)
+
+    @property
+    def makes_segments(self) -> bool:
+        """Whether several experts may answer, one after the other."""
+        return False
 
     @abstractmethod
     def make_heads(self) -> tuple[Head, ...]:

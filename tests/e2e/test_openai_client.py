@@ -192,7 +192,7 @@ def test_an_unknown_model_is_404_and_names_the_models(client: openai.OpenAI, mod
     ("merge", "says"),
     [
         ("sql", "merge"),
-        ({}, "exactly one of: experts, policy, entry"),
+        ({}, "exactly one of: experts, segments, policy, entry"),
         ({"experts": {"sql": 1}, "policy": "base"}, "exactly one"),
         ({"polcy": "base"}, "merge.polcy"),
         ({"policy": "nope"}, "there are: base, retrieval"),

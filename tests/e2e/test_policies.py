@@ -15,7 +15,7 @@ MODEL = "smollm2"
 SQL, MATH = (TASKS[name].examples("test", 1, 9)[0].prompt for name in ("sql", "math"))
 FIELDS = {
     *("policy", "fallback", "reason", "router_ms", "passes"),
-    *("experts", "gating", "scores", "floor", "abstained"),
+    *("experts", "then", "gating", "scores", "floor", "abstained"),
 }
 COLOURS = [f"What is your favourite colour, number {i}?" for i in range(40)]
 

@@ -70,7 +70,9 @@ def print_decisions(rows: list[dict[str, Any]]) -> None:
     table = Table("policy", "mix", "scores", "floor", "why", "ms", "passes")
     for row in rows:
         best = sorted(row["scores"].items(), key=lambda item: -item[1])
-        mix = "\n".join(f"{name} {_shorten(c)}" for name, c in row["experts"].items()) or "base"
+        mix = "\n".join(
+            [_write_mix(row["experts"]), *(f"then {_write_mix(own)}" for own in row["then"])]
+        )
         scores = "\n".join(f"{name} {score:.3f}" for name, score in best)
         floor = "" if row["floor"] is None else f"{row['floor']:.3f}"
         why = (
@@ -89,6 +91,11 @@ def print_examples(rows: list[dict[str, Any]]) -> None:
         for row in rows:
             table.add_row(row["expert"], row["says"])
         print_table(table)
+
+
+def _write_mix(experts: dict[str, Any]) -> str:
+    """Return a mix as it stands in a table."""
+    return "\n".join(f"{name} {_shorten(c)}" for name, c in experts.items()) or "base"
 
 
 def _shorten(coefficient: Any) -> str:

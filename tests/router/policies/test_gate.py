@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from adapters.bank.token_gating import Gating
 from adapters.mix import Mix
 from router.decision import Decision, Prompt
 from router.errors import RouterError
@@ -69,6 +70,27 @@ def test_at_most_top_experts_are_mixed(tmp_path: Path) -> None:
         for top in (1, 3)
     ]
     assert most[0] == 1 < most[1]
+
+
+def test_experts_that_are_likely_enough_answer_one_after_the_other(tmp_path: Path) -> None:
+    known = KnownFeatures(spread=3.0)
+    context = train_gate(known, tmp_path)
+    alone = decide_all(known, context, top=1)
+    least = 0.05
+    counts = set()
+    for text, decision in decide_all(known, context, segments=least).items():
+        assert decision.mix == alone[text].mix
+        ranked = sorted(decision.scores, key=lambda name: -decision.scores[name])
+        others = [name for name in ranked[1:3] if decision.scores[name] >= least]
+        wanted = [] if decision.abstained else [Mix.of({name: 1.0}) for name in others]
+        assert list(decision.then) == wanted
+        counts.add(len(wanted))
+    assert counts >= {0, 1}
+
+
+def test_candidates_for_gating_answer_in_one_segment() -> None:
+    decision = Decision(Mix.of({"a": 1.0}), then=(Mix.of({"b": 1.0}),))
+    assert decision.with_gating(Gating("arrow", 1, 1.0)).then == ()
 
 
 def test_an_expert_that_was_added_or_replaced_is_left_to_retrieval(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from vllm.lora.request import LoRARequest
@@ -12,13 +13,15 @@ from vllm.lora.request import LoRARequest
 from adapters.mix import Mix
 from router.decision import Prompt
 from tta_serve.engine.client.engine_client import EngineCall, EngineClient, UndecidedRequest
+from tta_serve.engine.client.segments import run_segments
 from tta_serve.engine.client.usage import Usage
 from tta_serve.exceptions import RequestError
-from tta_serve.protocol import MergeInfo
+from tta_serve.protocol import MergeInfo, Segment
 from tta_serve.serving.access.admission import Admitted
 from tta_serve.serving.reading.catalog import Wish
 from tta_serve.serving.reading.request import GenerateRequest, Turn
-from tta_serve.serving.routing.route import RequestRoute
+from tta_serve.serving.routing.inline_turn import InlineTurn
+from tta_serve.serving.routing.route import DecidedTurn, RequestRoute
 from tta_serve.serving.trials.trials import RequestRecord
 from tta_serve.telemetry.traces import describe_merge, trace_engine, trace_step
 
@@ -114,7 +117,7 @@ class Exchange:
                     self._placed[index] = self._place(call, route, index)
                 lived = not self._engine.dead
                 with trace_engine() as headers:
-                    run = self._engine.run(call.traced_by(headers), self._placed[index])
+                    run = self._run(call.traced_by(headers), route, index)
                     outputs: Any = self.record.usage.watch(run, call.params)
                     async with aclosing(outputs):
                         async for output in outputs:
@@ -126,6 +129,45 @@ class Exchange:
             raise
         finally:
             self._readers.discard(reader)
+
+    def _run(self, call: EngineCall, route: RequestRoute, index: int) -> AsyncIterator[Any]:
+        """Return the outputs of a prompt, in segments if its route has several.
+
+        Raises RequestError if the request wants segments, and something that has none.
+        """
+        outputs = self._engine.run(call, self._placed[index])
+        turn = route.turn
+        if not turn.may_go_on:
+            return outputs
+        begin_next = partial(self._begin_segment, turn, index)
+        if (obstacle := self._find_obstacle(call)) is None:
+            return run_segments(call, outputs, begin_next)
+        if self._wish.then:
+            raise RequestError(f"merge.segments: {obstacle}", param="merge.segments")
+        return _warn_of(outputs, turn, obstacle)
+
+    def _find_obstacle(self, call: EngineCall) -> str | None:
+        """Return why an answer cannot be in segments, None if it can."""
+        if self.request.searches or call.params.n > 1:
+            return "an answer in segments is one sample: neither n nor use_beam_search goes with it"
+        if call.params.structured_outputs is not None:
+            return "each segment would keep to the format, and all together would not"
+        return None
+
+    def _begin_segment(
+        self, turn: DecidedTurn | InlineTurn, index: int, call: EngineCall, since: int
+    ) -> AsyncIterator[Any] | None:
+        """Begin the next segment of an answer, if one is left and has room."""
+        info = turn.info
+        assert info is not None, "a turn is decided when its first segment has ended"
+        segments = info.segments or [Segment(since=0, experts=info.experts)]
+        left = turn.then[len(segments) - 1 :]
+        if not left or call.params.max_tokens == 0:
+            return None
+        info.segments = [*segments, Segment(since=since, experts=left[0].as_json())]
+        own = self.record.view.router.make_turn(left[0], self._wish.acts_from)
+        turns = self.request.user_turns()[index]
+        return self._engine.run(call, own.place(self._engine.placer, call.tokens, turns))
 
     def _place(
         self, call: EngineCall, route: RequestRoute, index: int
@@ -178,7 +220,7 @@ class Exchange:
         call = self._first._replace(
             name=f"{self._first.name}-shadow", params=self._first.params.clone()
         )
-        turn = self.record.view.router.shadow(mix, self._wish.acts_from)
+        turn = self.record.view.router.make_turn(mix, self._wish.acts_from)
         placed = turn.place(self._engine.placer, call.tokens, self.request.user_turns()[0])
         outputs = self._engine.run(call, placed)
         async for _ in usage.watch(outputs, call.params):
@@ -218,6 +260,17 @@ def _check_grammar(call: EngineCall, output: Any) -> None:
         " may come next",
         param=_FORMATS.get(kind, "structured_outputs"),
     )
+
+
+async def _warn_of(
+    outputs: Any, turn: DecidedTurn | InlineTurn, obstacle: str
+) -> AsyncIterator[Any]:
+    """Pass outputs on, and say of what is decided by then that it has one segment alone."""
+    async with aclosing(outputs):
+        async for output in outputs:
+            yield output
+    if turn.then and turn.info is not None:
+        turn.info.warnings.append(f"only the first segment was answered: {obstacle}")
 
 
 def _failed(route: asyncio.Task[Any]) -> bool:

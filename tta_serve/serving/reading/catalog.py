@@ -18,7 +18,7 @@ from tta_serve.protocol import MergeRequest
 from tta_serve.serving.reading.validation import explain_validation
 
 _NO_TIES = TwinTies()
-_ONE_OF = "merge takes exactly one of: experts, policy, entry, preference"
+_ONE_OF = "merge takes exactly one of: experts, segments, policy, entry, preference"
 _TOGETHER: tuple[set[str], ...] = (
     {"policy", "preference"},
     {"policy", "preference", "read"},
@@ -35,6 +35,8 @@ class Wish:
     """How the answer names what decided."""
     policy: str | None = None
     mix: Mix | None = None
+    then: tuple[Mix, ...] = ()
+    """The mixes that are to answer after it, each a segment of the answer."""
     pinned: str | None = None
     """The expert that the request's model pins, None if it pins none."""
     preference: Mapping[str, float] | None = None
@@ -175,23 +177,31 @@ class Catalog:
             return Wish(name, policy=name, free=wish.policy is None, read=wish.read)
         if wish.entry is not None:
             return Wish("entry", mix=self.entries[_known("entry", wish.entry, tuple(self.entries))])
-        if not wish.experts:
+        if not (wish.experts or wish.segments):
             raise RequestError(
                 f"merge.experts names no expert; for the base send {self.served + ':base'!r}",
                 param="merge",
             )
-        try:
-            mix = self.rules.mix(wish.experts)
-        except MixError as error:
-            raise RequestError(f"merge.experts: {error}", param="merge.experts") from None
-        return Wish("explicit", mix=mix, warnings=tuple(self._rounded_away(wish.experts)))
+        given = {"merge.experts": wish.experts or {}}
+        if wish.segments:
+            given = {f"merge.segments[{k}]": own for k, own in enumerate(wish.segments)}
+        mix, *then = [self._read_mix(place, own) for place, own in given.items()]
+        warnings = [text for place, own in given.items() for text in self._rounded_away(place, own)]
+        return Wish("explicit", mix=mix, then=tuple(then), warnings=tuple(warnings))
 
-    def _rounded_away(self, coefficients: Mapping[str, Coefficient]) -> Iterator[str]:
+    def _read_mix(self, place: str, coefficients: Mapping[str, Coefficient]) -> Mix:
+        """Return the mix of some coefficients. Raises RequestError for what is none."""
+        try:
+            return self.rules.mix(coefficients)
+        except MixError as error:
+            raise RequestError(f"{place}: {error}", param=place) from None
+
+    def _rounded_away(self, place: str, coefficients: Mapping[str, Coefficient]) -> Iterator[str]:
         """Coefficients that the grid makes 0."""
         for name, coefficient in coefficients.items():
             if any(number and not self.rules.snap(number) for number in numbers_of(coefficient)):
                 yield (
-                    f"merge.experts.{name}: a coefficient below half of the grid of"
+                    f"{place}.{name}: a coefficient below half of the grid of"
                     f" {self.rules.grid} was taken as 0"
                 )
 
@@ -267,8 +277,9 @@ def _read_merge(value: Any) -> MergeRequest:
         raise RequestError(
             f"{_ONE_OF}; or a policy with a preference, or read or acts_from alone", param="merge"
         )
-    if "read" in given and given & {"experts", "entry"}:
+    if "read" in given and given & {"experts", "segments", "entry"}:
         raise RequestError(
-            "merge.read: experts and entry leave nothing to a policy to read", param="merge.read"
+            "merge.read: experts, segments and entry leave nothing to a policy to read",
+            param="merge.read",
         )
     return merge

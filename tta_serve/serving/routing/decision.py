@@ -33,10 +33,15 @@ class DecisionTrace:
         return None if self.reused else self.decision.rounding
 
 
-def reuse_mix(then: Decision, now: Decision) -> DecisionTrace:
-    """Return the mix of an earlier turn, with what would have been decided for this one alone."""
+def reuse_mix(before: Decision, now: Decision) -> DecisionTrace:
+    """Return the mix of an earlier turn, with what would have been decided for this one alone.
+
+    Where this one is to be answered in segments, those of other mixes come after it.
+    """
     reason = f"the mix of an earlier turn; of this one alone: {now.reason}"
-    return DecisionTrace(replace(then, scores=now.scores, reason=reason), reused=True)
+    others = tuple(mix for mix in (now.mix, *now.then) if mix != before.mix) if now.then else ()
+    kept = replace(before, scores=now.scores, reason=reason, then=others)
+    return DecisionTrace(kept, reused=True)
 
 
 def describe_decision(
@@ -94,7 +99,10 @@ def _best(scores: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class RememberedDecision:
-    """What was decided for a turn, and the digests of the experts in its mix."""
+    """What was decided for a turn, and the digests of the experts in its mix.
+
+    Of several segments the first one counts.
+    """
 
     decision: Decision
     digests: Mapping[str, str]
@@ -108,9 +116,8 @@ class RememberedDecision:
         digests: Mapping[str, str],
         history: PromptHistory | None = None,
     ) -> "RememberedDecision":
-        return cls(
-            decision, {name: digests[name] for name, _ in decision.mix.coefficients}, history
-        )
+        used = {name: digests[name] for name, _ in decision.mix.coefficients}
+        return cls(replace(decision, then=()), used, history)
 
     def holds(self, digests: Mapping[str, str]) -> bool:
         """Whether every expert of the mix is still what it was."""

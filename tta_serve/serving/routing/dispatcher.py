@@ -124,7 +124,7 @@ class PolicyDispatcher:
         start = time.perf_counter()
         acts_from = wish.acts_from or self.config.acts_from
         if wish.mix is not None:
-            made = MadeTurn(DecisionTrace(Decision(wish.mix)))
+            made = MadeTurn(DecisionTrace(Decision(wish.mix, then=wish.then)))
         else:
             assert wish.policy is not None
             within = wish.policy in self.inline and prompt.in_prompt and acts_from != "answer"
@@ -144,19 +144,20 @@ class PolicyDispatcher:
             made = await self._decide_turn(wish.policy, prompt, turn)
 
         decision = made.trace.decision
-        self._check_acts_from(wish, decision)
+        for mix in (decision.mix, *decision.then):
+            self._check_acts_from(wish, mix)
         info = describe_decision(wish, made.trace, self.probe.digests, _ms_since(start))
         metrics.observe_decision(info, decision.mix, made.trace.rounding)
         return RequestRoute(wish, self._make_turn(decision, info, acts_from, made))
 
-    def shadow(self, mix: Mix, acts_from: ActsFrom | None) -> DecidedTurn:
-        """Return the turn of an answer for nobody, by this mix.
+    def make_turn(self, mix: Mix, acts_from: ActsFrom | None) -> DecidedTurn:
+        """Return a turn with this mix of which no answer says anything.
 
         Args:
             mix: The mix.
-            acts_from: As the request that it is a shadow of says.
+            acts_from: As the request says.
         """
-        info = MergeInfo(policy="shadow", experts={}, mix="")
+        info = MergeInfo(policy="", experts={}, mix="")
         return self._make_turn(Decision(mix), info, acts_from or self.config.acts_from)
 
     def _make_turn(
@@ -178,13 +179,20 @@ class PolicyDispatcher:
         if made is None:
             return DecidedTurn(make(mix), info, acts_from, invoked=invoked)
         return DecidedTurn(
-            make(mix), info, acts_from, made.history, made.trace.reused, made.remember, invoked
+            make(mix),
+            info,
+            acts_from,
+            made.history,
+            made.trace.reused,
+            made.remember,
+            invoked,
+            decision.then,
         )
 
-    def _check_acts_from(self, wish: Wish, decision: Decision) -> None:
+    def _check_acts_from(self, wish: Wish, mix: Mix) -> None:
         """Raise RequestError if a mix that is merged into the weights is to act later."""
         digests = self.probe.digests
-        names = decision.mix.as_dict().keys()
+        names = mix.as_dict().keys()
         dense = [name for name in names if digests[name] in self.probe.dense]
         if dense and (invoked := names & self.invocations.keys()):
             raise RequestError(
@@ -240,6 +248,7 @@ class PolicyDispatcher:
         return Explained(
             policy=name,
             experts=decision.mix.as_json(),
+            then=[mix.as_json() for mix in decision.then],
             gating=decision.gating,
             scores=round_scores(decision.scores),
             floor=decision.floor if math.isfinite(decision.floor) else None,

@@ -92,6 +92,7 @@ class InstalledPolicy(NamedTuple):
                 mix.is_base,
                 selection.reason,
                 selection.floor,
+                then=self.selector.list_segments(selection),
                 rounding=find_rounding(selection.weights, mix),
             )
         )
@@ -119,6 +120,13 @@ class InlineTurn:
     router_ms: float
     info: MergeInfo | None = None
     """What was decided, None until the pass has said it."""
+    then: tuple[Mix, ...] = ()
+    """The mixes that answer after it, known when `info` is."""
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether other mixes may answer after it."""
+        return self.policy.selector.makes_segments
 
     def place(
         self, placer: PromptPlacer, tokens: Sequence[int], turns: UserTurns
@@ -161,6 +169,7 @@ class InlineTurn:
         trace = self._trace(made)
         self.info = describe_decision(self.wish, trace, self.digests, self.router_ms)
         self.info.acts_from = acts_from
+        self.then = trace.decision.then
         metrics.observe_decision(self.info, trace.decision.mix, trace.rounding)
 
         # A turn that could not be read decides nothing that could be kept.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vllm.lora.request import LoRARequest
 
+from adapters.mix import Mix
 from router.decision import ActsFrom
 from tta_serve.engine import wire
 from tta_serve.engine.client.placement import PromptHistory, PromptPlacer, UserTurns
@@ -33,6 +34,13 @@ class DecidedTurn:
     """Takes what this one ran as."""
     invoked: InvokedMix | None = None
     """The mix, if some of its experts act only from their invocation on."""
+    then: tuple[Mix, ...] = ()
+    """The mixes that answer after it."""
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether other mixes may answer after it."""
+        return bool(self.then)
 
     def place(
         self, placer: PromptPlacer, tokens: Sequence[int], turns: UserTurns

@@ -15,10 +15,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from vllm import SamplingParams
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.mix import Mix
+from router.decision import Decision
 from router.policies.static import StaticPolicy
 from tests.factories.asgi import Got, asked, call, receiving, spoken
 from tests.factories.counting_engine import CountingEngine
@@ -94,10 +96,11 @@ class Llm:
             if self.error is not None:
                 self.errored = isinstance(self.error, EngineDeadError)
                 raise self.error
-            sample = SimpleNamespace(index=0, token_ids=[7], finish_reason=self.reason)
-            yield SimpleNamespace(
-                outputs=[sample], prompt_token_ids=[1], finished=True, kv_transfer_params=None
-            )
+            samples = [
+                CompletionOutput(k, "x", [7], None, None, finish_reason=self.reason)
+                for k in range(params.n)
+            ]
+            yield RequestOutput(name, None, [1], None, samples, finished=True)
         finally:
             self.inside -= 1
             self.closed += 1
@@ -292,6 +295,43 @@ def test_all_steps_of_a_beam_search_are_run_as_its_one_prompt() -> None:
     assert desk.llm.mixes == [SQL] * 6
     assert "prompts" not in got.json["merge"]
     assert desk.probed.asked == [("features", said(sql=1.0))], "decided once"
+
+
+SEGMENTS = {"segments": [{"sql": 1}, {}, {"math": 0.5}]}
+
+
+def test_segments_are_answered_one_after_the_other_and_said() -> None:
+    desk = Desk()
+    got = desk.ask(body("x", merge=SEGMENTS))
+    assert desk.llm.mixes == [SQL, None, {DIGESTS["math"]: 0.5}]
+    assert desk.llm.most == 1, "one room is enough"
+    merge = got.json["merge"]
+    assert (merge["policy"], merge["experts"]) == ("explicit", {"sql": 1.0})
+    assert merge["segments"] == [
+        {"since": 0, "experts": {"sql": 1.0}},
+        {"since": 1, "experts": {}},
+        {"since": 2, "experts": {"math": 0.5}},
+    ]
+    desk.llm.reason = "length"
+    assert desk.ask(body("x", merge=SEGMENTS)).json["merge"]["segments"] is None
+    assert desk.llm.mixes[3:] == [SQL]
+
+
+@pytest.mark.parametrize(
+    "more", [{"n": 2}, {"use_beam_search": True}, {"structured_outputs": {"choice": ["x"]}}]
+)
+def test_what_cannot_be_in_segments_is_refused_or_said(more: dict[str, Any]) -> None:
+    desk = Desk()
+    got = desk.ask(body("x", merge=SEGMENTS, **more))
+    assert got.status == 400
+    assert got.json["error"]["param"] == "merge.segments"
+    assert desk.llm.mixes == []
+    both = Decision(Mix.of({"sql": 0.5}), then=(Mix.of({"math": 1.0}),))
+    cast(Any, desk.router.policies["half"])._decision = both
+    merge = desk.ask(body("x", merge={"policy": "half"}, **more)).json["merge"]
+    assert set(map(str, desk.llm.mixes)) == {str({DIGESTS["sql"]: 0.5})}
+    assert merge["segments"] is None
+    assert "only the first segment" in merge["warnings"][0]
 
 
 def test_a_stream_is_routed_like_any_other_answer() -> None:

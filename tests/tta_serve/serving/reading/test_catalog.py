@@ -194,11 +194,18 @@ def test_an_unknown_model_is_404_and_never_the_base(model: str) -> None:
     assert error.value.status == 404
 
 
+def test_segments_are_mixes_of_which_the_first_one_counts() -> None:
+    wish = CATALOG.read_wish("demo", {"segments": [{"sql": 1}, {}, {"math": 0.001, "sql": 0.5}]})
+    assert (wish.label, wish.mix) == ("explicit", Mix.of({"sql": 1.0}))
+    assert wish.then == (Mix(), Mix.of({"sql": 0.5}))
+    assert [text[:23] for text in wish.warnings] == ["merge.segments[2].math:"]
+
+
 @pytest.mark.parametrize(
     ("merge", "says"),
     [
         ("sql", "valid dictionary"),
-        ({}, "exactly one of: experts, policy, entry"),
+        ({}, "exactly one of: experts, segments, policy, entry"),
         ({"policy": "base", "entry": "half"}, "exactly one"),
         ({"polcy": "base"}, "merge.polcy"),
         ({"policy": "nope"}, "there are: base, retrieval"),
@@ -219,6 +226,13 @@ def test_an_unknown_model_is_404_and_never_the_base(model: str) -> None:
         ({"experts": {"sql": 3}}, "[-2.0, 2.0]"),
         ({"experts": {"sql": "0.5"}}, "a coefficient is a number"),
         ({"experts": ["sql"]}, "valid dictionary"),
+        ({"segments": [{"sql": 1}]}, "merge.segments: List should have at least 2 items"),
+        ({"segments": [{"sql": 1}] * 9}, "merge.segments: List should have at most 8 items"),
+        ({"segments": [{"sql": 1}, {"nope": 1}]}, "merge.segments[1]: unknown expert 'nope'"),
+        ({"segments": [{"sql": 1}, {"sql": True}]}, "merge.segments.1.sql"),
+        ({"segments": [{"sql": 1}, "math"]}, "merge.segments.1: Input should be a valid dict"),
+        ({"segments": [{"sql": 1}, {}], "experts": {"sql": 1}}, "exactly one"),
+        ({"segments": [{"sql": 1}, {}], "read": "x"}, "leave nothing to a policy"),
         ({"read": ""}, "merge.read: String should have at least 1 character"),
         ({"read": 5}, "merge.read: Input should be a valid string"),
         ({"read": "x", "entry": "half"}, "leave nothing to a policy"),

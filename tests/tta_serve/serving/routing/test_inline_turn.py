@@ -45,6 +45,7 @@ class Known(InlineSelector):
 
     Options = Options
     keep = 0.2
+    makes_segments = False
 
     @classmethod
     async def create(cls, options: Any, context: Context) -> Self:
@@ -58,7 +59,9 @@ class Known(InlineSelector):
 
     def judge(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
         best = max(scores, key=lambda name: scores[name])
-        return Selection({best: 1.0} if scores[best] >= floor else {}, scores, floor, "inside")
+        others = tuple(name for name in scores if name != best and scores[name] >= floor)
+        chosen = {best: 1.0} if scores[best] >= floor else {}
+        return Selection(chosen, scores, floor, "inside", others if self.makes_segments else ())
 
 
 def said(
@@ -180,6 +183,26 @@ def test_another_topic_acts_from_its_turn() -> None:
         {DIGESTS["sql"]: 1.0},
     ]
     assert wanted.before == wire.TurnBefore({DIGESTS["sql"]: 1.0}, DIGESTS["sql"])
+
+
+def test_what_the_pass_decides_may_be_several_segments_and_the_first_is_kept() -> None:
+    talk = Talk()
+    assert not talk.begin()[0].turn.may_go_on
+    talk.policy.makes_segments = True
+    routed, undecided = talk.begin()
+    assert routed.turn.may_go_on
+    undecided.settle(said(0.9, 0.6))
+    assert routed.turn.then == (Mix.of({"sql": 1.0}),)
+
+    routed, undecided = talk.begin()
+    before = wire.read_order(undecided.adapter).before
+    assert before == wire.TurnBefore({DIGESTS["math"]: 1.0}, DIGESTS["math"])
+    undecided.settle(said(0.6, 0.7, kept=True))
+    assert routed.merge_info().experts == {"math": 1.0}, "it is kept"
+    assert routed.turn.then == (Mix.of({"sql": 1.0}),), "and what else is wanted comes after it"
+    routed, undecided = talk.begin()
+    undecided.settle(said(0.3, 0.7, kept=True))
+    assert routed.turn.then == ()
 
 
 def test_the_base_is_a_conversations_mix_too() -> None:
