@@ -104,7 +104,11 @@ def train(  # noqa: PLR0913 - one option each
     base: BaseFolder = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="A folder of <expert>.txt and everyday.txt.", show_default="examples"),
+        typer.Option(
+            help="A folder of <expert>.txt and everyday.txt, and, if there are prompts that want"
+            " two experts, <expert>+<expert>.txt.",
+            show_default="examples",
+        ),
     ] = None,
     validation: Validation = None,
     voices: Voices = None,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.library.library import Library, read_examples
@@ -29,6 +29,8 @@ class Prompts:
     """By name."""
     everyday: list[str]
     """Those that no expert should answer."""
+    both: Mapping[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Those that want the work of two experts, by their names."""
 
     def __post_init__(self) -> None:
         if empty := [name for name, own in self.experts.items() if not own]:
@@ -54,6 +56,9 @@ class Prompts:
     def read(cls, folder: Path, names: Iterable[str], *, held_out: bool = False) -> Prompts:
         """Read `<expert>.txt` for each expert, one prompt a line, and `everyday.txt`.
 
+        There may be prompts that want two experts, in `<expert>+<expert>.txt`, but none held out:
+        nothing is judged by them.
+
         Args:
             folder: Where the files are.
             names: Of the experts.
@@ -65,7 +70,10 @@ class Prompts:
             LibraryError: A file cannot be read.
         """
         experts = set(names)
-        there = {file.stem for file in folder.glob("*.txt")}
+        stems = {file.stem for file in folder.glob("*.txt")}
+        pairs = {} if held_out else {stem: _read_pair(stem, experts) for stem in stems}
+        both = {stem: pair for stem, pair in pairs.items() if pair is not None}
+        there = stems - both.keys()
         if missing := sorted((experts | ({EVERYDAY} if held_out else set())) - there):
             raise PromptFileError(
                 f"{folder} has no {missing[0]}.txt; it must have one for:"
@@ -78,10 +86,15 @@ class Prompts:
             )
         found = {name: read_examples(folder / f"{name}.txt") for name in sorted(there)}
         everyday = found[EVERYDAY] if EVERYDAY in there else read_examples(PACKAGED)
-        return cls({name: found[name] for name in sorted(experts)}, everyday)
+        return cls(
+            {name: found[name] for name in sorted(experts)},
+            everyday,
+            {both[stem]: read_examples(folder / f"{stem}.txt") for stem in sorted(both)},
+        )
 
     def __len__(self) -> int:
-        return sum(map(len, self.experts.values())) + len(self.everyday)
+        labelled = (*self.experts.values(), *self.both.values(), self.everyday)
+        return sum(map(len, labelled))
 
     def read_samples(
         self, features: EarlyFeatures, watch: Callable[[list[str]], Iterable[str]]
@@ -95,7 +108,14 @@ class Prompts:
         return GateSamples(
             {n: features.read_all_forms(watch(own)) for n, own in self.experts.items()},
             features.read_all_forms(watch(self.everyday)),
+            {pair: features.read_all_forms(watch(own)) for pair, own in self.both.items()},
         )
+
+
+def _read_pair(stem: str, experts: Collection[str]) -> tuple[str, str] | None:
+    """Return the two experts that a file is named after, None if it is not named after two."""
+    first, _, second = stem.partition("+")
+    return (first, second) if {first, second} <= set(experts) and first != second else None
 
 
 def read_voices(folder: Path, names: Iterable[str]) -> dict[str, Prompts]:

@@ -7,12 +7,13 @@ A linear head is a softmax regression, and has one best fit:
 A *voice* is a source of prompts: a person, a generator, a log. Prompts of one voice are alike in
 ways that have nothing to do with the task, so a gate is judged, and its temperature and threshold
 are set, on voices that were left out of its training, one at a time, and on fifths of the other
-prompts. The gate itself is `router.scoring.trained_gate`.
+prompts. A prompt that wants the work of two experts is trained on as one of either. The gate itself
+is `router.scoring.trained_gate`.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,8 @@ class GateSamples:
     """By the name of the expert that should answer."""
     everyday: Tensor
     """Of prompts that no expert should answer."""
+    both: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
+    """Of prompts that want the work of two experts, by their names; nothing is judged by them."""
 
     def split(self, fold: int) -> tuple["GateSamples", "GateSamples"]:
         """Return four fifths of the prompts, and the fifth of this number."""
@@ -52,7 +55,7 @@ class GateSamples:
             GateSamples({name: parts[k] for name, parts in experts.items()}, everyday[k])
             for k in (0, 1)
         )
-        return rest, held
+        return replace(rest, both=self.both), held
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Return features [rows, d] and labels [rows].
@@ -63,6 +66,19 @@ class GateSamples:
         parts = [features.flatten(0, -2) for features in classes]
         labels = [torch.full((len(part),), k) for k, part in enumerate(parts)]
         return torch.cat(parts), torch.cat(labels)
+
+    def training_rows(self) -> tuple[Tensor, Tensor]:
+        """Return the same to train on: a prompt that wants two experts is a row of each of them."""
+        x, labels = self.rows()
+        order = sorted(self.experts)
+        twice = [
+            (features.flatten(0, -2), order.index(name))
+            for names, features in self.both.items()
+            for name in names
+        ]
+        parts = [x, *(part for part, _ in twice)]
+        numbers = [labels, *(torch.full((len(part),), k) for part, k in twice)]
+        return torch.cat(parts), torch.cat(numbers)
 
     def check(self, names: Mapping[str, str], least: int, use: str) -> None:
         """Check that there are enough prompts of every expert and of the everyday ones.
@@ -172,7 +188,7 @@ def fit_gate(about: GateRecord, voices: list[GateSamples], settings: GateSetting
         voices: What to fit to.
         settings: How.
     """
-    rows = [voice.rows() for voice in voices]
+    rows = [voice.training_rows() for voice in voices]
     x, labels = (torch.cat(parts) for parts in zip(*rows, strict=True))
     weights = 1 / labels.bincount().double()
     mean = x.mean(0)

@@ -14,6 +14,7 @@ vocabulary   words that several tasks draw on
 order_parts  customers, items, quantities and prices
 numbers      numbers in words
 lexicon      nouns by the thousand
+both         requests that want two experts
 wording      how people word what they ask, by task
 """
 

@@ -47,6 +47,22 @@ def test_a_prompts_forms_are_rows_and_are_held_out_together() -> None:
     assert train(DIGESTS, 0, forms).about.figures["prompts"] == 2 * 4 * 7
 
 
+def test_a_prompt_that_wants_two_experts_has_a_share_of_either_and_judges_nothing() -> None:
+    alone = make_samples()
+    between = (alone.experts["a"] + alone.experts["c"]) / 2 + torch.ones(32)
+    both = replace(alone, both={("a", "c"): between[:10].unsqueeze(1)})
+    rest, held = both.split(0)
+    assert (rest.both, held.both) == (both.both, {})
+    x, labels = both.training_rows()
+    assert labels.bincount().tolist() == [30, 20, 30, 20]
+    torch.testing.assert_close(x[-10:], x[-20:-10])
+    gate, without = train(DIGESTS, 0, both), train(DIGESTS, 0, alone)
+    assert gate.about.figures["prompts"] == without.about.figures["prompts"] == 80
+    shares = gate.compute_logits(between[10:]).softmax(1)
+    assert (shares[:, [0, 2]].min(1).values > 0.2).all()
+    assert (gate.compute_logits(alone.rows()[0]).argmax(1) == alone.rows()[1]).all()
+
+
 def test_a_linear_gate_is_the_best_fit_whatever_it_begins_with() -> None:
     noisy = make_samples(spread=3.0)
     x, labels = noisy.rows()
