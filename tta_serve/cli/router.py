@@ -44,6 +44,14 @@ if TYPE_CHECKING:
 Labelled = Annotated[
     Path, typer.Option("--prompts", help='JSON lines {"prompt": ..., "task": an expert or null}.')
 ]
+GatePrompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder of <expert>.txt and everyday.txt, and of prompts that want two experts in"
+        " <expert>+<expert>.txt.",
+        show_default="examples",
+    ),
+]
 Validation = Annotated[
     Path | None,
     typer.Option(help="Such a folder, to calibrate by.", show_default="a fifth, or a voice"),
@@ -102,14 +110,7 @@ app.command(epilog=format_examples("tta router gates --steps 100 --replace"))(ga
 def train(  # noqa: PLR0913 - one option each
     library: LibraryFolder = LIBRARY,
     base: BaseFolder = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder of <expert>.txt and everyday.txt, and, if there are prompts that want"
-            " two experts, <expert>+<expert>.txt.",
-            show_default="examples",
-        ),
-    ] = None,
+    prompts: GatePrompts = None,
     validation: Validation = None,
     voices: Voices = None,
     layer: Annotated[
