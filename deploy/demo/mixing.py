@@ -140,8 +140,7 @@ def _list_asked(
         FIRST: [requests.pin(q.tasks[0]) for q in questions],
         SECOND: [requests.pin(q.tasks[1]) for q in questions],
         IN_TURN: [
-            MixRequest.make(requests.served, segments=[{name: 1} for name in q.tasks])
-            for q in questions
+            requests.answer_in_segments([{name: 1.0} for name in q.tasks]) for q in questions
         ],
     }
     for mix in MIXES:

@@ -20,7 +20,7 @@ Kind = Literal["base", "oracle", "expert", "static", "learned", "control", "poli
 """What an arm is.
 
 base      the base model alone
-oracle    the right expert pinned, half of each where a question takes two skills
+oracle    the right expert pinned, one after the other where a question takes two skills
 expert    one expert for everybody
 static    a mix or a merge for everybody that was not learned
 learned   one that was
@@ -60,13 +60,16 @@ class MixRequest:
         """What the request says beside OpenAI's own fields."""
         return {"merge": json.loads(self.merge)} if self.merge else {}
 
-    @property
-    def experts(self) -> dict[str, Json]:
-        """The coefficients that are named; a pin has 1, under its own name, the base none."""
+    def list_segments(self) -> list[dict[str, Json]]:
+        """List the coefficients that are named, of one mix or of several that answer in turn.
+
+        A pin has 1, under its own name, the base none.
+        """
         pin = self.model.partition(":")[2]
         if pin:
-            return {} if pin == "base" else {pin: 1.0}
-        found: dict[str, Json] = json.loads(self.merge)["experts"]
+            return [{} if pin == "base" else {pin: 1.0}]
+        merge = json.loads(self.merge)
+        found: list[dict[str, Json]] = merge.get("segments") or [merge["experts"]]
         return found
 
 
@@ -122,9 +125,15 @@ class RequestFactory:
             return MixRequest.make(self.served, policy=policy)
         return MixRequest.make(self.served, experts=dict(experts))
 
-    def mix_oracle(self, tasks: Sequence[str]) -> MixRequest:
-        """Return the request for the right experts in equal parts; for none, for the base."""
-        return self.mix({name: 1.0 / len(tasks) for name in tasks})
+    def answer_in_segments(self, mixes: Sequence[Mapping[str, Json]]) -> MixRequest:
+        """Return the request for an answer of mixes one after the other."""
+        return MixRequest.make(self.served, segments=[dict(mix) for mix in mixes])
+
+    def ask_oracle(self, tasks: Sequence[str]) -> MixRequest:
+        """Return the request for the right expert, or several in turn; for none, for the base."""
+        if len(tasks) > 1:
+            return self.answer_in_segments([{name: 1.0} for name in tasks])
+        return self.mix(dict.fromkeys(tasks, 1.0))
 
 
 def make_request_factory(config: ServeConfig) -> RequestFactory:

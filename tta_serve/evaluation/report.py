@@ -27,8 +27,9 @@ _HOW = """\
 - Decisions are those of `POST /admin/policies/explain`, four prompts at a time; a policy that is
   late is asked once more, alone. Their time is that of one at a time, on mixed prompts that no
   policy has seen, as a tag is added to each; passes are the rows of the engine that it took.
-- `oracle` is the right expert pinned, half of each of two, and the base where no expert is wanted.
-  Ratios to it are of sums over the same questions. Benchmarks name no expert: it is not asked them.
+- `oracle` is the right expert pinned, one of two after the other, and the base where no expert is
+  wanted. Ratios to it are of sums over the same questions. Benchmarks name no expert: it is not
+  asked them.
 - The slice `removed` is decided while the right expert is unloaded, by what chooses by the prompt;
   right is the base.
 - KL to the base: the mean of log p_base - log p_arm over the tokens of an answer that the base

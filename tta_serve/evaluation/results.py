@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,8 @@ from tta_serve.evaluation.arms import EvaluatedArm
 from tta_serve.evaluation.merge_variants import TunedMerge
 from tta_serve.evaluation.questions import TWO_SKILLS, Question, Suite
 from tta_serve.evaluation.scoring import Score
+
+Segments = Sequence[Mapping[str, Json]]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class PolicyDecision:
     """How long the decision took, ms."""
     passes: int
     """How many rows the policy asked the engine for."""
+    then: Segments = ()
+    """The coefficients of the mixes that answer after it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class ArmAnswer:
     """The text; None where it was not asked for, as it is not judged."""
     score: Score | None = None
     """None where the answer is not judged."""
+    then: Segments = ()
+    """The coefficients of the mixes that answer after it."""
 
     @property
     def choice(self) -> str | None:
@@ -54,10 +60,11 @@ class ArmAnswer:
     def right(self, question: Question) -> bool:
         """Return whether the choice is the expert that a question is for.
 
-        Where it is for several, whether all of them are in the mix.
+        Where it is for several, whether all of them are in the mix, or answer after it.
         """
         if len(question.tasks) > 1:
-            return set(question.tasks) <= self.experts.keys()
+            used = {name for own in (self.experts, *self.then) for name in own}
+            return used >= set(question.tasks)
         return self.choice == question.task
 
 

@@ -126,7 +126,12 @@ class ServerClient:
         answer = await self._call("POST", "/admin/policies/explain", json=body)
         return {
             row["policy"]: PolicyDecision(
-                row["experts"], row["reason"], row["fallback"], row["router_ms"], row["passes"]
+                row["experts"],
+                row["reason"],
+                row["fallback"],
+                row["router_ms"],
+                row["passes"],
+                row["then"],
             )
             for row in answer.json()["policies"]
         }

@@ -135,8 +135,9 @@ class Session:
 
         for number, answer in zip(numbers, answers, strict=True):
             text = answer.choices[0].message.content or ""
+            then = [segment["experts"] for segment in answer.merge["segments"] or ()][1:]
             record.answers[number] = ArmAnswer(
-                answer.merge["experts"], text, self._score(number, text)
+                answer.merge["experts"], text, self._score(number, text), then
             )
             record.fallbacks += answer.merge["fallback"] is not None
         times = tuple(answer.merge["router_ms"] for answer in answers)
@@ -209,25 +210,30 @@ class Session:
             late = [name for name, decided in found.items() if decided.fallback is not None]
             again = await self._explain(self._question(number).prompt, late)
             for name, decided in (found | again).items():
-                self.results.records[name].answers[number] = ArmAnswer(decided.experts)
+                self.results.records[name].answers[number] = ArmAnswer(
+                    decided.experts, then=decided.then
+                )
                 self.results.records[name].fallbacks += decided.fallback is not None
 
     def _pin(self, arm: EvaluatedArm) -> None:
         """Record what an arm that does not decide mixes for each of its questions."""
         for number in self.plan.list_numbers(arm):
-            self._answers(arm).setdefault(number, ArmAnswer(self._request(arm, number).experts))
+            experts, *then = self._request(arm, number).list_segments()
+            self._answers(arm).setdefault(number, ArmAnswer(experts, then=then))
 
     def _request(self, arm: EvaluatedArm, number: int) -> MixRequest:
         """Return the request for the answer of an arm's mix to a question."""
         if arm.kind == "oracle":
-            return self.server.requests.mix_oracle(self._question(number).tasks)
+            return self.server.requests.ask_oracle(self._question(number).tasks)
         if arm.pinned is not None:
             return arm.pinned
-        experts = self._answers(arm)[number].experts
+        cell = self._answers(arm)[number]
         requests = self.server.requests
-        if arm.gated and experts:
+        if arm.gated and cell.experts:
             return MixRequest.make(requests.served, policy=arm.name)
-        return requests.mix(experts, arm.name)
+        if cell.then:
+            return requests.answer_in_segments([cell.experts, *cell.then])
+        return requests.mix(cell.experts, arm.name)
 
     def _key(self, arm: EvaluatedArm, number: int) -> AnswerKey:
         question = self._question(number)
@@ -251,5 +257,5 @@ class Session:
             cell, text = self._answers(arm)[number], self.memo.answers[self._key(arm, number)]
             if cell.answer is None:
                 self._answers(arm)[number] = ArmAnswer(
-                    cell.experts, text, self._score(number, text)
+                    cell.experts, text, self._score(number, text), cell.then
                 )

@@ -92,23 +92,26 @@ def test_all_that_is_compared_has_a_name_a_kind_and_a_way_to_be_asked(tmp_path: 
 
 
 def test_equal_mixes_are_asked_for_alike() -> None:
-    assert NAMES.mix_oracle(()) == NAMES.base == NAMES.mix({}) == MixRequest("m:base")
-    assert NAMES.mix_oracle(("sql",)) == NAMES.mix({"sql": 1.0}, "near")
-    assert NAMES.mix_oracle(("sql", "math")) == NAMES.mix({"math": 0.5, "sql": 0.5})
+    assert NAMES.ask_oracle(()) == NAMES.base == NAMES.mix({}) == MixRequest("m:base")
+    assert NAMES.ask_oracle(("sql",)) == NAMES.mix({"sql": 1.0}, "near")
+    both = NAMES.ask_oracle(("sql", "math"))
+    assert both == NAMES.answer_in_segments([{"sql": 1.0}, {"math": 1.0}])
+    assert both.extra == {"merge": {"segments": [{"sql": 1.0}, {"math": 1.0}]}}
+    assert both.list_segments() == [{"sql": 1.0}, {"math": 1.0}]
     assert NAMES.mix({"sql": 1.0}).extra == {"merge": {"experts": {"sql": 1.0}}}
     assert NAMES.mix({"a": 1.0, "b": 1.0, "c": 1.0}, "even").extra == {"merge": {"policy": "even"}}
     assert NAMES.base.extra == {}
-    assert [NAMES.base.experts, NAMES.pin("half").experts, NAMES.mix({"sql": 1.0}).experts] == [
-        {},
-        {"half": 1.0},
-        {"sql": 1.0},
-    ]
+    asked = [NAMES.base, NAMES.pin("half"), NAMES.mix({"sql": 1.0})]
+    assert [one.list_segments() for one in asked] == [[{}], [{"half": 1.0}], [{"sql": 1.0}]]
 
 
 def test_the_choice_is_the_expert_with_the_most_weight() -> None:
     cell = ArmAnswer({"sql": 0.5, "math": to_json(Pair(0.2, 1.0)), "dates": [0.0, -1.0, 0.5]})
     assert cell.choice == "math"
     assert cell.right(Question("mixed", "p", "w", "math"))
+    assert cell.right(Question("two_skills", "p", "w", "sql+dates"))
+    assert not cell.right(Question("two_skills", "p", "w", "sql+orders"))
+    cell = ArmAnswer({"sql": 1.0}, then=[{"dates": 1.0}])
     assert cell.right(Question("two_skills", "p", "w", "sql+dates"))
     assert not cell.right(Question("two_skills", "p", "w", "sql+orders"))
     assert ArmAnswer({}).choice is None

@@ -59,7 +59,7 @@ class ByHand(ServerClient):
         if asked == MixRequest("m"):
             experts = self._near(prompt)
         else:
-            experts = {} if "policy" in asked.merge else asked.experts
+            experts = {} if "policy" in asked.merge else asked.list_segments()[0]
         text = "".join(f"{name}!" for name in experts)
         if salted:
             text = "odd" if prompt == "sql 3" else text
@@ -68,7 +68,8 @@ class ByHand(ServerClient):
             self.bounds[most, tuple(more.get("stop", ()))] += 1
         choice = SimpleNamespace(message=SimpleNamespace(content=text))
         return SimpleNamespace(
-            choices=[choice], merge={"experts": experts, "fallback": None, "router_ms": 1.5}
+            choices=[choice],
+            merge={"experts": experts, "segments": None, "fallback": None, "router_ms": 1.5},
         )
 
     async def explain(self, prompt: str, policies: Sequence[str]) -> dict[str, PolicyDecision]:

@@ -66,7 +66,7 @@ class ByHand(ServerClient):
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
         self.at_once -= 1
-        experts: Any = {} if asked == MixRequest("m") else asked.experts
+        experts: Any = {} if asked == MixRequest("m") else asked.list_segments()[0]
         task = prompt.split(maxsplit=1)[0]
         off = sum(
             abs(experts.get(name, 0) - value) * (1 if name == task else 0.3)

@@ -31,7 +31,7 @@ class Served(ServerClient):
 
     async def answer(self, prompt: str, asked: MixRequest, most: int, **more: Any) -> Any:
         self.asked[asked] += 1
-        [(name, scale)] = asked.experts.items()
+        [(name, scale)] = asked.list_segments()[0].items()
         assert isinstance(scale, float)
         words = WANT.split()[: max(0, round(8 - 6 * abs(scale - BEST[name])))]
         message = SimpleNamespace(content=" ".join(words))
