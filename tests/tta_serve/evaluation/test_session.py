@@ -59,7 +59,8 @@ class ByHand(ServerClient):
         if asked == MixRequest("m"):
             experts = self._near(prompt)
         else:
-            experts = {} if "policy" in asked.merge else asked.list_segments()[0]
+            mixes = [{}] if "policy" in asked.merge else asked.list_segments()
+            experts = {name: c for mix in mixes for name, c in mix.items()}
         text = "".join(f"{name}!" for name in experts)
         if salted:
             text = "odd" if prompt == "sql 3" else text
@@ -77,10 +78,13 @@ class ByHand(ServerClient):
         await asyncio.sleep(0)
         alone = policies == ["late"] and self.explaining == 1
         mixes = {"near": self._near(prompt), "late": {"math": 1.0} if alone else {}, "even": ALL}
+        mixes["turns"] = {"sql": 1.0}
+        then = {"turns": [{"math": 1.0}]}
         late = "base" if not alone else None
         self.explaining -= 1
         return {
-            n: PolicyDecision(mixes[n], "", late if n == "late" else None, 3.0, 1) for n in policies
+            n: PolicyDecision(mixes[n], "", late if n == "late" else None, 3.0, 1, then.get(n, ()))
+            for n in policies
         }
 
     async def sample(
@@ -147,6 +151,12 @@ def test_every_mix_answers_every_question_once_whoever_asks() -> None:
         MixRequest.make("m", policy="even"),
     ) in server.asked  # more experts than a request may name
     assert not any(prompt.startswith("hello") for prompt, _ in server.asked)
+
+
+def test_an_answer_in_segments_is_asked_for_as_a_whole() -> None:
+    found = run(ByHand(), [EvaluatedArm("turns", "policy")])[0].records["turns"]
+    assert {found.answers[n].answer for n in range(4)} == {"sql!math!"}
+    assert {tuple(answer.then[0]) for answer in found.answers.values()} == {("math",)}
 
 
 def test_traffic_is_what_scores_the_default_policy_and_is_compared() -> None:
