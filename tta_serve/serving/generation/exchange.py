@@ -152,6 +152,8 @@ class Exchange:
             return "an answer in segments is one sample: neither n nor use_beam_search goes with it"
         if call.params.structured_outputs is not None:
             return "each segment would keep to the format, and all together would not"
+        if self.request.body.get("tools"):
+            return "a call of a tool ends an answer, and segments would go on"
         return None
 
     def _begin_segment(

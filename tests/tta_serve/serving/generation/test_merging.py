@@ -139,7 +139,7 @@ class Desk:
         self.quarantine = Quarantine(MemoryText())
         fields = {
             TEXT: frozenset(
-                {"model", "prompt", "n", "use_beam_search", "structured_outputs", "stream"}
+                {"model", "prompt", "n", "use_beam_search", "structured_outputs", "stream", "tools"}
             )
         }
         merging = Merging(
@@ -318,7 +318,13 @@ def test_segments_are_answered_one_after_the_other_and_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"n": 2}, {"use_beam_search": True}, {"structured_outputs": {"choice": ["x"]}}]
+    "more",
+    [
+        {"n": 2},
+        {"use_beam_search": True},
+        {"structured_outputs": {"choice": ["x"]}},
+        {"tools": [{}]},
+    ],
 )
 def test_what_cannot_be_in_segments_is_refused_or_said(more: dict[str, Any]) -> None:
     desk = Desk()
