@@ -30,17 +30,15 @@ from tta_serve.evaluation.questions import Question
 from tta_serve.evaluation.scoring import score
 from tta_serve.evaluation.server_client import ServerClient, run_all
 
-SEED = 5
-MIXES = ((0.5, 0.5), (0.7, 0.7), (1.0, 1.0), (1.0, 0.5), (0.5, 1.0))
+SEED = 7
+MIXES = ((0.5, 0.5), (1.0, 1.0), (1.0, 0.5))
 """The coefficients of the two experts that mixes are told."""
 POLICIES: dict[str, dict[str, Any]] = {
     "inline": {"type": "gate", "inline": True},
     "inline-top1": {"type": "gate", "inline": True, "options": {"top": 1}},
-    "segments-0.05": {"type": "gate", "inline": True, "options": {"segments": 0.05, "top": 2}},
-    "segments-0.1": {"type": "gate", "inline": True, "options": {"segments": 0.1, "top": 2}},
-    "segments-0.2": {"type": "gate", "inline": True, "options": {"segments": 0.2, "top": 2}},
+    "segments 0.23": {"type": "gate", "inline": True, "options": {"segments": 0.23, "top": 2}},
+    "segments 0.25": {"type": "gate", "inline": True, "options": {"segments": 0.25, "top": 2}},
     "uniform": {"type": "static", "options": {"uniform": True}},
-    "task-arithmetic": {"type": "static", "options": {"task_arithmetic": 0.4}},
     "learned": {"type": "learned_static", "options": {"entry": "learned"}},
 }
 FIRST, SECOND = "first", "second"

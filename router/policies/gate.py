@@ -22,6 +22,8 @@ from router.scoring.shares import keep_best, softmax
 from router.scoring.trained_gate import Gate
 
 _ANY_TEXT = "Hello"
+_SOFTER = 3.0
+"""The temperature at which segments are decided, over that of the gate."""
 
 
 class GateOptions(Options):
@@ -34,8 +36,8 @@ class GateOptions(Options):
     top: int = Field(3, ge=1)
     """How many experts a mix has at most."""
     segments: float | None = Field(None, gt=0, lt=1)
-    """The p from which on another expert answers too: the best one answers alone, then, in segments
-    of their own, the others that reach it, at most `top` in all. Unset, they are mixed."""
+    """The softened p from which on another expert answers too: the best one answers alone, then, in
+    segments of their own, the others that reach it, at most `top` in all. Unset, they are mixed."""
     retrieval: RetrievalOptions = RetrievalOptions()
     """Options of the retrieval that stands in for experts the gate does not know."""
 
@@ -58,7 +60,8 @@ class GatePolicy(InlineSelector):
     threshold, the latter in the place of none.
 
     A request that wants the work of two experts has a p for each. With `segments` they answer one
-    after the other instead of mixed.
+    after the other instead of mixed: those whose p reaches it at three times the temperature, where
+    two that lead all others are told better from two that the gate cannot tell apart.
     """
 
     Options = GateOptions
@@ -165,11 +168,12 @@ class GatePolicy(InlineSelector):
         scores = softmax({"": none, **logits})
         floor = scores.pop("")
         weights = {} if floor > 0.5 else keep_best(scores, self._most_mixed)
-        then: list[str] = []
+        then: tuple[str, ...] = ()
         if weights and self._segments is not None:
-            likely = keep_best(scores, self._top)
-            then = [name for name in likely if scores[name] >= self._segments][1:]
-        return Selection(weights, scores, floor, f"p(none of them) {floor:.3f}", tuple(then))
+            soft = softmax({"": none, **logits}, _SOFTER)
+            _, *others = keep_best(scores, self._top)
+            then = tuple(name for name in others if soft[name] >= self._segments)
+        return Selection(weights, scores, floor, f"p(none of them) {floor:.3f}", then)
 
 
 async def _check_features(gate: Gate, context: Context) -> None:
