@@ -65,8 +65,7 @@ def test_results_are_whole_and_better_than_the_base(name: str) -> None:
     result = read_results()[name]
     assert result["n"] >= 100
     assert result["strangers_n"] == 24
-    # The base has not been asked for dates since they are worked out in lines.
-    assert name == "dates" or result["base"] <= 0.05
+    assert result["base"] <= 0.05
     assert result["expert"] >= 0.4
     assert result["strangers"] >= 0.35
     assert result["steps"] > 0
