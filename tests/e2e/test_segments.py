@@ -86,7 +86,7 @@ def test_what_has_no_segments_is_refused(client: openai.OpenAI, more: dict[str, 
 
 
 def test_the_gate_lets_two_experts_answer_a_request_that_wants_both(client: openai.OpenAI) -> None:
-    found = say(client, policy="in-turn").merge
+    found = say(client, policy="inline").merge
     ranked = sorted(found["scores"], key=lambda name: -found["scores"][name])
     assert found["experts"] == {ranked[0]: 1.0}
     assert set(ranked[:2]) == {"redact", "triage"}
