@@ -34,8 +34,8 @@ SEED = 7
 MIXES = ((0.5, 0.5), (1.0, 1.0), (1.0, 0.5))
 """The coefficients of the two experts that mixes are told."""
 POLICIES: dict[str, dict[str, Any]] = {
-    "inline": {"type": "gate", "inline": True},
-    "inline-top1": {"type": "gate", "inline": True, "options": {"top": 1}},
+    "mixed": {"type": "gate", "inline": True},
+    "mixed, top 1": {"type": "gate", "inline": True, "options": {"top": 1}},
     "segments 0.23": {"type": "gate", "inline": True, "options": {"segments": 0.23, "top": 2}},
     "segments 0.25": {"type": "gate", "inline": True, "options": {"segments": 0.25, "top": 2}},
     "uniform": {"type": "static", "options": {"uniform": True}},
@@ -107,7 +107,7 @@ def _make_config() -> ServeConfig:
     overrides = {
         "model.source": str(ensure_base()),
         "policies": POLICIES,
-        "default_policy": "inline",
+        "default_policy": "mixed",
     }
     return load(CONFIG, overrides)
 

@@ -54,11 +54,11 @@ class Selector(Policy):
             abstained=not selection.weights,
             reason=selection.reason,
             floor=selection.floor,
-            then=self.list_segments(selection),
+            then=self.list_later_mixes(selection),
             rounding=find_rounding(selection.weights, mix),
         )
 
-    def list_segments(self, selection: Selection) -> tuple[Mix, ...]:
+    def list_later_mixes(self, selection: Selection) -> tuple[Mix, ...]:
         """Return the mixes that answer after the selection's own."""
         return tuple(blend({name: 1.0}, self.rules) for name in selection.then)
 

@@ -92,7 +92,7 @@ class InstalledPolicy(NamedTuple):
                 mix.is_base,
                 selection.reason,
                 selection.floor,
-                then=self.selector.list_segments(selection),
+                then=self.selector.list_later_mixes(selection),
                 rounding=find_rounding(selection.weights, mix),
             )
         )
