@@ -43,6 +43,7 @@ def test_chat_is_routed_and_says_what_it_did(client: openai.OpenAI) -> None:
         "batch",
         "acts_from",
         "invoked_from",
+        "segments",
         "kept",
         "fallback",
         "scores",
