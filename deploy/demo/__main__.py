@@ -20,8 +20,6 @@ from tta_serve.cli import evaluate as cli
 
 app = typer.Typer(help="The demo library: base model, experts, scores.", no_args_is_help=True)
 console = Console()
-_OF_BOTH = 80
-"""The prompts of each pair of tasks that want both."""
 _ROUTED = ("right", "everyday left to the base", "near misses left to it")
 
 Names = Annotated[
@@ -251,12 +249,15 @@ def prompts(
             help="A task's generated prompts for training; a third as many for validation.",
         ),
     ] = 700,
+    both: Annotated[
+        int, typer.Option(min=0, help="Prompts of each pair of tasks that want both experts.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of the tasks' generators.")] = 1,
 ) -> None:
     """Write prompts of the splits train and validation, to train a gate on.
 
     One a line, in <task>.txt and everyday.txt. To those of generators many people's are added for
-    training, and prompts that want two experts, in <task>+<task>.txt.
+    training, and, if they are wanted, prompts for two experts, in <task>+<task>.txt.
     """
     from deploy.demo.everyday import read_everyday
     from deploy.demo.tasks.both import draw_requests
@@ -273,7 +274,7 @@ def prompts(
         texts["everyday"] = read_everyday(split)
         for spoken in read_spoken(SPEAKERS) if split == "train" else ():
             texts[spoken.task or "everyday"].append(" ".join(spoken.prompt.split()))
-        texts |= draw_requests(_OF_BOTH, seed) if split == "train" else {}
+        texts |= draw_requests(both, seed) if both and split == "train" else {}
         for name, lines in texts.items():
             (folder / f"{name}.txt").write_text(
                 "".join(f"{line}\n" for line in lines), encoding="utf-8"

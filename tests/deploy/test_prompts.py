@@ -16,7 +16,9 @@ from tta_serve.offline.labelled_prompts import EVERYDAY, Prompts
 
 
 def test_prompts_are_written_for_every_task_and_none_of_them_split_by_split(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["prompts", str(tmp_path), "--n", "6"], catch_exceptions=False)
+    result = CliRunner().invoke(
+        app, ["prompts", str(tmp_path), "--n", "6", "--both", "80"], catch_exceptions=False
+    )
     assert result.exit_code == 0, result.output
     train = Prompts.read(tmp_path / "train", TASKS)
     validation = Prompts.read(tmp_path / "validation", TASKS, held_out=True)

@@ -33,6 +33,7 @@ KEY = "secret"
 ROW = {
     "policy": "retrieval",
     "experts": {"sql": 1.0, "math": [0.1, 0.3]},
+    "then": [{"orders": 0.7}],
     "scores": {"math": 0.12, "sql": 0.52},
     "floor": 0.2,
     "abstained": False,
@@ -361,7 +362,13 @@ def test_explain_shows_what_the_server_says(url: str, monkeypatch: pytest.Monkey
     assert _Server.asked[-1] == {"prompt": "how many", "policies": ["retrieval"]}
     assert all(
         text in result.output
-        for text in ("retrieval", "sql 1.00", "math 0.10 to 0.30", "sql 0.520", "best margin 0.52")
+        for text in (
+            "retrieval",
+            "sql 1.00",
+            "math 0.10 to 0.30",
+            "then orders 0.70",
+            "best margin 0.52",
+        )
     )
     assert "12 pinned requests" in result.output
     assert json.loads(tta(None, "explain", "how many", "--url", url, "--json").output) == {
