@@ -12,6 +12,10 @@ TICKET = (
     "Redact this ticket and then tell category and priority: Anna Lund here. My parcel is lost."
     " It is urgent! Call +49 170 5550123."
 )
+DATED = (
+    "Category and priority of this ticket, and its date in ISO: The app crashes since the 3rd of"
+    " May 2021. It is urgent!"
+)
 MIXES: list[dict[str, float]] = [{"redact": 1}, {"triage": 1}]
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": TICKET}]}
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 96}
@@ -86,10 +90,14 @@ def test_what_has_no_segments_is_refused(client: openai.OpenAI, more: dict[str, 
 
 
 def test_the_gate_lets_two_experts_answer_a_request_that_wants_both(client: openai.OpenAI) -> None:
-    found = say(client, policy="inline").merge
+    chat = {**CHAT, "messages": [{"role": "user", "content": DATED}]}
+    answer: Any = client.chat.completions.create(
+        **chat, **GREEDY, extra_body={"merge": {"policy": "inline"}}
+    )
+    found = answer.merge
     ranked = sorted(found["scores"], key=lambda name: -found["scores"][name])
     assert found["experts"] == {ranked[0]: 1.0}
-    assert set(ranked[:2]) == {"redact", "triage"}
+    assert set(ranked[:2]) == {"dates", "triage"}
     assert [list(one["experts"]) for one in found["segments"]] == [[n] for n in ranked[:2]]
 
 
