@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,8 +100,9 @@ def train(  # noqa: PLR0913 - one option each
         if there and not (force or further):
             console.print(f"{name}: there already, --further or --force trains it again")
             continue
-        settings = TrainingSettings(name, steps or STEPS[name], seed, acts_from=acts_from)
-        settings = replace(settings, further=further)
+        settings = TrainingSettings(
+            name, steps or STEPS[name], seed, acts_from=acts_from, further=further
+        )
         train_expert(settings, console, library)
 
 

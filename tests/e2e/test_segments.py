@@ -17,12 +17,18 @@ DATED = (
     " May 2021. It is urgent!"
 )
 MIXES: list[dict[str, float]] = [{"redact": 1}, {"triage": 1}]
-CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": TICKET}]}
+
+
+def make_chat(text: str) -> dict[str, Any]:
+    return {"model": MODEL, "messages": [{"role": "user", "content": text}]}
+
+
+CHAT = make_chat(TICKET)
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 96}
 
 
-def say(client: openai.OpenAI, **merge: Any) -> Any:
-    return client.chat.completions.create(**CHAT, **GREEDY, extra_body={"merge": merge})
+def say(client: openai.OpenAI, text: str = TICKET, **merge: Any) -> Any:
+    return client.chat.completions.create(**make_chat(text), **GREEDY, extra_body={"merge": merge})
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +96,7 @@ def test_what_has_no_segments_is_refused(client: openai.OpenAI, more: dict[str, 
 
 
 def test_the_gate_lets_two_experts_answer_a_request_that_wants_both(client: openai.OpenAI) -> None:
-    chat = {**CHAT, "messages": [{"role": "user", "content": DATED}]}
-    answer: Any = client.chat.completions.create(
-        **chat, **GREEDY, extra_body={"merge": {"policy": "inline"}}
-    )
-    found = answer.merge
+    found = say(client, DATED, policy="inline").merge
     ranked = sorted(found["scores"], key=lambda name: -found["scores"][name])
     assert found["experts"] == {ranked[0]: 1.0}
     assert set(ranked[:2]) == {"dates", "triage"}

@@ -148,7 +148,7 @@ class PolicyDispatcher:
             self._check_acts_from(wish, mix)
         info = describe_decision(wish, made.trace, self.probe.digests, _ms_since(start))
         metrics.observe_decision(info, decision.mix, made.trace.rounding)
-        return RequestRoute(wish, self._make_turn(decision, info, acts_from, made))
+        return RequestRoute(wish, self._make_turn(made, info, acts_from))
 
     def make_turn(self, mix: Mix, acts_from: ActsFrom | None) -> DecidedTurn:
         """Return a turn with this mix of which no answer says anything.
@@ -158,15 +158,11 @@ class PolicyDispatcher:
             acts_from: As the request says.
         """
         info = MergeInfo(policy="", experts={}, mix="")
-        return self._make_turn(Decision(mix), info, acts_from or self.config.acts_from)
+        made = MadeTurn(DecisionTrace(Decision(mix)))
+        return self._make_turn(made, info, acts_from or self.config.acts_from)
 
-    def _make_turn(
-        self,
-        decision: Decision,
-        info: MergeInfo,
-        acts_from: ActsFrom,
-        made: MadeTurn | None = None,
-    ) -> DecidedTurn:
+    def _make_turn(self, made: MadeTurn, info: MergeInfo, acts_from: ActsFrom) -> DecidedTurn:
+        decision = made.trace.decision
         make = partial(
             make_mix_request,
             digests=self.probe.digests,
@@ -176,17 +172,15 @@ class PolicyDispatcher:
         mix = decision.mix
         own = {n: self.invocations[n] for n in mix.as_dict() if n in self.invocations}
         invoked = InvokedMix(mix, own, make) if own else None
-        if made is None:
-            return DecidedTurn(make(mix), info, acts_from, invoked=invoked)
         return DecidedTurn(
             make(mix),
             info,
             acts_from,
-            made.history,
-            made.trace.reused,
-            made.remember,
-            invoked,
-            decision.then,
+            history=made.history,
+            keeps=made.trace.reused,
+            remember=made.remember,
+            invoked=invoked,
+            then=decision.then,
         )
 
     def _check_acts_from(self, wish: Wish, mix: Mix) -> None:
