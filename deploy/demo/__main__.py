@@ -60,8 +60,7 @@ def train(  # noqa: PLR0913 - one option each
         bool, typer.Option("--force", help="Train again experts that are there.")
     ] = False,
     further: Annotated[
-        bool,
-        typer.Option("--further", help="Go on from the experts that are there, on another seed."),
+        bool, typer.Option("--further", help="Go on from experts that are there; give a new seed.")
     ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Train whole weights of the base, not a LoRA.")
