@@ -110,6 +110,11 @@ best_score = Histogram(
     buckets=tuple(step / 10 for step in range(-2, 11)),
 )
 abstentions = Counter("tta_abstentions", "Requests that a policy left to the base.", ["policy"])
+later_segments = Counter(
+    "tta_later_segments",
+    "Segments in which another mix went on with an answer, by policy.",
+    ["policy"],
+)
 fallbacks = Counter("tta_fallbacks", "Requests answered by a policy's fallback.", ["policy"])
 kept_mixes = Counter(
     "tta_kept_mixes",

@@ -36,8 +36,8 @@ MIXES = ((0.5, 0.5), (1.0, 1.0), (1.0, 0.5))
 POLICIES: dict[str, dict[str, Any]] = {
     "mixed": {"type": "gate", "inline": True},
     "mixed, top 1": {"type": "gate", "inline": True, "options": {"top": 1}},
-    "segments 0.22": {"type": "gate", "inline": True, "options": {"segments": 0.22, "top": 2}},
-    "segments 0.25": {"type": "gate", "inline": True, "options": {"segments": 0.25, "top": 2}},
+    "segments 0.2": {"type": "gate", "inline": True, "options": {"segments": 0.2, "top": 2}},
+    "segments 0.5": {"type": "gate", "inline": True, "options": {"segments": 0.5, "top": 2}},
     "uniform": {"type": "static", "options": {"uniform": True}},
     "learned": {"type": "learned_static", "options": {"entry": "learned"}},
 }

@@ -136,6 +136,11 @@ _MERGING = (
         "percentunit",
     ),
     Panel(
+        "Later segments a request, by policy",
+        (_share("tta_later_segments_total", "tta_requests_total", "policy"),),
+        "percentunit",
+    ),
+    Panel(
         "Fallbacks and kept mixes",
         (
             Curve(f"{_rate('tta_fallbacks_total')} or vector(0)", "fallbacks"),

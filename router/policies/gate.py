@@ -23,7 +23,9 @@ from router.scoring.trained_gate import Gate
 
 _ANY_TEXT = "Hello"
 _SOFTER = 3.0
-"""The temperature at which segments are decided, over that of the gate."""
+"""The temperature at which experts are weighed for a segment, over that of the gate."""
+_HEARD = 0.1
+"""The p at that temperature from which on an expert has a segment."""
 
 
 class GateOptions(Options):
@@ -36,8 +38,8 @@ class GateOptions(Options):
     top: int = Field(3, ge=1)
     """How many experts a mix has at most."""
     segments: float | None = Field(None, gt=0, lt=1)
-    """The softened p from which on another expert answers too: the best one answers alone, then, in
-    segments of their own, the others that reach it, at most `top` in all. Unset, they are mixed."""
+    """The p that a request wants several experts, from which on they answer one after the other, at
+    most `top` in all, in place of the best one alone. Unset, likely experts are mixed."""
     retrieval: RetrievalOptions = RetrievalOptions()
     """Options of the retrieval that stands in for experts the gate does not know."""
 
@@ -59,9 +61,10 @@ class GatePolicy(InlineSelector):
     does not know, its selection is the answer, with scores softmax(s / T) over margins and
     threshold, the latter in the place of none.
 
-    A request that wants the work of two experts has a p for each. With `segments` they answer one
-    after the other instead of mixed: those whose p reaches it at three times the temperature, where
-    two that lead all others are told better from two that the gate cannot tell apart.
+    With `segments` experts are not mixed. Where the gate's second head finds that the request wants
+    the work of several, the best expert is followed by the next ones, each in a segment of its own,
+    whose p is at least 0.1 at three times the temperature: p itself is made to tell the best one,
+    and leaves little to a second.
     """
 
     Options = GateOptions
@@ -95,6 +98,12 @@ class GatePolicy(InlineSelector):
                 " --base FOLDER"
             )
         gate = await asyncio.to_thread(Gate.load, context.artifacts, options.name)
+        if options.segments is not None and gate.several is None:
+            raise RouterError(
+                f"the gate {options.name!r} was trained without requests for two experts, which"
+                " options.segments needs: add files <expert>+<expert>.txt to the folder of"
+                " tta router train --prompts"
+            )
         await _check_features(gate, context)
         trained = gate.about.digests.items()
         same = (name for name, digest in trained if context.digests.get(name) == digest)
@@ -115,7 +124,8 @@ class GatePolicy(InlineSelector):
 
         logits = self._gate.compute_logits(features)[self._outputs].double() + self._offset
         *experts, none = logits.tolist()
-        return self._select_by(dict(zip(self._known, experts, strict=True)), none)
+        several = float(self._gate.compute_several(features))
+        return self._select_by(dict(zip(self._known, experts, strict=True)), none, several)
 
     def make_heads(self) -> tuple[Head, ...]:
         """Return retrieval's heads for experts that the gate does not know, then its own."""
@@ -130,6 +140,7 @@ class GatePolicy(InlineSelector):
             top=self._most_mixed,
             keep=self.keep,
             in_shares=True,
+            several=self._gate.several,
         )
         if not self._retrieval:
             return (own,)
@@ -144,11 +155,13 @@ class GatePolicy(InlineSelector):
         ]
         return *others, own
 
-    def judge(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
+    def judge(
+        self, head: int, scores: Mapping[str, float], floor: float, several: float = -math.inf
+    ) -> Selection:
         if self._retrieval and head == 0:
             found = self._retrieval.judge(head, scores, floor)
             return _in_shares(found, self._retrieval.temperature)
-        return self._select_by(scores, floor)
+        return self._select_by(scores, floor, several)
 
     @property
     def makes_segments(self) -> bool:
@@ -161,18 +174,17 @@ class GatePolicy(InlineSelector):
     @property
     def _offset(self) -> Tensor:
         """What moves the odds of none, [outputs]."""
-        odds = self.threshold / (1 - self.threshold)
-        return torch.tensor([0.0] * len(self._known) + [math.log(odds)]).double()
+        return torch.tensor([0.0] * len(self._known) + [_logit(self.threshold)]).double()
 
-    def _select_by(self, logits: Mapping[str, float], none: float) -> Selection:
+    def _select_by(self, logits: Mapping[str, float], none: float, several: float) -> Selection:
         scores = softmax({"": none, **logits})
         floor = scores.pop("")
         weights = {} if floor > 0.5 else keep_best(scores, self._most_mixed)
         then: tuple[str, ...] = ()
-        if weights and self._segments is not None:
+        if weights and self._segments is not None and several >= _logit(self._segments):
             soft = softmax({"": none, **logits}, _SOFTER)
             _, *others = keep_best(scores, self._top)
-            then = tuple(name for name in others if soft[name] >= self._segments)
+            then = tuple(name for name in others if soft[name] >= _HEARD)
         return Selection(weights, scores, floor, f"p(none of them) {floor:.3f}", then)
 
 
@@ -189,6 +201,10 @@ async def _check_features(gate: Gate, context: Context) -> None:
             f"the gate reads {len(gate.mean)} features of layer {gate.about.layer}, the server"
             f" reads {size} of layer {layer}; make it anew with: tta router train --layer {layer}"
         )
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
 
 
 def _in_shares(found: Selection, temperature: float) -> Selection:

@@ -1,6 +1,7 @@
 """retrieval: the experts whose example prompts look most like this one to the base."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, Self
@@ -125,7 +126,9 @@ class RetrievalPolicy(InlineSelector):
         )
         return (head,)
 
-    def judge(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
+    def judge(
+        self, head: int, scores: Mapping[str, float], floor: float, several: float = -math.inf
+    ) -> Selection:
         if not scores:
             return Selection({}, {}, floor, "no expert has example prompts or pinned requests yet")
         margin = max(scores.values())

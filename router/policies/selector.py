@@ -1,5 +1,6 @@
 """What the policies share that say which experts fit a prompt; others ask them for a shortlist."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,11 +96,14 @@ class InlineSelector(Selector):
         """
 
     @abstractmethod
-    def judge(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
+    def judge(
+        self, head: int, scores: Mapping[str, float], floor: float, several: float = -math.inf
+    ) -> Selection:
         """Return the selection that a head's scores mean.
 
         Args:
             head: The number of the head that decided.
             scores: Its scores by expert.
             floor: Its score of "none of them".
+            several: Its logit that the request wants several experts.
         """

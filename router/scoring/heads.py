@@ -8,7 +8,8 @@ A head reads f, [d], the mean state of a user's turn:
 The first K scores are the experts', the last is the floor. The base answers if max_k s_k (with
 `odds`, log sum_k exp(s_k)) is below the floor. Otherwise shares are softmax(s / T) over the
 experts, of which the `top` best above `minimum` count, divided by their sum, and put on the grid as
-`router.scoring.blend` does it.
+`router.scoring.blend` does it. A head may also say whether a request wants several experts, one
+after the other: the logit of that is v z + c, which changes nothing of the mix.
 
 Nearest centroids (`router.policies.retrieval`) are such a head, and so is a linear gate
 (`router.policies.gate`). All shapes are fixed and nothing waits for a value, so that a worker may
@@ -60,6 +61,8 @@ class Head:
     """By how much another choice must lead before a conversation gets another mix."""
     in_shares: bool = False
     """Whether leads are differences of softmax(s / T), the floor included, and not of scores."""
+    several: Tensor | None = None
+    """[d + 1], v and, last, c; without them no request wants several experts."""
 
 
 class Heads(NamedTuple):
@@ -96,6 +99,8 @@ class Heads(NamedTuple):
     """[H]."""
     in_shares: Tensor
     """[H], bool."""
+    several: Tensor
+    """[H, d + 1]."""
 
     def take(self, rows: Tensor) -> "Heads":
         """Return some of the heads.
@@ -115,6 +120,8 @@ class HeadChoice(NamedTuple):
     """[R, K], int64, coefficients in units of the grid."""
     head: Tensor
     """[R], int64, which of several heads decided."""
+    several: Tensor
+    """[R], the logit that the request wants several experts."""
 
 
 def make_row(head: Head, experts: Collection[str], capacity: int, rules: MixRules) -> Heads:
@@ -131,6 +138,7 @@ def make_row(head: Head, experts: Collection[str], capacity: int, rules: MixRule
     scores = head.bias[:-1].where(there, -torch.inf)
     floor = head.bias[-1:]
     only = head.only or set(head.names)
+    never = pad(torch.zeros_like(head.mean), (0, 1), value=-torch.inf)
     values = (
         head.mean,
         head.std,
@@ -146,6 +154,7 @@ def make_row(head: Head, experts: Collection[str], capacity: int, rules: MixRule
         torch.tensor(rules.max_experts),
         torch.tensor(head.keep, dtype=torch.float32),
         torch.tensor(head.in_shares),
+        never if head.several is None else head.several,
     )
     return Heads(*(value.unsqueeze(0) for value in values))
 
@@ -165,13 +174,14 @@ def choose(heads: Sequence[Heads], features: Tensor) -> HeadChoice:
         features: [R, d], float32.
     """
     *before, last = (_one(part, features) for part in heads)
-    scores, units, _ = last
+    scores, units, several, _ = last
     which = torch.full_like(units[:, 0], len(before))
-    for number, (other_scores, other_units, may) in reversed([*enumerate(before)]):
+    for number, (other_scores, other_units, other_several, may) in reversed([*enumerate(before)]):
         scores = other_scores.where(may[:, None], scores)
         units = other_units.where(may[:, None], units)
+        several = other_several.where(may, several)
         which = torch.where(may, number, which)
-    return HeadChoice(scores, units, which)
+    return HeadChoice(scores, units, which, several)
 
 
 def should_move(heads: Heads, choice: HeadChoice, before: Tensor) -> Tensor:
@@ -198,8 +208,8 @@ def should_move(heads: Heads, choice: HeadChoice, before: Tensor) -> Tensor:
     return ~same & (lead > heads.keep)
 
 
-def _one(heads: Heads, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return scores, units, and whether the head may decide."""
+def _one(heads: Heads, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return scores, units, the logit of several experts, and whether the head may decide."""
     z = (features - heads.mean) / heads.std
     z = normalize(z, dim=1).where(heads.unit[:, None], z)
     scores = torch.einsum("rkd,rd->rk", heads.weight, z) + heads.bias
@@ -208,7 +218,8 @@ def _one(heads: Heads, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     above = experts.logsumexp(1).where(heads.odds, experts.amax(1)) >= floor
     may = above & heads.may.gather(1, experts.argmax(1, keepdim=True))[:, 0]
     units = _units(heads, (experts / heads.temperature[:, None]).softmax(1))
-    return scores, units * above[:, None], may
+    several = (heads.several[:, :-1] * z).sum(1) + heads.several[:, -1]
+    return scores, units * above[:, None], several, may
 
 
 def _units(heads: Heads, shares: Tensor) -> Tensor:

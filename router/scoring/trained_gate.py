@@ -7,9 +7,14 @@ The outputs are the K experts in the order of their names and, last, "none of th
 everyday prompts. Twin-Merging (Lu et al. 2024, arXiv 2406.15479) trains such a router on hidden
 states of its model. Its own has three layers, 157 M parameters for 14 B; the few dozen prompts of
 an expert that a library has cannot teach so many.
+
+A gate that was trained with prompts that want the work of two experts has a second head:
+
+    p(the request wants several experts) = 1 / (1 + exp(-(v z + c)))
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +69,8 @@ class Gate:
     """[d], likewise."""
     head: nn.Sequential
     """[..., d] -> [..., K + 1]."""
+    several: Tensor | None = None
+    """[d + 1], v and, last, c; None if it was trained without such prompts."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,6 +86,17 @@ class Gate:
         with torch.no_grad():
             logits: Tensor = self.head((features - self.mean) / self.std)
         return logits / self.about.temperature
+
+    def compute_several(self, features: Tensor) -> Tensor:
+        """Return v z + c, the logit that requests want several experts, [...].
+
+        Args:
+            features: f, [..., d].
+        """
+        if self.several is None:
+            return torch.full(features.shape[:-1], -math.inf)
+        z = (features - self.mean) / self.std
+        return z @ self.several[:-1] + self.several[-1]
 
     def as_linear(self) -> tuple[Tensor, Tensor]:
         """Return weight [K + 1, d] and bias [K + 1] of z -> head(z) / T.
@@ -109,6 +127,8 @@ class Gate:
         """
         file, record = _files(folder, name)
         tensors = {"mean": self.mean, "std": self.std, **self.head.state_dict()}
+        if self.several is not None:
+            tensors["several"] = self.several
         write_atomically(file, lambda part: save(tensors, part), replace=True)
         write_json(record, replace(self.about, tensors=_digest(file)), replace=True)
 
@@ -134,14 +154,17 @@ class Gate:
             found = {key: opened.read(key) for key in opened.tensors}
             mean = found.pop("mean")
             std = found.pop("std")
+            several = found.pop("several", None)
             head = make_head(len(mean), about.hidden, len(about.digests) + 1)
             head.load_state_dict(found)
+            if several is not None and several.shape != (len(mean) + 1,):
+                raise RouterError(f"{tensors} has {list(several.shape)} numbers of several experts")
         except (AdapterError, RouterError, KeyError, RuntimeError) as error:
             # The last two come of a record of another head.
             raise RouterError(
                 f"{error}; make the gate anew with: tta router train --library DIR --base FOLDER"
             ) from None
-        return cls(about, mean, std, head.eval())
+        return cls(about, mean, std, head.eval(), several)
 
 
 def make_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -53,5 +53,3 @@ def test_prompts_of_two_experts_that_there_are_not_are_refused(
         Prompts.read(tmp_path, ["sql", "math"])
     (tmp_path / f"{name}.txt").unlink()
     assert Prompts.read(tmp_path, ["sql", "math"]).both == {("math", "sql"): ["one"]}
-    with pytest.raises(PromptFileError, match="math"):
-        Prompts.read(tmp_path, ["sql", "math"], held_out=True)

@@ -60,7 +60,7 @@ def prometheus(
 
 
 def _use(client: openai.OpenAI) -> None:
-    """Let policies decide, some of them by a probe, one leaving it to the base."""
+    """Let policies decide, some by a probe, one leaving it to the base, and mixes answer in turn."""
     for policy in ("inline", "retrieval", "gate"):
         for question in ("What is 3 + 4?", "Write me a long poem about rain."):
             for _ in range(3):
@@ -70,6 +70,12 @@ def _use(client: openai.OpenAI) -> None:
                     max_tokens=4,
                     extra_body={"merge": {"policy": policy}},
                 )
+    client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "What is 3 + 4?"}],
+        max_tokens=64,
+        extra_body={"merge": {"segments": [{"math": 1}, {"triage": 1}]}},
+    )
 
 
 def _wait_until_scraped(url: str, log: Path) -> None:

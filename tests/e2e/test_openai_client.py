@@ -284,6 +284,7 @@ def test_metrics_are_ours_and_vllms_and_bounded(demo: Demo, client: openai.OpenA
         'tta_router_seconds_count{policy="inline"',
         'tta_expert_coefficient_total{expert="sql"',
         'tta_abstentions_total{policy="inline"',
+        "# TYPE tta_later_segments_total counter",
         "tta_distinct_mixes{",
         "tta_slots_used{",
         "tta_slots{",

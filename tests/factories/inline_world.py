@@ -76,6 +76,7 @@ class World:
             weight,
             torch.zeros(len(names) + 1),
             top=top,
+            several=torch.randn(width + 1, generator=random),
         )
         return cls(library, reference, base, head)
 
@@ -110,11 +111,20 @@ class World:
         self, prompt: list[int], turn: tuple[int, int]
     ) -> tuple[dict[str, float], float, Mix]:
         """Return scores, floor and mix, computed number by number."""
-        z = (self.features(prompt, turn) - self.head.mean) / self.head.std
+        z = self._standardise(prompt, turn)
         *scores, floor = (self.head.weight @ z).tolist()
         by_name = dict(zip(self.head.names, scores, strict=True))
         shares = keep_best(softmax(by_name), self.head.top)
         return by_name, floor, blend(shares, self.rules) if max(scores) >= floor else Mix()
+
+    def several(self, prompt: list[int], turn: tuple[int, int]) -> float:
+        """Return the logit that the request wants several experts."""
+        assert self.head.several is not None
+        *weights, bias = self.head.several
+        return float(torch.stack(weights) @ self._standardise(prompt, turn) + bias)
+
+    def _standardise(self, prompt: list[int], turn: tuple[int, int]) -> torch.Tensor:
+        return (self.features(prompt, turn) - self.head.mean) / self.head.std
 
     def upper(self, mix: Mix) -> Mix:
         """Return the mix in the layers that use what is decided, and the base below."""
@@ -134,8 +144,8 @@ class World:
         assert asked.turn is not None
         scores, floor, mix = self.decision(asked.prompt, asked.turn)
         torch.testing.assert_close(
-            torch.tensor([*got.decided.scores, got.decided.floor]),
-            torch.tensor([*scores.values(), floor]),
+            torch.tensor([*got.decided.scores, got.decided.floor, got.decided.several]),
+            torch.tensor([*scores.values(), floor, self.several(asked.prompt, asked.turn)]),
             rtol=1e-3,
             atol=1e-3,
         )

@@ -97,11 +97,29 @@ def make_between(known: KnownFeatures) -> torch.Tensor:
     return 0.55 * known.by_text["a1"] + 0.45 * known.by_text["b1"]
 
 
-def train_gate(known: KnownFeatures, folder: Path, names: str = "abc", layer: int = 0) -> Context:
-    """Return the context with a gate of some of its experts."""
+def make_both(features: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return features of prompts that want two experts: between theirs, and moved a little."""
+    return (features + others) / 2 + 0.5
+
+
+def train_gate(
+    known: KnownFeatures, folder: Path, names: str = "abc", layer: int = 0, *, both: bool = False
+) -> Context:
+    """Return the context with a gate of some of its experts.
+
+    Args:
+        known: The prompts.
+        folder: Where the gate is written.
+        names: The experts that it knows.
+        layer: Whose input the features are said to be.
+        both: Whether it has heard prompts that want a and b, which the probe then knows as ab0,
+            ab1, ...
+    """
     features = {name: known.clusters[name] for name in names}
     digests = {name: known.context.digests[name] for name in names}
-    train(digests, layer, GateSamples(features, known.everyday)).save(folder)
+    pairs = {("a", "b"): make_both(features["a"], features["b"])} if both else {}
+    known.by_text |= {f"ab{i}": row for rows in pairs.values() for i, row in enumerate(rows)}
+    train(digests, layer, GateSamples(features, known.everyday, pairs)).save(folder)
     return replace(known.context, artifacts=folder)
 
 

@@ -34,7 +34,7 @@ def print_gate(gate: Gate, seconds: float) -> None:
     """Print what a gate is worth on prompts that it was not trained on, and its training's time."""
     table = Table("on prompts not trained on", "all", *gate.about.voices)
     for key, value in gate.about.figures.items():
-        by_voice = [f"{own[key]:.3g}" for own in gate.about.voices.values()]
+        by_voice = [f"{own[key]:.3g}" if key in own else "" for own in gate.about.voices.values()]
         table.add_row(key.replace("_", " "), f"{value:.4g}", *by_voice)
     for key, value in {"threshold": gate.about.threshold, "seconds": seconds}.items():
         table.add_row(key, f"{value:.4g}", *[""] * len(gate.about.voices))

@@ -11,7 +11,7 @@ from torch import Tensor
 from adapters.mix import MixRules
 from router.scoring.heads import Head
 
-_TENSORS = ("mean", "std", "weight", "bias")
+_TENSORS = ("mean", "std", "weight", "bias", "several")
 _SETTINGS = ("unit", "odds", "temperature", "top", "minimum", "alone", "keep", "in_shares")
 
 
@@ -35,9 +35,10 @@ def pack_policy(heads: Sequence[Head], digests: Mapping[str, str], rules: MixRul
         rules: The rules by which the heads' scores become mixes.
     """
     tensors = {
-        f"{i}.{name}": getattr(head, name).contiguous()
+        f"{i}.{name}": tensor.contiguous()
         for i, head in enumerate(heads)
         for name in _TENSORS
+        if (tensor := getattr(head, name)) is not None
     }
     described = [
         {
@@ -62,7 +63,9 @@ def unpack_policy(packed: PackedPolicy) -> tuple[tuple[Head, ...], MixRules]:
     tensors = load(packed.tensors)
     heads = []
     for i, one in enumerate(settings["heads"]):
-        parts: dict[str, Tensor] = {name: tensors[f"{i}.{name}"].float() for name in _TENSORS}
+        parts: dict[str, Tensor] = {
+            name: tensors[key].float() for name in _TENSORS if (key := f"{i}.{name}") in tensors
+        }
         names = {"names": tuple(one["names"]), "only": frozenset(one["only"])}
         heads.append(Head(**{**one, **parts, **names}))
     return tuple(heads), MixRules(frozenset(), 0, settings["grid"], settings["max_experts"])

@@ -23,6 +23,7 @@ call of the workers. `pack` and `unpack` make plain values of all four and back.
 
 import hashlib
 import json
+import math
 import secrets
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -133,6 +134,8 @@ class InlineDecision:
     none from before the mix acts."""
     kept: bool = False
     """Whether the topic is that of the turn before, whose mix is used instead."""
+    several: float = -math.inf
+    """The logit that the request wants several experts."""
 
 
 @dataclass(frozen=True)

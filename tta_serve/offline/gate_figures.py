@@ -49,6 +49,21 @@ def measure_gate(logits: Tensor, labels: Tensor, threshold: float) -> dict[str, 
     }
 
 
+def measure_several(of_one: Tensor, of_both: Tensor) -> dict[str, float]:
+    """Return how well a gate tells requests for several experts, at p = 1/2.
+
+    two_found             prompts for two experts that are found
+    two_false             prompts for one that are taken for such
+
+    Args:
+        of_one: [rows], logits of prompts for one expert.
+        of_both: [rows], those of prompts for two; without any, there is nothing to say.
+    """
+    if not len(of_both):
+        return {}
+    return {"two_found": _share(of_both > 0), "two_false": _share(of_one > 0)}
+
+
 def choose(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Return what the policy `gate` chooses, [rows] classes, and the p of each choice, [rows].
 

@@ -56,8 +56,7 @@ class Prompts:
     def read(cls, folder: Path, names: Iterable[str], *, held_out: bool = False) -> Prompts:
         """Read `<expert>.txt` for each expert, one prompt a line, and `everyday.txt`.
 
-        There may be prompts that want two experts, in `<expert>+<expert>.txt`, but none held out:
-        nothing is judged by them.
+        There may be prompts that want two experts, in `<expert>+<expert>.txt`.
 
         Args:
             folder: Where the files are.
@@ -71,7 +70,7 @@ class Prompts:
         """
         experts = set(names)
         stems = {file.stem for file in folder.glob("*.txt")}
-        pairs = {} if held_out else {stem: _read_pair(stem, experts) for stem in stems}
+        pairs = {stem: _read_pair(stem, experts) for stem in stems}
         both = {stem: pair for stem, pair in pairs.items() if pair is not None}
         there = stems - both.keys()
         if missing := sorted((experts | ({EVERYDAY} if held_out else set())) - there):

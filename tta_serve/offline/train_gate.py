@@ -7,8 +7,8 @@ A linear head is a softmax regression, and has one best fit:
 A *voice* is a source of prompts: a person, a generator, a log. Prompts of one voice are alike in
 ways that have nothing to do with the task, so a gate is judged, and its temperature and threshold
 are set, on voices that were left out of its training, one at a time, and on fifths of the other
-prompts. A prompt that wants the work of two experts is trained on as one of either. The gate itself
-is `router.scoring.trained_gate`.
+prompts. Prompts that want the work of two experts teach a second head how such prompts differ from
+all others, and nothing else. The gate itself is `router.scoring.trained_gate`.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from router.errors import RouterError
 from router.scoring.centroids import FOLDS, find_temperature, find_threshold, split_fold
 from router.scoring.trained_gate import Gate, GateRecord, make_head
-from tta_serve.offline.gate_figures import measure_gate
+from tta_serve.offline.gate_figures import measure_gate, measure_several
 
 SAMPLES_NAME = "prompts"
 """What the prompts of no voice are called among the voices."""
@@ -45,17 +45,22 @@ class GateSamples:
     everyday: Tensor
     """Of prompts that no expert should answer."""
     both: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
-    """Of prompts that want the work of two experts, by their names; nothing is judged by them."""
+    """Of prompts that want the work of two experts, by their names."""
 
     def split(self, fold: int) -> tuple["GateSamples", "GateSamples"]:
         """Return four fifths of the prompts, and the fifth of this number."""
         experts = {name: split_fold(f, fold) for name, f in self.experts.items()}
         everyday = split_fold(self.everyday, fold)
+        both = {names: split_fold(f, fold) for names, f in self.both.items()}
         rest, held = (
-            GateSamples({name: parts[k] for name, parts in experts.items()}, everyday[k])
+            GateSamples(
+                {name: parts[k] for name, parts in experts.items()},
+                everyday[k],
+                {names: parts[k] for names, parts in both.items()},
+            )
             for k in (0, 1)
         )
-        return replace(rest, both=self.both), held
+        return rest, held
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Return features [rows, d] and labels [rows].
@@ -67,18 +72,10 @@ class GateSamples:
         labels = [torch.full((len(part),), k) for k, part in enumerate(parts)]
         return torch.cat(parts), torch.cat(labels)
 
-    def training_rows(self) -> tuple[Tensor, Tensor]:
-        """Return the same to train on: a prompt that wants two experts is a row of each of them."""
-        x, labels = self.rows()
-        order = sorted(self.experts)
-        twice = [
-            (features.flatten(0, -2), order.index(name))
-            for names, features in self.both.items()
-            for name in names
-        ]
-        parts = [x, *(part for part, _ in twice)]
-        numbers = [labels, *(torch.full((len(part),), k) for part, k in twice)]
-        return torch.cat(parts), torch.cat(numbers)
+    def rows_of_both(self) -> Tensor:
+        """Return the features of prompts that want two experts, [rows, d]."""
+        parts = [features.flatten(0, -2) for features in self.both.values()]
+        return torch.cat(parts) if parts else self.everyday.new_zeros(0, self.everyday.shape[-1])
 
     def check(self, names: Mapping[str, str], least: int, use: str) -> None:
         """Check that there are enough prompts of every expert and of the everyday ones.
@@ -158,11 +155,16 @@ class _Judged(NamedTuple):
     """[rows, K + 1]."""
     labels: Tensor
     """[rows]."""
+    several: Tensor
+    """[rows], the logits that they want several experts."""
+    of_both: Tensor
+    """[others], the same of prompts that do want two."""
 
     @classmethod
     def of(cls, gate: Gate, samples: GateSamples) -> "_Judged":
         x, labels = samples.rows()
-        return cls(gate.compute_logits(x).double(), labels)
+        several, of_both = map(gate.compute_several, (x, samples.rows_of_both()))
+        return cls(gate.compute_logits(x).double(), labels, several, of_both)
 
     @classmethod
     def join(cls, parts: Iterable["_Judged"]) -> "_Judged":
@@ -181,23 +183,39 @@ def _leave_out(
 
 
 def fit_gate(about: GateRecord, voices: list[GateSamples], settings: GateSettings) -> Gate:
-    """Fit a head to some voices; the gate is not calibrated.
+    """Fit the heads to some voices; the gate is not calibrated.
 
     Args:
         about: The experts, and the layer.
         voices: What to fit to.
         settings: How.
     """
-    rows = [voice.training_rows() for voice in voices]
-    x, labels = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    weights = 1 / labels.bincount().double()
+    x, labels = (
+        torch.cat(parts) for parts in zip(*(voice.rows() for voice in voices), strict=True)
+    )
     mean = x.mean(0)
     std = x.std(0).clamp_min(1e-6)
-    z = ((x - mean) / std).double()
+    head = _fit_head((x - mean) / std, labels, settings)
+    gate = Gate(about, mean, std, head)
 
+    both = torch.cat([voice.rows_of_both() for voice in voices])
+    if not len(both):
+        return gate
+    z = (torch.cat([x, both]) - mean) / std
+    wants_two = torch.arange(len(z)) >= len(x)
+    (linear,) = _fit_head(z, wants_two.long(), replace(settings, hidden=0))
+    assert isinstance(linear, nn.Linear)
+    one, two = torch.cat([linear.weight, linear.bias.unsqueeze(1)], dim=1).detach()
+    return replace(gate, several=two - one)
+
+
+def _fit_head(z: Tensor, labels: Tensor, settings: GateSettings) -> nn.Sequential:
+    """Fit a head to rows of standardised features, [rows, d], and their classes, [rows]."""
+    z = z.double()
+    weights = 1 / labels.bincount().double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        head = make_head(x.shape[1], settings.hidden, len(about.digests) + 1).double()
+        head = make_head(z.shape[1], settings.hidden, len(weights)).double()
     matrices = [p for p in head.parameters() if p.dim() == 2]
     optimizer = torch.optim.LBFGS(
         head.parameters(), max_iter=_MOST_STEPS, line_search_fn="strong_wolfe"
@@ -211,7 +229,7 @@ def fit_gate(about: GateRecord, voices: list[GateSamples], settings: GateSetting
         return loss
 
     optimizer.step(measure_loss)
-    return Gate(about, mean, std, nn.Sequential(*head.float()).eval())
+    return nn.Sequential(*head.float()).eval()
 
 
 def _calibrate(gate: Gate, judged: Mapping[str, list[_Judged]]) -> Gate:
@@ -222,7 +240,7 @@ def _calibrate(gate: Gate, judged: Mapping[str, list[_Judged]]) -> Gate:
         judged: By voice; where there are several, each has figures of its own.
     """
     by_voice = {name: _Judged.join(parts) for name, parts in judged.items()}
-    logits, labels = _Judged.join(by_voice.values())
+    logits, labels, several, of_both = _Judged.join(by_voice.values())
     none = len(gate.names)
     temperature = find_temperature(logits, labels, _TEMPERATURES)
     trust = 1 - torch.softmax(logits / temperature, 1)[:, none]
@@ -232,11 +250,12 @@ def _calibrate(gate: Gate, judged: Mapping[str, list[_Judged]]) -> Gate:
     def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
         return measure_gate(logits / temperature, labels, threshold)
 
+    voices = {n: measure(own.logits, own.labels) for n, own in by_voice.items()}
     about = replace(
         gate.about,
         temperature=temperature,
         threshold=threshold,
-        figures=measure(logits, labels),
-        voices={n: measure(*own) for n, own in by_voice.items()} if len(by_voice) > 1 else {},
+        figures=measure(logits, labels) | measure_several(several[task], of_both),
+        voices=voices if len(voices) > 1 else {},
     )
     return replace(gate, about=about)

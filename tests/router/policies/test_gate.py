@@ -72,22 +72,39 @@ def test_at_most_top_experts_are_mixed(tmp_path: Path) -> None:
     assert most[0] == 1 < most[1]
 
 
-def test_experts_that_are_likely_enough_answer_one_after_the_other(tmp_path: Path) -> None:
-    known = KnownFeatures(spread=3.0)
-    context = train_gate(known, tmp_path)
+def test_two_experts_answer_in_turn_who_wants_both_and_one_who_wants_one(tmp_path: Path) -> None:
+    known = KnownFeatures()
+    context = train_gate(known, tmp_path, both=True)
+    found = decide_all(known, context, segments=0.5, top=2)
     alone = decide_all(known, context, top=1)
-    least = 0.2
-    counts = set()
-    for text, decision in decide_all(known, context, segments=least).items():
+    for text, decision in found.items():
         assert decision.mix == alone[text].mix
-        ranked = sorted(decision.scores, key=lambda name: -decision.scores[name])
-        soft = {name: p ** (1 / 3) for name, p in decision.scores.items()}
-        total = sum(soft.values()) + decision.floor ** (1 / 3)
-        others = [name for name in ranked[1:3] if soft[name] / total >= least]
-        wanted = [] if decision.abstained else [Mix.of({name: 1.0}) for name in others]
-        assert list(decision.then) == wanted
-        counts.add(len(wanted))
-    assert counts >= {0, 1}
+        answer = {decision.mix, *decision.then}
+        if text.startswith("ab"):
+            assert answer == {Mix.of({"a": 1.0}), Mix.of({"b": 1.0})}
+        else:
+            assert not decision.then
+
+
+@pytest.mark.parametrize("segments", [0.05, 0.5, 0.95])
+def test_how_sure_it_must_be_that_two_are_wanted_is_an_option(
+    tmp_path: Path, segments: float
+) -> None:
+    known = KnownFeatures(spread=2.0)
+    context = train_gate(known, tmp_path, both=True)
+    gate = Gate.load(tmp_path)
+    several = set()
+    for text, decision in decide_all(known, context, segments=segments).items():
+        p = gate.compute_several(known.by_text[text]).sigmoid()
+        assert not decision.then or p >= segments
+        several.add(bool(decision.then))
+    assert several == {False, True}
+
+
+def test_a_gate_that_heard_no_request_for_two_makes_no_segments(tmp_path: Path) -> None:
+    known = KnownFeatures()
+    with pytest.raises(RouterError, match=r"<expert>\+<expert>\.txt"):
+        decide_all(known, train_gate(known, tmp_path), segments=0.5)
 
 
 def test_candidates_for_gating_answer_in_one_segment() -> None:

@@ -30,16 +30,17 @@ def assert_decide_alike(policy: InlineSelector, known: KnownFeatures) -> None:
     texts, heads = list(known.by_text), policy.make_heads()
     features = torch.stack([known.by_text[text] for text in texts])
     choice = choose([stack(head, policy.rules, len(texts)) for head in heads], features)
-    for text, scores, units, number in zip(
-        texts, choice.scores.tolist(), choice.units.tolist(), choice.head, strict=True
-    ):
+    parts = (choice.scores, choice.units, choice.several)
+    rows = zip(*(part.tolist() for part in parts), strict=True)
+    for text, (scores, units, several), number in zip(texts, rows, choice.head, strict=True):
         names, wanted = heads[int(number)].names, asyncio.run(policy.route(Prompt(text), known))
         assert (
             policy.rules.mix({n: u * policy.rules.grid for n, u in zip(names, units, strict=False)})
             == wanted.mix
         )
         of: Mapping[str, float] = dict(zip(names, scores, strict=False))
-        found = policy.judge(int(number), of, scores[-1])
+        found = policy.judge(int(number), of, scores[-1], several)
+        assert policy.list_later_mixes(found) == wanted.then
         assert found.scores == pytest.approx(dict(wanted.scores), abs=1e-4)
         assert found.floor == pytest.approx(wanted.floor, abs=1e-4)
         assert (not found.weights) == wanted.abstained == wanted.mix.is_base
@@ -92,10 +93,11 @@ def test_retrieval(options: dict[str, Any], spread: float) -> None:
         assert_follow_alike(found, known)
 
 
-@pytest.mark.parametrize("options", [{}, {"threshold": 0.9}, {"top": 1}])
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.9}, {"top": 1}, {"segments": 0.3}])
 def test_gate(tmp_path: Path, options: dict[str, Any]) -> None:
     known = KnownFeatures(spread=2.0)
-    policy = asyncio.run(create_policy("gate", options, train_gate(known, tmp_path)))
+    context = train_gate(known, tmp_path, both="segments" in options)
+    policy = asyncio.run(create_policy("gate", options, context))
     assert isinstance(policy, InlineSelector)
     assert_decide_alike(policy, known)
     assert_follow_alike(policy, known)
@@ -193,4 +195,4 @@ def test_it_is_one_graph_without_a_value_that_the_host_must_know() -> None:
     heads, _ = make_fixed_head([1.0, 2.0, 0.0], top=3)
     whole = torch.compile(choose, fullgraph=True, backend="eager")
     found, wanted = whole([heads], torch.randn(1, 2)), choose([heads], torch.zeros(1, 2))
-    assert [torch.equal(a, b) for a, b in zip(found, wanted, strict=True)] == [True] * 3
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

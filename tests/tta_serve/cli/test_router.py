@@ -86,12 +86,15 @@ def test_each_voice_is_left_out_and_has_its_figures(library: Path, tmp_path: Pat
         text = "".join(f"{json.dumps(row)}\n" for row in own)
         (voices / f"{name}.jsonl").write_text(text, encoding="utf-8")
     asked = ("train", "--prompts", where, "--voices", voices)
+    (where / "sql+math.txt").write_text("w5 w6 w7\n" * 5, encoding="utf-8")
     result = tta(library, *asked)
     assert result.exit_code == 0, result.output
     assert {"ann", "bob"} <= set(result.output.split())
     about = Gate.load(library / "router").about
     assert about.voices.keys() == {"ann", "bob", "prompts"}
     assert about.voices["ann"]["right"] == 1
+    assert "two found" in result.output
+    assert "two_found" in about.figures
 
     (voices / "bob.jsonl").write_text(
         "".join(f"{json.dumps(row)}\n" for row in rows if row["task"] != "sql"), encoding="utf-8"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tta_serve.offline.gate_figures import measure_gate
+from tta_serve.offline.gate_figures import measure_gate, measure_several
 
 
 def test_figures_are_those_worked_out_by_hand() -> None:
@@ -35,3 +35,9 @@ def test_the_threshold_moves_the_odds_of_none() -> None:
     asked = torch.tensor([0])
     assert measure_gate(even, asked, 0.4)["right"] == 1
     assert measure_gate(even, asked, 0.6)["right"] == 0
+
+
+def test_what_is_told_of_requests_for_two_experts() -> None:
+    found = measure_several(torch.tensor([-1.0, -2.0, 0.5, -1.0]), torch.tensor([3.0, -0.1]))
+    assert found == {"two_found": 0.5, "two_false": 0.25}
+    assert measure_several(torch.ones(3), torch.empty(0)) == {}

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from router.errors import RouterError
 from router.scoring.trained_gate import Gate
-from tests.factories.known_features import make_clusters
+from tests.factories.known_features import make_both, make_clusters
 from tta_serve.offline.train_gate import GateSamples, GateSettings, train
 
 DIGESTS = {name: name * 64 for name in "abc"}
@@ -47,20 +47,23 @@ def test_a_prompts_forms_are_rows_and_are_held_out_together() -> None:
     assert train(DIGESTS, 0, forms).about.figures["prompts"] == 2 * 4 * 7
 
 
-def test_a_prompt_that_wants_two_experts_has_a_share_of_either_and_judges_nothing() -> None:
+def test_prompts_that_want_two_experts_teach_and_judge_that_alone(tmp_path: Path) -> None:
     alone = make_samples()
-    between = (alone.experts["a"] + alone.experts["c"]) / 2 + torch.ones(32)
-    both = replace(alone, both={("a", "c"): between[:10].unsqueeze(1)})
-    rest, held = both.split(0)
-    assert (rest.both, held.both) == (both.both, {})
-    x, labels = both.training_rows()
-    assert labels.bincount().tolist() == [30, 20, 30, 20]
-    torch.testing.assert_close(x[-10:], x[-20:-10])
+    pairs = {("a", "c"): make_both(alone.experts["a"], alone.experts["c"])}
+    both = replace(alone, both=pairs)
+    parts = both.split(0)
+    assert [len(part.rows_of_both()) for part in parts] == [16, 4]
     gate, without = train(DIGESTS, 0, both), train(DIGESTS, 0, alone)
-    assert gate.about.figures["prompts"] == without.about.figures["prompts"] == 80
-    shares = gate.compute_logits(between[10:]).softmax(1)
-    assert (shares[:, [0, 2]].min(1).values > 0.2).all()
-    assert (gate.compute_logits(alone.rows()[0]).argmax(1) == alone.rows()[1]).all()
+    x, _ = alone.rows()
+    torch.testing.assert_close(gate.compute_logits(x), without.compute_logits(x))
+    told = {"two_found": 1.0, "two_false": 0.0}
+    assert gate.about.figures == {**without.about.figures, **told}
+    assert (gate.compute_several(both.rows_of_both()) > 0).all()
+    assert (gate.compute_several(x) < 0).all()
+    assert without.compute_several(x).eq(-torch.inf).all()
+    gate.save(tmp_path)
+    kept = Gate.load(tmp_path)
+    torch.testing.assert_close(kept.compute_several(x), gate.compute_several(x))
 
 
 def test_a_linear_gate_is_the_best_fit_whatever_it_begins_with() -> None:

@@ -170,6 +170,7 @@ class InlineRouting:
         self._scores = zeros(readers, columns + 1)
         self._units = zeros(readers, columns, dtype=torch.long)
         self._head = zeros(readers, dtype=torch.long)
+        self._several = zeros(readers)
         self._kept = zeros(readers, dtype=torch.bool)
 
     def find_experts(self, adapter: LoRARequest) -> set[str]:
@@ -249,6 +250,7 @@ class InlineRouting:
             self._scores,
             self._units,
             self._head,
+            self._several,
             self._kept,
             self._sums,
             self._counts,
@@ -371,7 +373,7 @@ class InlineRouting:
         chosen = rows.gather(1, choice.head.unsqueeze(1))[:, 0]
         kept = self._keeps(readers, chosen, choice)
         results = (*choice, kept)
-        places = (self._scores, self._units, self._head, self._kept)
+        places = (self._scores, self._units, self._head, self._several, self._kept)
         for place, values in zip(places, results, strict=True):
             place[readers] = values
 
@@ -424,7 +426,7 @@ class InlineRouting:
 
     def _report(self, due: DueTurn, values: Sequence[Tensor]) -> PassReport:
         """Return what is to be reported of a completed turn, and remember what it decided."""
-        scores, units, head, kept, total, count = values
+        scores, units, head, several, kept, total, count = values
         if due.policy is None:
             return ProbeFeatures((total / count).tolist())
 
@@ -439,6 +441,7 @@ class InlineRouting:
             units=units[: len(names)].tolist(),
             since=max(due.part.start, order.acts_from),
             kept=bool(kept),
+            several=float(several),
         )
         if due.undecided and (decided := self._decided.get(due.part.adapter.lora_int_id)):
             grid = due.policy.rules.grid

@@ -12,6 +12,7 @@ from vllm.lora.request import LoRARequest
 
 from adapters.mix import Mix
 from router.decision import Prompt
+from tta_serve import metrics
 from tta_serve.engine.client.engine_client import EngineCall, EngineClient, UndecidedRequest
 from tta_serve.engine.client.segments import run_segments
 from tta_serve.engine.client.usage import Usage
@@ -167,6 +168,7 @@ class Exchange:
         if not left or call.params.max_tokens == 0:
             return None
         info.segments = [*segments, Segment(since=since, experts=left[0].as_json())]
+        metrics.later_segments.labels(info.policy).inc()
         own = self.record.view.router.make_turn(left[0], self._wish.acts_from)
         turns = self.request.user_turns()[index]
         return self._engine.run(call, own.place(self._engine.placer, call.tokens, turns))

@@ -82,7 +82,7 @@ class InstalledPolicy(NamedTuple):
         """Return what the engine decided; the policy says what its scores mean."""
         names = self.heads[made.head].names
         scores = dict(zip(names, made.scores, strict=True))
-        selection = self.selector.judge(made.head, scores, made.floor)
+        selection = self.selector.judge(made.head, scores, made.floor, made.several)
         units = zip(names, made.units, strict=True)
         mix = self.rules.mix({name: number * self.rules.grid for name, number in units})
         return self.finish(

@@ -3,6 +3,7 @@ come to.
 """
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
@@ -57,7 +58,9 @@ class Known(InlineSelector):
     def make_heads(self) -> tuple[Head, ...]:
         return (Head(NAMES, torch.zeros(2), torch.ones(2), torch.zeros(3, 2), torch.zeros(3)),)
 
-    def judge(self, head: int, scores: Mapping[str, float], floor: float) -> Selection:
+    def judge(
+        self, head: int, scores: Mapping[str, float], floor: float, several: float = -math.inf
+    ) -> Selection:
         best = max(scores, key=lambda name: scores[name])
         others = tuple(name for name in scores if name != best and scores[name] >= floor)
         chosen = {best: 1.0} if scores[best] >= floor else {}
