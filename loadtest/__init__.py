@@ -13,6 +13,7 @@ python -m loadtest dense       switches of the weights to task vectors, beside s
 python -m loadtest library     adding and merging experts, beside mergekit
 python -m loadtest lifecycle   what loading an expert costs those who are being answered
 python -m loadtest profile     where a decoding step's time goes, by operator
+python -m loadtest pages       a model's products with its weights in small and in huge pages
 python -m loadtest kernel      on a GPU, one layer's delta, ours and vLLM's
 python -m loadtest soak        serves the demo and changes its library; every answer is checked
 python -m loadtest table       the table of published figures, from their file in results/

@@ -12,6 +12,7 @@ from loadtest.commands import (
     kernel,
     library,
     lifecycle,
+    pages,
     prefix,
     profile,
     replicas,
@@ -31,6 +32,7 @@ app.command("inline")(inline.command)
 app.command("kernel")(kernel.command)
 app.command("library")(library.command)
 app.command("lifecycle")(lifecycle.command)
+app.command("pages")(pages.command)
 app.command("prefix")(prefix.command)
 app.command("replicas")(replicas.command)
 app.command("profile")(profile.command)

@@ -12,6 +12,7 @@ unlabelled  how well experts are routed to that no examples came with
 strangers   how well prompts of people that no gate has heard are routed
 twins       Twin-Merging of the experts beside the experts themselves
 mixing      whether a mix is worth more than the better of its experts
+segments    which requests the default policy answers in segments
 jobs        questions with right answers, asked of a server
 experiment  an A/B test from the first user to the verdict
 browser     a real browser without a window

@@ -237,6 +237,20 @@ def mixing(
 
 
 @app.command()
+def segments(
+    pairs: Annotated[int, typer.Option(min=1, help="Requests of each pair of tasks.")] = 12,
+    n: Annotated[int, typer.Option("--n", min=1, help="Test examples of each task.")] = 30,
+) -> None:
+    """Which requests does the default policy answer in segments? The last line is JSON."""
+    _ready()
+    from deploy.demo.segments import measure_segments
+
+    with _watch_prompts() as watch:
+        found = measure_segments(pairs, n, watch)
+    typer.echo(json.dumps(found._asdict()))
+
+
+@app.command()
 def prompts(
     out: Annotated[
         Path, typer.Argument(help="A folder; prompts go to its subfolders train and validation.")

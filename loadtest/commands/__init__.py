@@ -24,6 +24,7 @@ lifecycle         `python -m loadtest lifecycle`: an expert is loaded, used and 
 lifecycle_steps   the engine's steps meanwhile, made and timed one by one
 profile           `python -m loadtest profile`: where a decoding step's time goes
 operator_times    the self time of every operator in a step
+pages             `python -m loadtest pages`: products with weights in small and in huge pages
 kernel            `python -m loadtest kernel`: one layer's delta on a GPU
 scale_expand      a Triton kernel, a candidate for that delta
 sign_expand       a Triton kernel, a candidate for one-bit experts on a GPU

@@ -9,10 +9,11 @@ e   ours, by the default policy, which decides inside the pass; in full also `ga
 f   vLLM's own server, merging in place for one request at a time, as research code does
 g   in full: Ray's own OpenAI app with direct streaming, the base
 
-Every round starts each server anew, alone on the machine, in an order that changes from round to
-round, and asks it with vLLM's own client: so many at once, and as requests come by chance, in
-bursts and as in a trace, at shares of the capacity that a has in the first round. Any error ends
-the run. The last line of stdout is one JSON object.
+Every round starts each server anew, and asks it with vLLM's own client: so many at once, and as
+requests come by chance, in bursts and as in a trace, at shares of the capacity that a has in the
+first round. The servers of all sides but b and f, which are slow, run side by side and are asked in
+turn, each while the others have nothing to do; b and f are alone on the machine. Any error ends the
+run. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,9 +32,16 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from loadtest.commands.http_asker import HttpAsker
+from loadtest.commands.http_asker import AskedServer, HttpAsker
 from loadtest.commands.http_figures import make_rows, show_figures
-from loadtest.commands.http_plan import MANY, AskedSide, HttpPlan, choose_sides, make_plan
+from loadtest.commands.http_plan import (
+    MANY,
+    AskedSide,
+    HttpPlan,
+    choose_sides,
+    group_sides,
+    make_plan,
+)
 from loadtest.commands.http_plot import draw_sides
 from loadtest.commands.http_servers import make_servers
 from loadtest.common import machine
@@ -153,16 +162,23 @@ def _measure(
     mixes = MixSupply.of(plan.choice, setup.library.names, MANY, seed)
     servers = make_servers(setup, mixes, {side.server for side in sides.values()})
     asker = HttpAsker(plan, PromptSupply(setup.base, seed), mixes, seed)
+    groups = [(r, group) for r in range(plan.rounds) for group in group_sides(plan, sides, r)]
     with make_bar() as bar:
-        task = bar.add_task("", total=plan.rounds * len(sides))
-        for r in range(plan.rounds):
-            for name in rotate(list(servers), r):
-                bar.update(task, description=f"round {r + 1}: starts {name}")
-                with run_server(servers[name], folder / f"{name}.log", inherited) as server:
-                    mine = [key for key, side in sides.items() if side.server == name]
-                    for key in rotate(mine, r):
-                        bar.update(task, description=f"round {r + 1}: asks {key}")
-                        asker.ask(server.url, server.side.model, key, sides[key], r)
-                        asker.found.add_memory(key, server.tree.read_memory())
-                        bar.advance(task)
+        for r, group in bar.track(groups):
+            with ExitStack() as stack:
+                names = dict.fromkeys(side.server for side in group.values())
+                running = {}
+                for name in rotate(list(names), r):
+                    progress.log(f"round {r + 1}: starts {name}")
+                    server = run_server(servers[name], folder / f"{name}.log", inherited)
+                    running[name] = stack.enter_context(server)
+                asked = {
+                    key: AskedServer(
+                        side, running[side.server].url, running[side.server].side.model
+                    )
+                    for key, side in group.items()
+                }
+                asker.ask(asked, r)
+                for key, side in group.items():
+                    asker.found.add_memory(key, running[side.server].tree.read_memory())
     return asker

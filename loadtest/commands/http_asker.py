@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loadtest.commands.http_figures import HttpFindings, Row
 from loadtest.commands.http_plan import MANY, AskedSide, Cell, HttpPlan, make_bodies, make_cells
 from loadtest.common.console import progress
+from loadtest.common.measure import SETTLE_S, rotate
 from loadtest.common.mix_supply import MixChoice, MixSupply
 
 if TYPE_CHECKING:
     from loadtest.common.http_client import PromptSupply, RequestLoad
+
+
+class AskedServer(NamedTuple):
+    """A side, and the server that answers it."""
+
+    side: AskedSide
+    url: str
+    """The server's address."""
+    model: str
+    """The name that it is asked for, if the side has none."""
+
+    @property
+    def name(self) -> str:
+        """The name that it is asked for."""
+        return self.side.model or self.model
 
 
 @dataclass
@@ -25,36 +43,54 @@ class HttpAsker:
     seed: int
     found: HttpFindings = field(default_factory=HttpFindings)
 
-    def ask(self, url: str, model: str, key: str, side: AskedSide, r: int) -> None:
-        """Ask a server as one side does: a warm-up, then each cell of the plan.
+    def ask(self, asked: Mapping[str, AskedServer], r: int) -> None:
+        """Ask servers that run side by side: a warm-up each, then cell by cell in turn.
+
+        What slows the machine down for a minute slows all of a cell down.
 
         Args:
-            url: The server's address.
-            model: The name that it is asked for, if the side has none.
-            key: The side's letter.
-            side: The side.
+            asked: By the side's letter. While one is asked, the others have nothing to do.
             r: The round.
         """
-        from loadtest.common.http_client import ask_merges, count_fallbacks, load, warm_up
+        from loadtest.common.http_client import ask_merges, count_fallbacks
 
-        model = side.model or model
-        # Whatever is asked later, each mix once.
-        each = replace(self.mixes, choice=MixChoice.UNIFORM)
-        bodies = make_bodies(side, Cell("warm", MANY, MANY), each)
-        warm_up(url, model, self.prompts.draw_tasks(MANY), bodies)
-        before = count_fallbacks(url) if side.policy else 0.0
-        for cell in make_cells(self.plan, side):
-            if cell.share and self.found.capacity is None:
-                continue
-            got = load(url, model, self._make_load(side, cell, r))
-            self.found.add(key, cell.name, got)
-            progress.log(
-                f"{key} {cell.name}: {got.tok_s:.1f} tokens/s, first token {got.ttft_ms:.0f} ms"
-            )
-        if side.policy:
-            late = count_fallbacks(url) - before
-            merges = ask_merges(url, self.prompts.draw_tasks(MANY), side.body)
+        for one in asked.values():
+            self._warm_up(one)
+        before = {key: count_fallbacks(a.url) for key, a in asked.items() if a.side.policy}
+        cells = {key: make_cells(self.plan, one.side) for key, one in asked.items()}
+        names = dict.fromkeys(cell.name for own in cells.values() for cell in own)
+        for number, name in enumerate(names):
+            for key in rotate(list(asked), r + number):
+                for cell in cells[key]:
+                    if cell.name == name:
+                        self._ask_cell(key, asked[key], cell, r)
+        for key, count in before.items():
+            _, url, _ = asked[key]
+            late = count_fallbacks(url) - count
+            merges = ask_merges(url, self.prompts.draw_tasks(MANY), asked[key].side.body)
             self.found.add_decisions(key, merges, late)
+
+    def _warm_up(self, one: AskedServer) -> None:
+        """Ask for each mix once, whatever is asked later."""
+        from loadtest.common.http_client import warm_up
+
+        count = 2 if one.side.takes_turns else MANY
+        each = replace(self.mixes, choice=MixChoice.UNIFORM)
+        bodies = make_bodies(one.side, Cell("warm", count, MANY), each)
+        warm_up(one.url, one.name, self.prompts.draw_tasks(count), bodies)
+
+    def _ask_cell(self, key: str, one: AskedServer, cell: Cell, r: int) -> None:
+        """Ask for one cell, and keep what is found; half of an unknown capacity is not asked."""
+        from loadtest.common.http_client import load
+
+        if cell.share and self.found.capacity is None:
+            return
+        time.sleep(SETTLE_S)
+        got = load(one.url, one.name, self._make_load(one.side, cell, r))
+        self.found.add(key, cell.name, got)
+        progress.log(
+            f"{key} {cell.name}: {got.tok_s:.1f} tokens/s, first token {got.ttft_ms:.0f} ms"
+        )
 
     def summarise(self) -> Row:
         """Return all figures, and which mixes they are of."""

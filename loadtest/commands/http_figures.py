@@ -129,13 +129,16 @@ class HttpFindings:
         }
 
     def compare_sides(self) -> Series:
-        """Return what is compared within a round, by name: a difference, and ratios."""
+        """Return what is compared within a round, by name: a difference, and ratios.
+
+        A side may sit out the later rounds.
+        """
         found: Series = {}
         if pair := self._find(SideRatio("ttft_ms", "first", "c", "a")):
-            found["ttft_ms_c_minus_a"] = [c - a for c, a in zip(*pair, strict=True)]
+            found["ttft_ms_c_minus_a"] = [c - a for c, a in zip(*pair, strict=False)]
         for name, ratio in RATIOS.items():
             if pair := self._find(ratio):
-                found[name] = [above / below for above, below in zip(*pair, strict=True)]
+                found[name] = [above / below for above, below in zip(*pair, strict=False)]
         return found
 
     def summarise_sides(self) -> Row:

@@ -173,10 +173,22 @@ def choose_sides(plan: HttpPlan, only: str) -> dict[str, AskedSide]:
     return {key: side for key, side in sides.items() if key[0] in chosen}
 
 
+def group_sides(
+    plan: HttpPlan, sides: Mapping[str, AskedSide], r: int
+) -> list[dict[str, AskedSide]]:
+    """Return the sides of a round in groups whose servers run at the same time.
+
+    Those that are slow have the machine to themselves, and in a quick run the first round alone.
+    """
+    fast = {key: side for key, side in sides.items() if not side.slow}
+    slow = [{key: side} for key, side in sides.items() if side.slow and (plan.whole or r == 0)]
+    return [group for group in (fast, *slow) if group]
+
+
 def make_cells(plan: HttpPlan, side: AskedSide) -> list[Cell]:
     """Return what a side is asked, in this order."""
     if side.slow and not plan.whole:
-        return [Cell("many", MANY, MANY)]
+        return [Cell("many", MANY // 2 if side.takes_turns else MANY, MANY)]
     most = _TURNS if side.takes_turns else MANY * plan.batches
     many = Cell("many", most, MANY)
     cells = [Cell("first", plan.firsts, 1, tokens=_FIRST), Cell("alone", plan.alone, 1), many]

@@ -60,7 +60,7 @@ def prometheus(
 
 
 def _use(client: openai.OpenAI) -> None:
-    """Let policies decide, some by a probe, one leaving it to the base, and mixes answer in turn."""
+    """Let policies decide, some by a probe, one for the base, and mixes answer in turn."""
     for policy in ("inline", "retrieval", "gate"):
         for question in ("What is 3 + 4?", "Write me a long poem about rain."):
             for _ in range(3):

@@ -274,6 +274,11 @@ def test_health_and_readiness(demo: Demo) -> None:
     assert httpx.get(f"{demo.url}/readyz").status_code == 200
 
 
+def test_the_engine_asks_for_huge_pages(demo: Demo) -> None:
+    (worker,) = demo.descendants("VLLM::Worker")
+    assert worker.environ()["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+
+
 def test_metrics_are_ours_and_vllms_and_bounded(demo: Demo, client: openai.OpenAI) -> None:
     for i in range(20):
         chat(client, merge={"experts": {"sql": 0.05 * i + 0.05, "math": 0.5}}, max_tokens=1)

@@ -174,6 +174,9 @@ def _environment(config: ServeConfig, on_gpu: bool) -> dict[str, str]:
     env = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if not on_gpu:
         env["VLLM_CPU_KVCACHE_SPACE"] = str(config.model.kv_cache_gib)
+        # Weights and states in pages of 2 MB, where Linux gives them to who asks: fewer misses and
+        # faults. Older C libraries do not know the word, and pass it over.
+        env["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
         if (
             config.model.tensor_parallel > 1
         ):  # vLLM binds each rank to a NUMA node of its own, and most machines have one

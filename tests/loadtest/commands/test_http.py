@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
-from loadtest.commands.http_asker import HttpAsker
+from loadtest.commands.http_asker import AskedServer, HttpAsker
 from loadtest.commands.http_plan import MANY, SIDES, HttpPlan
 from loadtest.common.http_client import PromptSupply
 from loadtest.common.mix_supply import MixChoice, MixSupply
@@ -23,11 +23,14 @@ def asker(base: Path) -> HttpAsker:
     return HttpAsker(PLAN, PromptSupply(base, 0), MIXES, 0)
 
 
+def at(url: str, keys: str) -> dict[str, AskedServer]:
+    return {key: AskedServer(SIDES[key], url, "base") for key in keys}
+
+
 def test_sides_are_asked_in_all_cells_each_prompt_once(asker: HttpAsker) -> None:
     with serve_completions() as server:
         server.next_s = 0
-        for key in ("a", "d", "e"):
-            asker.ask(server.url, "base", key, SIDES[key], 0)
+        asker.ask(at(server.url, "ade"), 0)
     values = asker.found.values
     assert values["a"].keys() == values["e"].keys() == {"first", "alone", "many", "open_50"}
     fewer = {f"{cell}_{mixes}_mixes" for cell in ("many", "alone") for mixes in (1, 4)}
@@ -45,9 +48,9 @@ def test_an_open_loop_follows_the_capacity_of_a(asker: HttpAsker) -> None:
     asker.plan = replace(PLAN, trace=(0.0, 1.0))
     with serve_completions() as server:
         server.next_s = 0
-        asker.ask(server.url, "base", "c", SIDES["c"], 0)
+        asker.ask(at(server.url, "c"), 0)
         assert "open_50" not in asker.found.values["c"], "nobody knows half of what"
-        asker.ask(server.url, "base", "a", SIDES["a"], 0)
+        asker.ask(at(server.url, "a"), 0)
     capacity = asker.found.capacity
     assert capacity is not None
     # The last of them comes when so many are due; the second of a trace when one is.

@@ -11,6 +11,7 @@ from loadtest.commands.http_plan import (
     Cell,
     HttpPlan,
     choose_sides,
+    group_sides,
     make_bodies,
     make_cells,
     make_plan,
@@ -27,6 +28,15 @@ MIXES = MixSupply.of(MixChoice.UNIFORM, NAMES, MANY, 0)
 def test_quick_has_the_six_sides_and_full_the_policies_that_are_configured() -> None:
     assert list(choose_sides(QUICK, "")) == list("abcdef")
     assert set(choose_sides(FULL, "")) == {*"abcdefg", "e_gate", "e_t3-calibrated"}
+
+
+def test_slow_sides_are_alone_and_in_a_quick_run_once() -> None:
+    sides = choose_sides(QUICK, "")
+    first, later = ([list(group) for group in group_sides(QUICK, sides, r)] for r in (0, 1))
+    assert first == [list("acde"), ["b"], ["f"]]
+    assert later == [list("acde")]
+    assert len(group_sides(FULL, choose_sides(FULL, ""), 1)) == 3
+    assert group_sides(QUICK, choose_sides(QUICK, "f"), 1) == []
 
 
 def test_some_sides_are_chosen_by_their_letters() -> None:

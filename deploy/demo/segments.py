@@ -1,0 +1,106 @@
+"""Which requests the demo's default policy answers in segments: `python -m deploy.demo segments`.
+
+The gate decides here as the pass does, of what plain transformers read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from statistics import mean
+from typing import NamedTuple
+
+import yaml
+from torch import Tensor
+
+from adapters.files.checkpoint import Checkpoint
+from adapters.library.library import Library
+from adapters.mix import Mix, MixRules
+from deploy.demo.base import ensure_base
+from deploy.demo.evaluate import draw_examples
+from deploy.demo.model import EXPERTS
+from deploy.demo.suite.two_skills import draw_two_skills
+from deploy.demo.tasks import TASKS
+from deploy.demo.twins import CONFIG
+from deploy.demo.voices import TEST, read_spoken_voices
+from router.decision import Decision, Prompt
+from router.policies.gate import GatePolicy
+from router.policy import Context
+from router.probing import Activations, Outputs, Window, feature_layer
+from tta_serve.offline.base_model import PlainModel
+from tta_serve.offline.features import EarlyFeatures, count_layers
+
+SEED = 5
+
+
+class SegmentsReport(NamedTuple):
+    """How many requests are answered in segments."""
+
+    both_found: float
+    """Of requests for two skills, those that their two experts answer, and nobody else."""
+    test_answered_twice: float
+    """Of test prompts of one skill, those that two experts answer."""
+    strangers_answered_twice: float
+    """The same of what the voices of `test` ask, everyday prompts included."""
+
+
+class FeaturesProbe:
+    """What the engine reads early of a prompt, of plain transformers: a `Probe` of features."""
+
+    def __init__(self, read: EarlyFeatures) -> None:
+        self._read = read
+
+    async def features(self, text: str, *, chat: bool = False) -> Tensor:
+        return self._read([text], chat=chat)[0]
+
+    async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:
+        raise NotImplementedError
+
+    async def activations(self, text: str) -> Activations:
+        raise NotImplementedError
+
+
+def measure_segments(
+    pairs: int, each: int, watch: Callable[[list[str]], Iterable[str]]
+) -> SegmentsReport:
+    """Let the default policy decide.
+
+    Args:
+        pairs: Requests of each pair of tasks.
+        each: Test prompts of each task.
+        watch: Hands prompts on, for a progress bar.
+    """
+    plain = PlainModel.load(Checkpoint.open(ensure_base()))
+    library = Library.open(EXPERTS)
+    artifacts = EXPERTS / "router"
+    layers = count_layers(plain.model)
+    rules = MixRules(frozenset(library.classes), layers)
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    options = config["policies"][config["default_policy"]]["options"]
+
+    async def decide_all(texts: list[str]) -> list[Decision]:
+        probe = FeaturesProbe(EarlyFeatures(plain, feature_layer(layers)))
+        context = Context(rules, {}, [], probe, library.digests, artifacts=artifacts, inline=True)
+        policy = await GatePolicy.create(GatePolicy.Options(**options), context)
+        return [await policy.route(Prompt(text), probe) for text in watch(texts)]
+
+    asked = draw_two_skills(pairs, SEED)
+    drawn = [example for task in TASKS for example in draw_examples(task, "test", each)]
+    spoken = [one for voice in read_spoken_voices(TEST).values() for one in voice]
+    both, test, strangers = (
+        asyncio.run(decide_all(texts))
+        for texts in (
+            [question.prompt for question in asked],
+            [example.prompt for example in drawn],
+            [one.prompt for one in spoken],
+        )
+    )
+    return SegmentsReport(
+        mean(_list_experts(d) == set(q.tasks) for d, q in zip(both, asked, strict=True)),
+        mean(bool(decision.then) for decision in test),
+        mean(bool(decision.then) for decision in strangers),
+    )
+
+
+def _list_experts(decision: Decision) -> set[str]:
+    return {name for mix in (decision.mix, *decision.then) for name in mix.as_dict()}
