@@ -11,11 +11,9 @@ from statistics import mean
 from typing import NamedTuple
 
 import yaml
-from torch import Tensor
 
-from adapters.files.checkpoint import Checkpoint
 from adapters.library.library import Library
-from adapters.mix import Mix, MixRules
+from adapters.mix import MixRules
 from deploy.demo.base import ensure_base
 from deploy.demo.evaluate import draw_examples
 from deploy.demo.model import EXPERTS
@@ -26,9 +24,7 @@ from deploy.demo.voices import TEST, read_spoken_voices
 from router.decision import Decision, Prompt
 from router.policies.gate import GatePolicy
 from router.policy import Context
-from router.probing import Activations, Outputs, Window, feature_layer
-from tta_serve.offline.base_model import PlainModel
-from tta_serve.offline.features import EarlyFeatures, count_layers
+from tta_serve.offline.features_probe import FeaturesProbe
 
 SEED = 5
 
@@ -44,22 +40,6 @@ class SegmentsReport(NamedTuple):
     """The same of what the voices of `test` ask, everyday prompts included."""
 
 
-class FeaturesProbe:
-    """What the engine reads early of a prompt, of plain transformers: a `Probe` of features."""
-
-    def __init__(self, read: EarlyFeatures) -> None:
-        self._read = read
-
-    async def features(self, text: str, *, chat: bool = False) -> Tensor:
-        return self._read([text], chat=chat)[0]
-
-    async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:
-        raise NotImplementedError
-
-    async def activations(self, text: str) -> Activations:
-        raise NotImplementedError
-
-
 def measure_segments(
     pairs: int, each: int, watch: Callable[[list[str]], Iterable[str]]
 ) -> SegmentsReport:
@@ -70,36 +50,38 @@ def measure_segments(
         each: Test prompts of each task.
         watch: Hands prompts on, for a progress bar.
     """
-    plain = PlainModel.load(Checkpoint.open(ensure_base()))
-    library = Library.open(EXPERTS)
-    artifacts = EXPERTS / "router"
-    layers = count_layers(plain.model)
-    rules = MixRules(frozenset(library.classes), layers)
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    options = config["policies"][config["default_policy"]]["options"]
-
-    async def decide_all(texts: list[str]) -> list[Decision]:
-        probe = FeaturesProbe(EarlyFeatures(plain, feature_layer(layers)))
-        context = Context(rules, {}, [], probe, library.digests, artifacts=artifacts, inline=True)
-        policy = await GatePolicy.create(GatePolicy.Options(**options), context)
-        return [await policy.route(Prompt(text), probe) for text in watch(texts)]
-
     asked = draw_two_skills(pairs, SEED)
     drawn = [example for task in TASKS for example in draw_examples(task, "test", each)]
     spoken = [one for voice in read_spoken_voices(TEST).values() for one in voice]
-    both, test, strangers = (
-        asyncio.run(decide_all(texts))
-        for texts in (
-            [question.prompt for question in asked],
-            [example.prompt for example in drawn],
-            [one.prompt for one in spoken],
-        )
+    both, test, strangers = asyncio.run(
+        _decide_all([[one.prompt for one in own] for own in (asked, drawn, spoken)], watch)
     )
     return SegmentsReport(
         mean(_list_experts(d) == set(q.tasks) for d, q in zip(both, asked, strict=True)),
         mean(bool(decision.then) for decision in test),
         mean(bool(decision.then) for decision in strangers),
     )
+
+
+async def _decide_all(
+    groups: Sequence[list[str]], watch: Callable[[list[str]], Iterable[str]]
+) -> list[list[Decision]]:
+    """Return what the default policy decides for each prompt, group by group."""
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    options = config["policies"][config["default_policy"]]["options"]
+    library = Library.open(EXPERTS)
+    probe = FeaturesProbe(ensure_base())
+    context = Context(
+        MixRules(frozenset(library.classes), probe.layers),
+        examples={},
+        everyday=[],
+        probe=probe,
+        digests=library.digests,
+        artifacts=EXPERTS / "router",
+        inline=True,
+    )
+    policy = await GatePolicy.create(GatePolicy.Options(**options), context)
+    return [[await policy.route(Prompt(text), probe) for text in watch(own)] for own in groups]
 
 
 def _list_experts(decision: Decision) -> set[str]:

@@ -170,14 +170,13 @@ def _measure(
                 running = {}
                 for name in rotate(list(names), r):
                     progress.log(f"round {r + 1}: starts {name}")
-                    server = run_server(servers[name], folder / f"{name}.log", inherited)
-                    running[name] = stack.enter_context(server)
-                asked = {
-                    key: AskedServer(
-                        side, running[side.server].url, running[side.server].side.model
+                    running[name] = stack.enter_context(
+                        run_server(servers[name], folder / f"{name}.log", inherited)
                     )
-                    for key, side in group.items()
-                }
+                asked = {}
+                for key, side in group.items():
+                    server = running[side.server]
+                    asked[key] = AskedServer(side, server.url, side.model or server.side.model)
                 asker.ask(asked, r)
                 for key, side in group.items():
                     asker.found.add_memory(key, running[side.server].tree.read_memory())

@@ -25,12 +25,7 @@ class AskedServer(NamedTuple):
     url: str
     """The server's address."""
     model: str
-    """The name that it is asked for, if the side has none."""
-
-    @property
-    def name(self) -> str:
-        """The name that it is asked for."""
-        return self.side.model or self.model
+    """The name that it is asked for."""
 
 
 @dataclass
@@ -57,13 +52,15 @@ class HttpAsker:
         for one in asked.values():
             self._warm_up(one)
         before = {key: count_fallbacks(a.url) for key, a in asked.items() if a.side.policy}
-        cells = {key: make_cells(self.plan, one.side) for key, one in asked.items()}
-        names = dict.fromkeys(cell.name for own in cells.values() for cell in own)
+        cells = {
+            key: {cell.name: cell for cell in make_cells(self.plan, one.side)}
+            for key, one in asked.items()
+        }
+        names = dict.fromkeys(name for own in cells.values() for name in own)
         for number, name in enumerate(names):
             for key in rotate(list(asked), r + number):
-                for cell in cells[key]:
-                    if cell.name == name:
-                        self._ask_cell(key, asked[key], cell, r)
+                if cell := cells[key].get(name):
+                    self._ask_cell(key, asked[key], cell, r)
         for key, count in before.items():
             _, url, _ = asked[key]
             late = count_fallbacks(url) - count
@@ -77,7 +74,7 @@ class HttpAsker:
         count = 2 if one.side.takes_turns else MANY
         each = replace(self.mixes, choice=MixChoice.UNIFORM)
         bodies = make_bodies(one.side, Cell("warm", count, MANY), each)
-        warm_up(one.url, one.name, self.prompts.draw_tasks(count), bodies)
+        warm_up(one.url, one.model, self.prompts.draw_tasks(count), bodies)
 
     def _ask_cell(self, key: str, one: AskedServer, cell: Cell, r: int) -> None:
         """Ask for one cell, and keep what is found; half of an unknown capacity is not asked."""
@@ -86,7 +83,7 @@ class HttpAsker:
         if cell.share and self.found.capacity is None:
             return
         time.sleep(SETTLE_S)
-        got = load(one.url, one.name, self._make_load(one.side, cell, r))
+        got = load(one.url, one.model, self._make_load(one.side, cell, r))
         self.found.add(key, cell.name, got)
         progress.log(
             f"{key} {cell.name}: {got.tok_s:.1f} tokens/s, first token {got.ttft_ms:.0f} ms"

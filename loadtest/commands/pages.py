@@ -28,8 +28,13 @@ from loadtest.common.measure import spread
 TOKENS = (1, 4, 16, 64, 512)
 _HIDDEN, _WIDE, _KEYS, _WORDS, _LAYERS = 576, 1536, 192, 49152, 30
 _LAYER = (
-    *((_HIDDEN, _HIDDEN), (_KEYS, _HIDDEN), (_KEYS, _HIDDEN), (_HIDDEN, _HIDDEN)),
-    *((_WIDE, _HIDDEN), (_WIDE, _HIDDEN), (_HIDDEN, _WIDE)),
+    (_HIDDEN, _HIDDEN),
+    (_KEYS, _HIDDEN),
+    (_KEYS, _HIDDEN),
+    (_HIDDEN, _HIDDEN),
+    (_WIDE, _HIDDEN),
+    (_WIDE, _HIDDEN),
+    (_HIDDEN, _WIDE),
 )
 SHAPES = (*_LAYER * _LAYERS, (_WORDS, _HIDDEN))
 """Of the weights, [out, in], in the order in which they are used."""

@@ -10,46 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from adapters.bank.token_gating import Gating
-from adapters.files.checkpoint import Checkpoint
 from adapters.mix import Mix, MixRules
 from loadtest.sides.engines import SLOTS, Mixture, Setup
 from router.decision import Prompt
 from router.policies.gate import GatePolicy
 from router.policy import Context
-from router.probing import Activations, Outputs, Window, feature_layer
+from router.probing import feature_layer
 from router.scoring.chat_turns import encode_turn, find_turn
 from tta_serve.engine import wire
 from tta_serve.engine.client.worker_rpc import Workers
 from tta_serve.engine.options import BankOptions
-from tta_serve.offline.base_model import PlainModel
-from tta_serve.offline.features import EarlyFeatures, count_layers
+from tta_serve.offline.features_probe import FeaturesProbe
 from tta_serve.offline.labelled_prompts import read_labelled
-
-
-class Transformers:
-    """`router.probing.Probe` in plain transformers, features alone."""
-
-    def __init__(self, base: Path) -> None:
-        offline = PlainModel.load(Checkpoint.open(base))
-        self.layers = count_layers(offline.model)
-        self._features = EarlyFeatures(offline, feature_layer(self.layers))
-
-    async def features(self, text: str, *, chat: bool = False) -> Tensor:
-        """Return the features of a text, or of a user's turn in the chat template."""
-        return self._features([text], chat=chat)[0]
-
-    async def compare(self, prompt: Prompt, candidates: Sequence[Mix], window: Window) -> Outputs:
-        """Refuse: no policy of these benchmarks compares."""
-        raise NotImplementedError
-
-    async def activations(self, text: str) -> Activations:
-        """Refuse: no policy of these benchmarks reads activations."""
-        raise NotImplementedError
 
 
 class Inlined(Mixture):
@@ -59,7 +35,7 @@ class Inlined(Mixture):
     slots = SLOTS
 
     def __init__(self, setup: Setup) -> None:
-        self.probe = Transformers(setup.base)
+        self.probe = FeaturesProbe(setup.base)
         super().__init__(setup)
         library = setup.library
         self.rules = MixRules(frozenset(library.names), self.probe.layers)

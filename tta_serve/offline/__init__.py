@@ -5,6 +5,7 @@ answered_prompts    prompts with answers, an expert's own or those that are want
 calibration         what some merges need: grams and Fisher information
 mixed_model         the base with experts mixed in, whose coefficients may be learned
 features            what routing reads of a text
+features_probe      the same as the probe that policies ask
 labelled_prompts    the prompts that routing is learned from and judged by
 optimise            gradient descent on answers
 learn_entry         coefficients for each layer: `tta router learn`

@@ -195,13 +195,12 @@ def fit_gate(about: GateRecord, voices: list[GateSamples], settings: GateSetting
     )
     mean = x.mean(0)
     std = x.std(0).clamp_min(1e-6)
-    head = _fit_head((x - mean) / std, labels, settings)
-    gate = Gate(about, mean, std, head)
-
     both = torch.cat([voice.rows_of_both() for voice in voices])
+    z = (torch.cat([x, both]) - mean) / std
+    gate = Gate(about, mean, std, _fit_head(z[: len(x)], labels, settings))
     if not len(both):
         return gate
-    z = (torch.cat([x, both]) - mean) / std
+
     wants_two = torch.arange(len(z)) >= len(x)
     (linear,) = _fit_head(z, wants_two.long(), replace(settings, hidden=0))
     assert isinstance(linear, nn.Linear)

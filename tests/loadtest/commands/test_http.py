@@ -24,7 +24,7 @@ def asker(base: Path) -> HttpAsker:
 
 
 def at(url: str, keys: str) -> dict[str, AskedServer]:
-    return {key: AskedServer(SIDES[key], url, "base") for key in keys}
+    return {key: AskedServer(SIDES[key], url, SIDES[key].model or "base") for key in keys}
 
 
 def test_sides_are_asked_in_all_cells_each_prompt_once(asker: HttpAsker) -> None:
