@@ -1,11 +1,13 @@
 """The loop of a search: its budget, its end, and how it goes on."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from loadtest.common.known_optimum import QUESTIONS, make_space
+from adapters.coefficient import Json
+from loadtest.common.known_optimum import BATCH, QUESTIONS, make_space, score
 from tests.factories.search_parts import open_book, run
 from tta_serve.search.algorithms.cma_es import CmaEs
 from tta_serve.search.algorithms.frank_wolfe import FrankWolfe
@@ -31,9 +33,16 @@ def test_a_budget_that_does_not_reach_for_what_is_known_is_refused(tmp_path: Pat
 
 
 def test_a_search_ends_when_its_time_is_over(tmp_path: Path) -> None:
-    book = open_book(tmp_path, make_space(), Budget(seconds=0.5))
+    book = open_book(tmp_path, make_space(), Budget(seconds=3600))
+
+    async def ask(number: int, mix: Mapping[str, Json]) -> float:
+        if book.requests >= 100:
+            book.journal.seconds = 3600
+        return await score(number, mix)
+
+    book.ask = ask
     assert run(CmaEs(), book).ended == "budget"
-    assert book.seconds < 5
+    assert 100 <= book.requests < 100 + 2 * BATCH
 
 
 def test_a_search_ends_when_nothing_is_better_for_a_while(tmp_path: Path) -> None:
