@@ -57,7 +57,7 @@ def test_slices_and_their_sizes() -> None:
     assert Counter(q.task for q in tuning) == dict.fromkeys([*TASKS, *pairs], 3)
     assert not {q.prompt for q in tuning} & {q.prompt for q in [*SUITE, *draw_suite(2)]}
     few = draw_suite(2)
-    assert all(len([q for q in few if q.task == pair]) == 12 for pair in pairs)
+    assert all(len([q for q in few if q.task == pair]) == 8 for pair in pairs)
     assert {q.task for q in few if q.slice == ADVERSARIAL} == {*TASKS, None}
 
 

@@ -26,18 +26,8 @@ from adapters.merge.registry import METHODS
 from tta_serve.evaluation.merge_variants import MergeVariant
 from tta_serve.offline.calibration import MEASURED, MergeCalibration
 
-# One of each kind that needs no calibration, which takes minutes: a mean, a sum, signs, random
-# drops, spans of experts, spectra, angles.
-QUICK_METHODS = (
-    "linear",
-    "task_arithmetic",
-    "ties",
-    "dare_ties",
-    "knots",
-    "tsv_m",
-    "iso_c",
-    "model_stock",
-)
+# One of each family that needs no calibration, which takes minutes: means, signs, spectra.
+QUICK_METHODS = ("linear", "ties", "iso_c")
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tta_serve.evaluation.arms import EvaluatedArm
+from tta_serve.evaluation.arms import EvaluatedArm, Kind
 from tta_serve.evaluation.questions import (
     BENCHMARKS,
     CORRUPTED,
@@ -24,6 +23,16 @@ MEDIUM = f"{CORRUPTED}:medium"
 """The corrupted questions that headlines are made of."""
 _FEW = frozenset({MIXED, PARAPHRASED, TWO_SKILLS, EVERYDAY, BENCHMARKS})
 _FEWEST = frozenset({MIXED, TWO_SKILLS, BENCHMARKS})
+# Who is asked all of a slice beside the default policy and the oracle.
+_WHOLE: Mapping[str, tuple[Kind, ...]] = {
+    TWO_SKILLS: ("expert", "learned", "control", "policy"),
+    BENCHMARKS: ("base",),
+}
+# Who mixes the same whatever the prompt: a few questions tell them from the others.
+_STEADY: tuple[Kind, ...] = ("base", "expert", "static")
+# How long an answer may be beside the wanted one, by how it is scored, and how many tokens more.
+_ROOM = {"parts": 2, "worked": 2}
+_MORE = 8
 
 
 @dataclass(frozen=True)
@@ -32,16 +41,17 @@ class Plan:
 
     suite: Suite
     default: str
-    """The policy that stands for the server: it, the base and the oracle are asked everything, but
-    the oracle no benchmarks, for which no expert is known to be right."""
+    """The policy that stands for the server: it and the oracle are asked everything, but the
+    oracle no benchmarks, for which no expert is known to be right."""
     quick: bool
-    """Whether experts, static merges and entries are asked mixed prompts, those of two skills and
-    benchmarks alone, and nobody is asked corrupted ones but those of medium strength."""
+    """Whether experts, static mixes, merges and entries are asked mixed prompts, those of two
+    skills and benchmarks alone, and nobody is asked corrupted ones but those of medium strength."""
     seed: int
     """Of the order of traffic and of the base's answers."""
     most: int | None
-    """How many questions of a slice each of the other arms is asked, None for all; those of two
-    skills are always asked whole."""
+    """How many questions of a slice each of the others is asked, None for all; the base, experts,
+    static mixes and merges half as many, but of two skills and benchmarks. Experts and policies are
+    always asked all of two skills, and the base all benchmarks."""
     timed: int
     """How many decisions of each policy are timed."""
     live: tuple[str, ...]
@@ -61,7 +71,7 @@ class Plan:
             return False
         if self.quick and name == CORRUPTED and group != MEDIUM:
             return False
-        if arm.kind == "base" or arm.pinned is None:
+        if arm.kind == "base" or (arm.pinned is None and arm.kind != "static"):
             return True
         if self.quick:
             return name in _FEWEST
@@ -69,9 +79,12 @@ class Plan:
 
     def thin(self, arm: EvaluatedArm, numbers: Sequence[int]) -> list[int]:
         """Return those of a group's questions that an arm is asked."""
-        if self.most is None or self._asked_all(arm) or self._slice(numbers) == TWO_SKILLS:
+        name = self._slice(numbers)
+        whole = arm.kind in _WHOLE.get(name, ()) or arm.kind == "oracle"
+        if self.most is None or whole or arm.name == self.default:
             return list(numbers)
-        return self.suite.thin(numbers, self.most)
+        half = arm.kind in _STEADY and name not in _WHOLE
+        return self.suite.thin(numbers, self.most // 2 if half else self.most)
 
     def group_removed(self) -> dict[str, list[int]]:
         """Group the questions of the slice without the right expert by that expert."""
@@ -94,9 +107,6 @@ class Plan:
         random.Random(self.seed).shuffle(found)
         return found
 
-    def _asked_all(self, arm: EvaluatedArm) -> bool:
-        return arm.kind in ("base", "oracle") or arm.name == self.default
-
     def _slice(self, numbers: Sequence[int]) -> str:
         return self.suite.questions[numbers[0]].slice
 
@@ -104,21 +114,17 @@ class Plan:
 def limit_tokens(suite: Suite, count: Callable[[str], int]) -> list[int]:
     """Return the most tokens of an answer to each question.
 
-    They are those of the longest answer that is wanted of its experts, and four more: an answer
-    that is not over by then is wrong. One that is searched for parts, or worked out, may be half as
-    long again. A rule says itself how long an answer may be.
+    They are those of the wanted answer, and a few more: an answer that is not over by then is
+    wrong. One that is searched for parts, or worked out, may be twice as long. A rule says itself
+    how long an answer may be.
 
     Args:
         suite: The questions.
         count: Returns how many tokens a text has.
     """
-    longest = defaultdict[str | None, int](int)
-    for question in (one for one in suite.questions if one.rule is None):
-        room = 1.5 if question.kind in ("parts", "worked") else 1.0
-        longest[question.task] = max(
-            longest[question.task], math.ceil(room * count(question.want or "")) + 4
-        )
     return [
-        question.rule.most_tokens if question.rule else longest[question.task]
+        question.rule.most_tokens
+        if question.rule
+        else _ROOM.get(question.kind, 1) * count(question.want or "") + _MORE
         for question in suite.questions
     ]

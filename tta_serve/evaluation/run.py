@@ -160,8 +160,16 @@ class Evaluation:
             yield access
 
     def _step(self, title: str, parts: int) -> Callable[[], None]:
-        task = self._progress.add_task(title, total=parts)
-        return lambda: self._progress.advance(task)
+        return begin_step(self._progress, title, parts)
+
+
+def begin_step(progress: Progress, title: str, parts: int) -> Callable[[], None]:
+    """Show a step that begins; return what tells that one of its parts is done."""
+    if not progress.console.is_terminal:
+        # There a bar is drawn once, when all is over.
+        progress.console.log(f"{title}: {parts}")
+    task = progress.add_task(title, total=parts)
+    return lambda: progress.advance(task)
 
 
 def _list_entries(library: Path, config: ServeConfig, *, fronts: bool) -> list[str]:

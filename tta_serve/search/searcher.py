@@ -157,3 +157,14 @@ def choose_best(scored: Sequence[ScoredCandidate]) -> ScoredCandidate:
         scored: One or more, all asked the same questions.
     """
     return max(scored, key=lambda one: (round(one.mean, 12), -sum(map(abs, one.point))))
+
+
+def list_best(scored: Sequence[ScoredCandidate], count: int) -> list[Point]:
+    """List the points of at most so many of the best, the best first.
+
+    Args:
+        scored: All asked the same questions.
+        count: How many.
+    """
+    ranked = sorted(scored, key=lambda one: (-round(one.mean, 12), sum(map(abs, one.point))))
+    return [one.point for one in ranked[:count]]

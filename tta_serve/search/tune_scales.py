@@ -5,10 +5,13 @@ Both are tuned on questions.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from adapters.coefficient import Json
 from adapters.mix import MixRules
@@ -17,17 +20,20 @@ from tta_serve.evaluation.arms import HIGHEST_SCALE
 from tta_serve.evaluation.merge_variants import MergeVariant, TunedMerge
 from tta_serve.evaluation.questions import Question
 from tta_serve.evaluation.server_client import AT_ONCE, ServerClient, Step
+from tta_serve.search.algorithms.halving import spread_questions
 from tta_serve.search.journal import SearchJournal
 from tta_serve.search.objectives import AnswerObjective, measure_graded
 from tta_serve.search.scorebook import Scorebook
 from tta_serve.search.search_job import limit_answers
-from tta_serve.search.searcher import Candidate, ScoredCandidate, choose_best
-from tta_serve.search.space import SearchSpace
+from tta_serve.search.searcher import Candidate, ScoredCandidate, choose_best, list_best
+from tta_serve.search.space import Point, SearchSpace
 
 SCALES = (0.5, 1.0, 2.0, 4.0)
 """The scales that every merge is asked at first."""
+FINALISTS = 2
+"""How many merges or scales of a method are asked all questions."""
 NEAR = (0.7, 1.4)
-"""By how much the best of them is multiplied then."""
+"""By how much the scale of the best of them is multiplied then."""
 
 
 async def tune_scales(
@@ -39,8 +45,9 @@ async def tune_scales(
 ) -> list[TunedMerge]:
     """Return of each method the merge and the scale whose graded score is the greatest.
 
-    All merges and scales are rows of the same batches. First each of `SCALES` is asked, then what
-    is near the best of them, of every merge alike.
+    All merges and scales are rows of the same batches. First each merge is asked a third of the
+    questions at each of `SCALES`; then the two best merges or scales of each method are asked all
+    of them, and then the better one near its scale.
 
     Args:
         server: A server of the merges.
@@ -56,33 +63,43 @@ async def tune_scales(
         return await objective.score(questions[number], server.requests.mix(mix))
 
     space = _make_space(config, variants)
-    asked = len(variants) * len(questions) * (len(SCALES) + len(NEAR))
+    methods = defaultdict[str, list[int]](list)
+    for k, variant in enumerate(variants):
+        methods[variant.method].append(k)
+    order = spread_questions([str(q.task) for q in questions], np.random.default_rng(0))
+    few = order[: math.ceil(len(order) / 3)]
+
+    asked = len(variants) * len(SCALES) * len(few) + len(methods) * (
+        FINALISTS * (len(order) - len(few)) + len(NEAR) * len(order)
+    )
     with tempfile.TemporaryDirectory(prefix="tta-tune-") as folder:
         journal = SearchJournal.open(Path(folder), {})
         tell = step("tune merges", asked)
-        book = Scorebook(space, len(questions), ask, AT_ONCE, journal, tell=tell)
-        first = await _score(book, [SCALES] * len(variants))
-        best = [choose_best(own) for own in first]
-        near = [tuple(factor * one.point[k] for factor in NEAR) for k, one in enumerate(best)]
-        second = await _score(book, near)
-    chosen = [choose_best([one, *more]) for one, more in zip(best, second, strict=True)]
-    return _choose_variants(variants, chosen)
+        book = Scorebook(space, len(order), ask, AT_ONCE, journal, tell=tell)
+        first = await _score_each(
+            book,
+            [
+                [space.isolate(k, scale) for k in own for scale in SCALES]
+                for own in methods.values()
+            ],
+            few,
+        )
+        finals = await _score_each(book, [list_best(own, FINALISTS) for own in first])
+        best = [choose_best(own) for own in finals]
+        near = await _score_each(book, [_list_near(space, one.point) for one in best])
+    chosen = [choose_best([one, *more]).point for one, more in zip(best, near, strict=True)]
+    return [TunedMerge(variants[k], scale) for k, scale in map(_find_scale, chosen)]
 
 
-def _choose_variants(
-    variants: Sequence[MergeVariant], scored: Sequence[ScoredCandidate]
-) -> list[TunedMerge]:
-    """Return the best variant of each method, with its scale; of equal ones the first.
+def _find_scale(point: Point) -> tuple[int, float]:
+    """Return the number of the one merge that a point has, and its scale."""
+    [found] = [(k, scale) for k, scale in enumerate(point) if scale]
+    return found
 
-    Args:
-        variants: All of them.
-        scored: Each one's best scale.
-    """
-    numbers = defaultdict[str, list[int]](list)
-    for k, variant in enumerate(variants):
-        numbers[variant.method].append(k)
-    best = [max(own, key=lambda k: round(scored[k].mean, 12)) for own in numbers.values()]
-    return [TunedMerge(variants[k], scored[k].point[k]) for k in best]
+
+def _list_near(space: SearchSpace, point: Point) -> list[Point]:
+    k, scale = _find_scale(point)
+    return [space.isolate(k, factor * scale) for factor in NEAR]
 
 
 def _make_space(config: ServeConfig, variants: Sequence[MergeVariant]) -> SearchSpace:
@@ -92,10 +109,10 @@ def _make_space(config: ServeConfig, variants: Sequence[MergeVariant]) -> Search
     return SearchSpace(names, rules, low=0.0, high=HIGHEST_SCALE)
 
 
-async def _score(book: Scorebook, scales: Sequence[Sequence[float]]) -> list[list[ScoredCandidate]]:
-    """Score every merge alone at its scales."""
-    asked = [
-        Candidate(book.space.isolate(k, scale)) for k, own in enumerate(scales) for scale in own
-    ]
+async def _score_each(
+    book: Scorebook, points: Sequence[Sequence[Point]], questions: tuple[int, ...] | None = None
+) -> list[list[ScoredCandidate]]:
+    """Score the points of every method, all at a time."""
+    asked = [Candidate(point, questions) for own in points for point in own]
     scored = iter(await book.score(asked))
-    return [[next(scored) for _ in own] for own in scales]
+    return [[next(scored) for _ in own] for own in points]

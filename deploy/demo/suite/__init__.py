@@ -28,7 +28,7 @@ from deploy.demo.tasks import TASKS
 from deploy.demo.voices import TEST, read_spoken_voices
 from tta_serve.evaluation.questions import CORRUPTED, EVERYDAY, MIXED, REMOVED, VOICES, Question
 
-LEAST_PAIRS = 12
+LEAST_PAIRS = 8
 
 
 def draw_suite(n: int, seed: int = 5) -> list[Question]:
@@ -36,7 +36,7 @@ def draw_suite(n: int, seed: int = 5) -> list[Question]:
 
     Args:
         n: Test prompts of each task, in every slice that is made of them. Of the adversarial ones
-            there are half as many, at least four, and of each pair of skills at least twelve.
+            there are half as many, at least four, and of each pair of skills at least eight.
         seed: Scores were taken on lower ones when the experts were made.
     """
     drawn = [(task, example) for task in TASKS for example in TASKS[task].examples("test", n, seed)]

@@ -13,12 +13,12 @@ from tta_serve.evaluation.arms import HIGHEST_SCALE, MixRequest, RequestFactory
 from tta_serve.evaluation.merge_variants import MergeVariant
 from tta_serve.evaluation.questions import Question
 from tta_serve.evaluation.server_client import ServerClient
-from tta_serve.search.tune_scales import NEAR, SCALES, tune_scales
+from tta_serve.search.tune_scales import FINALISTS, NEAR, SCALES, tune_scales
 
 BEST = {"merge-ties-density-0.2": 4.9, "merge-ties-density-0.5": 2.8, "merge-linear": 0.5}
 MERGES = [MergeVariant("ties", 0.2), MergeVariant("ties", 0.5), MergeVariant("linear")]
 WANT = "a b c d e f g h"
-QUESTIONS = [Question("mixed", f"p {n}", WANT, kind="tokens") for n in range(3)]
+QUESTIONS = [Question("mixed", f"p {n}", WANT, kind="tokens") for n in range(6)]
 
 
 class Served(ServerClient):
@@ -57,4 +57,5 @@ def test_each_method_gets_the_density_and_the_scale_that_answer_best(tmp_path: P
     assert (ties.variant, linear.variant) == (MERGES[1], MERGES[2])
     assert [ties.scale, linear.scale] == pytest.approx([2.8, 0.5])
     assert sum(parts) == 0
-    assert server.asked.total() == len(MERGES) * len(QUESTIONS) * (len(SCALES) + len(NEAR))
+    first, final = len(MERGES) * len(SCALES) * 2, 2 * FINALISTS * 4
+    assert server.asked.total() == first + final + 2 * len(NEAR) * len(QUESTIONS)

@@ -13,9 +13,9 @@ from tta_serve.search.searcher import (
     Algorithm,
     Candidate,
     Generations,
-    ScoredCandidate,
     SearchTask,
     choose_best,
+    list_best,
 )
 from tta_serve.search.space import Point
 
@@ -53,7 +53,7 @@ class Halving(Algorithm):
                 if asked is None:
                     best = choose_best([best, *scored])
                 else:
-                    points = _keep(scored, max(1, len(points) // self.keep))
+                    points = list_best(scored, max(1, len(points) // self.keep))
 
     def _rungs(self, questions: int) -> Iterator[int | None]:
         """Yield how many questions each rung asks; None for all, at last."""
@@ -91,8 +91,3 @@ def spread_questions(groups: Sequence[str], rng: np.random.Generator) -> tuple[i
         turns.append((seen[groups[number]], number))
         seen[groups[number]] += 1
     return tuple(number for _, number in sorted(turns, key=lambda pair: pair[0]))
-
-
-def _keep(scored: Sequence[ScoredCandidate], count: int) -> list[Point]:
-    ranked = sorted(scored, key=lambda one: (-one.mean, sum(map(abs, one.point))))
-    return [one.point for one in ranked[:count]]
