@@ -7,6 +7,7 @@ from loadtest.commands import (
     edge,
     engine,
     faults,
+    growth,
     http,
     inline,
     kernel,
@@ -27,6 +28,7 @@ app.command("dense")(dense.command)
 app.command("edge")(edge.command)
 app.command("engine")(engine.command)
 app.command("faults")(faults.command)
+app.command("growth")(growth.command)
 app.command("http")(http.command)
 app.command("inline")(inline.command)
 app.command("kernel")(kernel.command)

@@ -4,6 +4,7 @@ engine            `python -m loadtest engine`: which parts to run
 engine_parts      its parts: cells, scaling, first token
 inline            `python -m loadtest inline`: routing inside the pass
 prefix            `python -m loadtest prefix`: one prefix cache for all mixes, and topics
+growth            `python -m loadtest growth`: what more experts, tenants and other options cost
 edge              `python -m loadtest edge`: the way from client to engine over HTTP
 http              `python -m loadtest http`: what adaptive merging costs a user over HTTP
 http_plan         its sides, and what each of them is asked

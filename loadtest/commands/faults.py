@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from loadtest.commands.fault_kinds import CLOCK, FAULTS, FaultKind, NotPossible, Scene
 from loadtest.common.console import progress
+from loadtest.common.experiment_start import start_experiment
 from loadtest.common.seeded_run import run_seeded
 from loadtest.sides.checked_load import CheckedLoad, LoadOutcome
 from loadtest.sides.kept_server import KeptDatabase, KeptServer, WrongClock, wait_whole
@@ -132,11 +133,7 @@ def _break_all(folder: Path, faults: list[FaultKind], replicas: int, seed: int) 
 def _prepare(server: KeptServer, seed: int) -> CheckedLoad:
     """Start an experiment, and learn what answers are right."""
     with server.make_admin() as admin:
-        made = admin.put(
-            "/admin/experiments/faults", json=_EXPERIMENT, headers={"if-none-match": "*"}
-        )
-        seen = {"if-match": made.raise_for_status().headers["etag"]}
-        admin.post("/admin/experiments/faults/start", headers=seen).raise_for_status()
+        start_experiment(admin, "faults", _EXPERIMENT)
     experts = sorted(path.name for path in server.experts.iterdir() if path.is_dir())
     names = [name for name in experts if (server.experts / name / "examples.txt").exists()]
     prompts = [

@@ -19,7 +19,7 @@ def make_library(count: int, source: Library, folder: Path) -> Library:
     for k in range(count):
         i, which = divmod(k, len(source.names))
         name = source.names[which]
-        _copy(source.root / name, folder / f"{name}-{i:02d}", 1 + 1e-3 * i)
+        copy_expert(source.root / name, folder / f"{name}-{i:02d}", 1 + 1e-3 * i)
     return Library.open(folder)
 
 
@@ -28,7 +28,8 @@ def original_names(library: Library) -> list[str]:
     return [name for name in library.names if name.endswith("-00")]
 
 
-def _copy(source: Path, target: Path, factor: float) -> None:
+def copy_expert(source: Path, target: Path, factor: float) -> None:
+    """Write a copy of an expert's weights whose B are so many times as large."""
     target.mkdir(parents=True)
     tensors = load_file(source / WEIGHTS_FILE)
     scaled = {

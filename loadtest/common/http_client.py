@@ -48,6 +48,10 @@ class RequestLoad:
     """Of when they come."""
     tokens: int = ANSWER_TOKENS
     """Of each answer."""
+    read: int = PROMPT_TOKENS
+    """Tokens of each prompt."""
+    key: str | None = None
+    """What the client says who it is by; None for nothing."""
 
 
 class LateError(RuntimeError):
@@ -55,7 +59,7 @@ class LateError(RuntimeError):
 
 
 class PromptSupply:
-    """Texts of exactly `PROMPT_TOKENS` tokens, each asked for once."""
+    """Texts of exactly so many tokens, each asked for once."""
 
     def __init__(self, base: Path, seed: int) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(str(base))
@@ -69,20 +73,21 @@ class PromptSupply:
         """Draw prompts of questions that no expert should answer."""
         return [self._one(self._everyday) for _ in range(count)]
 
-    def draw_tasks(self, count: int) -> list[str]:
+    def draw_tasks(self, count: int, tokens: int = PROMPT_TOKENS) -> list[str]:
         """Draw prompts, each of one expert's examples."""
-        return [self._one(self._tasks) for _ in range(count)]
+        return [self._one(self._tasks, tokens) for _ in range(count)]
 
-    def _one(self, kinds: Sequence[Sequence[str]]) -> str:
+    def _one(self, kinds: Sequence[Sequence[str]], tokens: int = PROMPT_TOKENS) -> str:
         """Draw lines of one kind in random order, cut to length.
 
         A text whose tokens the cut changes is thrown away.
         """
         while True:
-            lines = self._rng.choice(kinds)
-            text = "\n".join(self._rng.sample(lines, min(len(lines), PROMPT_TOKENS)))
-            cut: str = self._tokenizer.decode(self._ids(text)[:PROMPT_TOKENS])
-            if len(self._ids(cut)) == PROMPT_TOKENS and cut not in self._given:
+            # A long one has the same line more than once.
+            lines = [*self._rng.choice(kinds)] * math.ceil(tokens / PROMPT_TOKENS)
+            text = "\n".join(self._rng.sample(lines, min(len(lines), tokens)))
+            cut: str = self._tokenizer.decode(self._ids(text)[:tokens])
+            if len(self._ids(cut)) == tokens and cut not in self._given:
                 self._given.add(cut)
                 return cut
 
@@ -92,10 +97,15 @@ class PromptSupply:
 
 
 def warm_up(
-    url: str, model: str, prompts: Sequence[str], bodies: Sequence[Mapping[str, Any]] = ()
+    url: str,
+    model: str,
+    prompts: Sequence[str],
+    bodies: Sequence[Mapping[str, Any]] = (),
+    key: str | None = None,
 ) -> None:
     """Ask all at once for short answers; nothing is measured."""
-    load(url, model, RequestLoad(prompts, len(prompts), bodies, tokens=ANSWER_TOKENS // 4))
+    few = ANSWER_TOKENS // 4
+    load(url, model, RequestLoad(prompts, len(prompts), bodies, tokens=few, key=key))
 
 
 def load(url: str, model: str, sent: RequestLoad) -> LoadFigures:
@@ -118,7 +128,7 @@ def load(url: str, model: str, sent: RequestLoad) -> LoadFigures:
     errors = [error for error in found["errors"] if error]
     assert not errors, f"{model} at {url}: {errors[0]}"
     read, written = set(found["input_lens"]), set(found["output_lens"])
-    assert read == {PROMPT_TOKENS}, f"prompts of {read} tokens"
+    assert read == {sent.read}, f"prompts of {read} tokens"
     assert written == {sent.tokens}, f"answers of {written} tokens"
     return make_figures(found, (time.process_time() - began) / found["duration"])
 
@@ -145,7 +155,7 @@ async def _benchmark(url: str, model: str, sent: RequestLoad) -> dict[str, Any]:
         goodput_config_dict=OBJECTIVES_MS,
         max_concurrency=sent.at_once,
         lora_modules=None,
-        extra_headers=None,
+        extra_headers={"Authorization": f"Bearer {sent.key}"} if sent.key else None,
         extra_body={"temperature": 0},
         ready_check_timeout_sec=0,
         self_timed=bool(sent.times),
@@ -154,7 +164,7 @@ async def _benchmark(url: str, model: str, sent: RequestLoad) -> dict[str, Any]:
 
 
 def _requests(sent: RequestLoad) -> list[SampleRequest]:
-    sizes = {"prompt_len": PROMPT_TOKENS, "expected_output_len": sent.tokens}
+    sizes = {"prompt_len": sent.read, "expected_output_len": sent.tokens}
     bodies = sent.bodies or [{}] * len(sent.prompts)
     times: Sequence[float | None] = sent.times or [None] * len(sent.prompts)
     return [

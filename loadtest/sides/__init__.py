@@ -12,6 +12,7 @@ routed            the mixture's engine with a policy that decides inside the pas
 conversations     conversations on it, held turn by turn
 session           what engines are started with
 servers           servers over HTTP: vLLM's, with adapters or merging in place too, Ray's and ours
+grown_servers     ours with more experts or tenants, or one option otherwise
 kept_server       ours, started again whenever it ends, and its database
 checked_load      clients that know the right answers
 ray_direct        Ray's own server, started with direct streaming

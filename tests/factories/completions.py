@@ -44,7 +44,7 @@ def serve_completions() -> Iterator[CompletionServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer(200, METRICS.encode())
+            self._answer(404 if self.path.startswith("/gone") else 200, METRICS.encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -1,0 +1,110 @@
+"""Our server with the demo, and with one thing of its config otherwise."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loadtest.common.copies import copy_expert
+from loadtest.common.workload import EXPERTS
+from loadtest.sides.servers import DEMO
+
+EXPERIMENT = {
+    "arms": [{"name": name, "policy": "inline"} for name in ("control", "same")],
+    "control": "control",
+    "metrics": {"primary": {"name": "score", "kind": "share"}},
+}
+"""The experiment of a server that has one: both arms do what the demo does."""
+_MANY = 64  # experts, and tenants
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GrownServer:
+    """One way of serving the demo."""
+
+    title: str
+    """What is otherwise."""
+    change: Callable[[Config, Path, str], None]
+    """Changes the config, given a folder of the server's own and the key of its clients."""
+    experiment: bool = False
+    """Whether an experiment runs, whose arms are both the default policy."""
+
+
+def _keep(config: Config, folder: Path, key: str) -> None:
+    """Change nothing."""
+
+
+def _add_experts(config: Config, folder: Path, key: str) -> None:
+    """Copy the library, and its experts a little changed, until there are 64."""
+    library = folder / "experts"
+    shutil.copytree(EXPERTS, library)
+    own = sorted(path.parent for path in library.glob("*/adapter_config.json"))
+    for number in range(_MANY - len(own)):
+        expert = own[number % len(own)]
+        copy_expert(expert, library / f"{expert.name}-{number}", 1 + 1e-3 * (number + 1))
+    config["library"]["path"] = str(library)
+
+
+def _add_tenants(config: Config, folder: Path, key: str) -> None:
+    keys = [key, *(secrets.token_hex(16) for _ in range(_MANY - 1))]
+    config["access"] = {
+        "keys": {
+            f"tenant-{number}": {"sha256": hashlib.sha256(own.encode()).hexdigest()}
+            for number, own in enumerate(keys)
+        }
+    }
+
+
+def _add_store(config: Config, folder: Path, key: str) -> None:
+    config["store"] = {"url": f"sqlite:///{folder / 'store.db'}"}
+
+
+def _write_no_log(config: Config, folder: Path, key: str) -> None:
+    config["server"] = {"log": {"format": "none"}}
+
+
+def _set_grid(grid: float) -> Callable[[Config, Path, str], None]:
+    def change(config: Config, folder: Path, key: str) -> None:
+        config["mix"] = {"grid": grid}
+
+    return change
+
+
+DEMO_SERVER = "demo"
+SERVERS = {
+    DEMO_SERVER: GrownServer("the demo as it is", _keep),
+    "experts_64": GrownServer("64 experts in place of 6", _add_experts),
+    "tenants_64": GrownServer("keys of 64 tenants", _add_tenants),
+    "experiment": GrownServer("an experiment that runs", _add_store, experiment=True),
+    "log_none": GrownServer("no lines in the log", _write_no_log),
+    "grid_0.01": GrownServer("a grid of 0.01 in place of 0.05", _set_grid(0.01)),
+    "grid_0.25": GrownServer("a grid of 0.25", _set_grid(0.25)),
+}
+
+
+def write_config(name: str, folder: Path, key: str) -> Path:
+    """Write the config of a server, and what belongs to it, to a folder of its own.
+
+    Args:
+        name: One of `SERVERS`.
+        folder: The folder; it must not be there.
+        key: What clients say, where there are keys.
+    """
+    folder.mkdir()
+    config: Config = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
+    config["library"] = {"path": str(EXPERTS)}
+    config["model"]["chat_template"] = str(DEMO.with_name("chat_template.jinja"))
+    kept = ("inline", "retrieval-top3")
+    config["policies"] = {policy: config["policies"][policy] for policy in kept}
+    SERVERS[name].change(config, folder, key)
+    file = folder / "serve.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return file
