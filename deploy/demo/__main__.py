@@ -377,7 +377,7 @@ def evaluate(  # noqa: PLR0913 - one option each
     n: Annotated[
         int | None,
         typer.Option(
-            "--n", min=1, help="Prompts for each task.", show_default="20; 8 with --quick"
+            "--n", min=1, help="Prompts for each task.", show_default="20; 6 with --quick"
         ),
     ] = None,
     every: cli.Every = False,
@@ -392,14 +392,14 @@ def evaluate(  # noqa: PLR0913 - one option each
     from tta_serve.evaluation.questions import Suite
 
     config = load(Path(__file__).parent / "serve.yaml", {"model.source": _ready()})
-    asked = draw_suite(n or (8 if quick else 20), seed)
+    asked = draw_suite(n or (6 if quick else 20), seed)
     cli.evaluate(
         config,
         Suite(tuple(asked)),
         quick=quick,
         arms=cli.list_wanted(config, arms, quick=quick, every=every),
         live=live,
-        tuning=Suite(tuple(draw_tuning(2 if quick else 8, asked, seed))),
+        tuning=Suite(tuple(draw_tuning(1 if quick else 8, asked, seed))),
         out=out,
         seed=seed,
     )

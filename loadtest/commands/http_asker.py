@@ -78,13 +78,16 @@ class HttpAsker:
 
     def _ask_cell(self, key: str, one: AskedServer, cell: Cell, r: int) -> None:
         """Ask for one cell, and keep what is found; half of an unknown capacity is not asked."""
-        from loadtest.common.http_client import load
+        from loadtest.common.http_client import FirstTokenClock, load
 
         if cell.share and self.found.capacity is None:
             return
+        clock = FirstTokenClock(one.url)
         time.sleep(SETTLE_S)
         got = load(one.url, one.model, self._make_load(one.side, cell, r))
         self.found.add(key, cell.name, got)
+        if engine_ms := clock.read_mean_ms():
+            self.found.add_way(key, cell.name, got.ttft_mean_ms - engine_ms)
         progress.log(
             f"{key} {cell.name}: {got.tok_s:.1f} tokens/s, first token {got.ttft_ms:.0f} ms"
         )

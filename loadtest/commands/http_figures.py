@@ -90,6 +90,10 @@ class HttpFindings:
         for figure, value in asdict(got).items():
             mine.setdefault(figure, []).append(value)
 
+    def add_way(self, key: str, cell: str, ms: float) -> None:
+        """Keep how much later the client has first tokens than the engine, in the mean."""
+        self.values[key][cell].setdefault("way_ms", []).append(ms)
+
     def add_memory(self, key: str, taken: int) -> None:
         """Keep how many bytes of memory a server took after a side's last request."""
         mine = self.values.setdefault(key, {}).setdefault(_MEMORY, {})
@@ -134,8 +138,9 @@ class HttpFindings:
         A side may sit out the later rounds.
         """
         found: Series = {}
-        if pair := self._find(SideRatio("ttft_ms", "first", "c", "a")):
-            found["ttft_ms_c_minus_a"] = [c - a for c, a in zip(*pair, strict=False)]
+        for name, figure in (("ttft_ms_c_minus_a", "ttft_ms"), ("way_ms_c_minus_a", "way_ms")):
+            if pair := self._find(SideRatio(figure, "first", "c", "a")):
+                found[name] = [c - a for c, a in zip(*pair, strict=False)]
         for name, ratio in RATIOS.items():
             if pair := self._find(ratio):
                 found[name] = [above / below for above, below in zip(*pair, strict=False)]

@@ -14,13 +14,13 @@ from typing import Any
 
 import httpx
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 from vllm.benchmarks.datasets import SampleRequest
 from vllm.benchmarks.serve import TaskType, benchmark
 
 from loadtest.common.load_figures import OBJECTIVES_MS, LoadFigures, make_figures
 from loadtest.common.workload import EXPERTS, ROOT
+from tta_serve.metrics import sum_samples
 
 PROMPT_TOKENS = 64
 ANSWER_TOKENS = 64
@@ -197,9 +197,30 @@ def _ask_merge(url: str, prompt: str, body: Mapping[str, Any]) -> dict[str, Any]
 def count_fallbacks(url: str) -> float:
     """Return how many requests of our server were answered by a policy's fallback so far."""
     text = httpx.get(f"{url}/metrics", timeout=60).raise_for_status().text
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "tta_fallbacks_total"
-    )
+    return sum_samples(text, "tta_fallbacks_total")
+
+
+class FirstTokenClock:
+    """What an engine of vLLM says itself of its first tokens, from now on.
+
+    Args:
+        url: The address of its server, vLLM's or ours.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._began = self._read()
+
+    def read_mean_ms(self) -> float | None:
+        """Return the mean time since, ms: from a request's arrival there to its first token.
+
+        None where the server counts none.
+        """
+        seconds, count = (now - then for now, then in zip(self._read(), self._began, strict=True))
+        return 1e3 * seconds / count if count else None
+
+    def _read(self) -> list[float]:
+        answer = httpx.get(f"{self._url}/metrics", timeout=60)
+        said = answer.text if answer.status_code == httpx.codes.OK else ""
+        name = "vllm:time_to_first_token_seconds"
+        return [sum_samples(said, f"{name}_{part}") for part in ("sum", "count")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ class LoadFigures:
     """Milliseconds to the first token, the median over the requests."""
     ttft_p99_ms: float
     """The 99th percentile."""
+    ttft_mean_ms: float
+    """The mean."""
     tpot_ms: float
     """Milliseconds to each token after it, the median over the requests of their means."""
     itl_ms: float
@@ -51,6 +53,7 @@ def make_figures(found: Mapping[str, Any], client_cores: float) -> LoadFigures:
         goodput_s=found["request_goodput"],
         ttft_ms=1e3 * median(first),
         ttft_p99_ms=_p99_ms(first),
+        ttft_mean_ms=1e3 * fmean(first),
         tpot_ms=1e3 * median(means),
         itl_ms=1e3 * median(between),
         itl_p99_ms=_p99_ms(between),

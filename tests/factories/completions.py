@@ -17,6 +17,12 @@ tta_fallbacks_total{policy="a"} 2.0
 tta_fallbacks_total{policy="b"} 3.0
 tta_requests_total{policy="a"} 50.0
 """
+ENGINE_S = 0.02
+ENGINE = """# TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_bucket{{le="+Inf"}} {count}
+vllm:time_to_first_token_seconds_sum {seconds}
+vllm:time_to_first_token_seconds_count {count}
+"""
 
 
 @dataclass
@@ -44,7 +50,9 @@ def serve_completions() -> Iterator[CompletionServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer(404 if self.path.startswith("/gone") else 200, METRICS.encode())
+            count = len(server.bodies)
+            text = METRICS + ENGINE.format(seconds=ENGINE_S * count, count=count)
+            self._answer(404 if self.path.startswith("/gone") else 200, text.encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -156,8 +156,8 @@ def list_wanted(config: ServeConfig, arms: str, *, quick: bool, every: bool) -> 
     Args:
         config: Of the server.
         arms: Those that were asked for, with commas between.
-        quick: Whether few are enough where none were asked for: experts, static mixes and merges,
-            the default policy, and the first gate and retrieval that decide before the pass.
+        quick: Whether few are enough where none were asked for: experts, merges, the default
+            policy, and the first gate and retrieval that decide before the pass.
         every: Whether all are wanted nevertheless.
 
     Raises:
@@ -173,7 +173,7 @@ def list_wanted(config: ServeConfig, arms: str, *, quick: bool, every: bool) -> 
         return ()
     first = {p.type: name for name, p in reversed(config.policies.items()) if not p.inline}
     policies = (first[kind] for kind in ("gate", "retrieval") if kind in first)
-    return ("expert", "static", config.default_policy, *policies)
+    return ("expert", "merge", config.default_policy, *policies)
 
 
 def evaluate(  # noqa: PLR0913 - one option each

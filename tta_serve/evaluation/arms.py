@@ -16,13 +16,14 @@ from tta_serve.config.sections import PolicyConfig, ServeConfig
 from tta_serve.evaluation.merge_variants import TunedMerge
 from tta_serve.exceptions import ConfigError
 
-Kind = Literal["base", "oracle", "expert", "static", "learned", "control", "policy"]
+Kind = Literal["base", "oracle", "expert", "static", "merge", "learned", "control", "policy"]
 """What an arm is.
 
 base      the base model alone
 oracle    the right expert pinned, one after the other where a question takes two skills
 expert    one expert for everybody
-static    a mix or a merge for everybody that was not learned
+static    a mix for everybody that was not learned
+merge     a merge of all experts for everybody
 learned   one that was
 control   a choice by chance
 policy    a choice by the prompt
@@ -152,6 +153,25 @@ def add_controls(config: ServeConfig) -> ServeConfig:
     return config.model_copy(update={"policies": policies})
 
 
+def reduce_to_asked(config: ServeConfig, wanted: Sequence[str]) -> ServeConfig:
+    """Return the config without policies that nobody asks: they would take time at the start.
+
+    Args:
+        config: Of the server that is judged.
+        wanted: Names or kinds of arms; all if empty.
+    """
+    if not wanted:
+        return config
+    arms = [_policy(name, policy) for name, policy in config.policies.items()]
+    kept = {arm.name for arm in arms if {arm.name, arm.kind} & set(wanted)}
+    kept |= {"base", config.default_policy}
+    # A policy that is late hands over to its fallback, which may have one itself.
+    while more := {config.policies[name].fallback for name in kept} - kept:
+        kept |= more
+    policies = {name: policy for name, policy in config.policies.items() if name in kept}
+    return config.model_copy(update={"policies": policies})
+
+
 def reduce_to_merges(config: ServeConfig, library: Path, experts: int, ranks: int) -> ServeConfig:
     """Return the config on a library of merges, without entries or any policy but the base.
 
@@ -216,7 +236,7 @@ def list_merge_arms(config: ServeConfig, merges: Iterable[TunedMerge]) -> list[E
     """
     names = make_request_factory(config)
     return [
-        EvaluatedArm(merge.arm, "static", names.mix({merge.variant.expert: merge.scale}))
+        EvaluatedArm(merge.arm, "merge", names.mix({merge.variant.expert: merge.scale}))
         for merge in merges
     ]
 

@@ -251,7 +251,9 @@ def compute_two_skill_gain(results: Results) -> Row:
         key=lambda n: means[n],
         default=None,
     )
-    fixed = [name for name in means if results.records[name].arm.kind in ("expert", "static")]
+    fixed = [
+        name for name in means if results.records[name].arm.kind in ("expert", "static", "merge")
+    ]
     rival = max(fixed, key=lambda name: means[name], default=None)
     row: Row = {
         "policy": policy,

@@ -29,10 +29,10 @@ _WHOLE: Mapping[str, tuple[Kind, ...]] = {
     BENCHMARKS: ("base",),
 }
 # Who mixes the same whatever the prompt: a few questions tell them from the others.
-_STEADY: tuple[Kind, ...] = ("base", "expert", "static")
+_STEADY: tuple[Kind, ...] = ("base", "expert", "static", "merge")
 # How long an answer may be beside the wanted one, by how it is scored, and how many tokens more.
 _ROOM = {"parts": 2, "worked": 2}
-_MORE = 8
+_MORE = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Plan:
     oracle no benchmarks, for which no expert is known to be right."""
     quick: bool
     """Whether experts, static mixes, merges and entries are asked mixed prompts, those of two
-    skills and benchmarks alone, and nobody is asked corrupted ones but those of medium strength."""
+    skills and benchmarks alone, and nobody is asked corrupted ones but those of medium strength,
+    nor any while their expert is gone. Of tuned merges the scale alone is tuned."""
     seed: int
     """Of the order of traffic and of the base's answers."""
     most: int | None
@@ -66,7 +67,7 @@ class Plan:
         """Whether an arm is asked anything of a group."""
         name = self._slice(self.suite.groups[group])
         if name == REMOVED:
-            return arm.kind == "base"
+            return arm.kind == "base" and not self.quick
         if name == BENCHMARKS and arm.kind == "oracle":
             return False
         if self.quick and name == CORRUPTED and group != MEDIUM:
@@ -89,7 +90,7 @@ class Plan:
     def group_removed(self) -> dict[str, list[int]]:
         """Group the questions of the slice without the right expert by that expert."""
         found = defaultdict[str, list[int]](list)
-        for number in self.suite.groups.get(REMOVED, ()):
+        for number in () if self.quick else self.suite.groups.get(REMOVED, ()):
             found[self.suite.questions[number].tasks[0]].append(number)
         return dict(found)
 

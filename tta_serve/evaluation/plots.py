@@ -16,6 +16,7 @@ _COLOURS = {
     "oracle": "black",
     "expert": "tab:brown",
     "static": "tab:orange",
+    "merge": "tab:brown",
     "learned": "tab:purple",
     "control": "tab:pink",
     "policy": "tab:blue",

@@ -86,7 +86,8 @@ class Evaluation:
             StartError: A server does not start.
         """
         self._limits = limit_tokens(self._plan.suite, _make_counter(self._config))
-        with self._serving(self._config) as (url, key):
+        config = roster.reduce_to_asked(self._config, self._wanted.arms)
+        with self._serving(config) as (url, key):
             asyncio.run(self._ask_everything(url, key))
         methods = [
             arm.name.removeprefix("merge ")
@@ -117,7 +118,8 @@ class Evaluation:
     def _judge_merges(self, root: Path, methods: Sequence[str]) -> None:
         """Merge all experts by each method into a library at `root`, and ask a server of it."""
         base = Checkpoint.open(_find_base_folder(self._config))
-        variants = list_variants(methods, tuned=self._wanted.tune is not None)
+        densities = self._wanted.tune is not None and not self._plan.quick
+        variants = list_variants(methods, tuned=densities)
         advance = self._step("merge all experts", len(variants))
         merged = build_merged_library(self._library, root, base, variants, advance)
         self._results.skipped |= {

@@ -54,6 +54,14 @@ def test_medians_and_spreads_stand_beside_each_other() -> None:
     assert side["tok_s_spread"] == [100, 240]
 
 
+def test_what_the_way_adds_to_a_first_token_is_compared() -> None:
+    found = findings(a=[(100, 50)], c=[(100, 60)])
+    assert "way_ms_c_minus_a" not in found.summarise()
+    for key, ms in (("a", 4), ("c", 11)):
+        found.add_way(key, "first", ms)
+    assert found.summarise()["way_ms_c_minus_a"] == 7
+
+
 def test_what_is_compared_has_its_spread() -> None:
     spreads = ALL.summarise()["spreads"]
     assert spreads["ttft_ms_c_minus_a"] == [9, 21]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from loadtest.common.http_client import (
+    FirstTokenClock,
     RequestLoad,
     ask_merges,
     count_fallbacks,
     load,
 )
-from tests.factories.completions import FIRST_S, NEXT_S, serve_completions
+from tests.factories.completions import ENGINE_S, FIRST_S, NEXT_S, serve_completions
 
 
 def test_each_request_says_its_own() -> None:
@@ -114,3 +115,13 @@ def test_what_our_server_says_of_itself() -> None:
         assert count_fallbacks(fake.url) == 5
     assert [merge["asked"] for merge in merges] == ["p", "q"]
     assert all(body["merge"] == {"policy": "gate"} for body in fake.bodies)
+
+
+def test_an_engine_says_how_late_its_first_tokens_are() -> None:
+    with serve_completions() as fake:
+        load(fake.url, "m", RequestLoad(["p"], 1, tokens=2))
+        clock = FirstTokenClock(fake.url)
+        assert clock.read_mean_ms() is None
+        load(fake.url, "m", RequestLoad(["q"], 1, tokens=2))
+        assert clock.read_mean_ms() == pytest.approx(1e3 * ENGINE_S)
+        assert FirstTokenClock(f"{fake.url}/gone").read_mean_ms() is None

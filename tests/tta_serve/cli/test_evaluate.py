@@ -24,7 +24,7 @@ def test_a_quick_evaluation_has_a_gate_and_a_retrieval_beside_the_default(
     demo: ServeConfig,
 ) -> None:
     quick = list_wanted(demo, "", quick=True, every=False)
-    assert quick == ("expert", "static", "inline", "gate", "retrieval")
+    assert quick == ("expert", "merge", "inline", "gate", "retrieval")
     assert list_wanted(demo, "", quick=True, every=True) == ()
     assert list_wanted(demo, "", quick=False, every=False) == ()
 

@@ -21,6 +21,7 @@ from tta_serve.evaluation.arms import (
     choose_arms,
     list_arms,
     list_merge_arms,
+    reduce_to_asked,
     reduce_to_merges,
 )
 from tta_serve.evaluation.match_rules import MatchRule
@@ -91,6 +92,23 @@ def test_all_that_is_compared_has_a_name_a_kind_and_a_way_to_be_asked(tmp_path: 
         check_arms([*arms, EvaluatedArm("oracle", "policy")], [])
 
 
+def test_a_server_has_the_policies_that_are_asked_and_who_stands_in_for_them(
+    tmp_path: Path,
+) -> None:
+    policies = {
+        "near": {"type": "retrieval", "fallback": "even"},
+        "even": {"type": "static", "options": {"uniform": True}, "fallback": "far"},
+        "far": {"type": "retrieval"},
+        "slow": {"type": "prompt_nll"},
+        "chance": {"type": "random_control"},
+    }
+    given = config(tmp_path, policies)
+    assert reduce_to_asked(given, []) == given
+    for wanted, left in ((["near"], {"near", "even", "far"}), (["control", "merge"], {"chance"})):
+        assert reduce_to_asked(given, wanted).policies.keys() == {"base", *left}
+    assert reduce_to_asked(given, ["near"]).policies["near"] == given.policies["near"]
+
+
 def test_equal_mixes_are_asked_for_alike() -> None:
     assert NAMES.ask_oracle(()) == NAMES.base == NAMES.mix({}) == MixRequest("m:base")
     assert NAMES.ask_oracle(("sql",)) == NAMES.mix({"sql": 1.0}, "near")
@@ -139,12 +157,12 @@ def test_arms_are_asked_what_can_tell_them_apart() -> None:
     )
     quick = Plan(suite, "near", True, 0, 4, 3, ("near",))
     arms = {
-        "base": (EvaluatedArm("base", "base", NAMES.base), 6 * 2 + 4),
+        "base": (EvaluatedArm("base", "base", NAMES.base), 5 * 2 + 4),
         "oracle": (EvaluatedArm("oracle", "oracle"), 60),
         "the default": (EvaluatedArm("near", "policy"), 60),
         "a policy": (EvaluatedArm("other", "policy"), 5 * 4 + 10),
         "an expert": (EvaluatedArm("expert sql", "expert", NAMES.pin("sql")), 2 + 10),
-        "a merge": (EvaluatedArm("merge ties", "static", NAMES.pin("merge-ties")), 2 + 4),
+        "a merge": (EvaluatedArm("merge ties", "merge", NAMES.pin("merge-ties")), 2 + 4),
         "a mix": (EvaluatedArm("uniform", "static"), 2 + 4),
     }
     assert {name: len(quick.list_numbers(arm)) for name, (arm, _) in arms.items()} == {
@@ -158,7 +176,8 @@ def test_arms_are_asked_what_can_tell_them_apart() -> None:
         70,
         40,
     ]
-    assert quick.group_removed() == {"sql": suite.groups["removed"]}
+    assert full.group_removed() == {"sql": suite.groups["removed"]}
+    assert quick.group_removed() == {}
     assert (
         sorted(quick.shuffle_traffic())
         == suite.groups["mixed"]
@@ -184,7 +203,7 @@ def test_benchmarks_are_asked_of_all_who_are_judged_but_the_oracle(quick: bool) 
         EvaluatedArm("near", "policy"): 20,
         EvaluatedArm("other", "policy"): few,
         EvaluatedArm("expert sql", "expert", NAMES.pin("sql")): few,
-        EvaluatedArm("merge ties", "static", NAMES.pin("merge-ties")): few,
+        EvaluatedArm("merge ties", "merge", NAMES.pin("merge-ties")): few,
         EvaluatedArm("random_control", "control"): few,
     }
     assert {arm.name: len(plan.list_numbers(arm)) for arm in arms} == {
@@ -199,20 +218,14 @@ def test_a_rule_says_how_long_an_answer_may_be() -> None:
     long = "a b c d e f g h i j k l"
     ruled = Question("benchmarks", "p", long, kind="match", benchmark="one", rule=rule)
     plain = Question("everyday", "p")
-    assert limit_tokens(Suite((ruled, plain)), lambda text: len(text.split())) == [50, 8]
+    assert limit_tokens(Suite((ruled, plain)), lambda text: len(text.split())) == [50, 4]
 
 
 def test_answers_may_be_little_longer_than_what_is_wanted() -> None:
     rows = [("sql", "a b c"), ("sql", "a"), ("math", "a b"), (None, None)]
     found = [Question("mixed", "p", want, task) for task, want in rows]
     parts = Question("two_skills", "p", "a b c", "sql+math", ("a",), kind="parts")
-    assert limit_tokens(Suite((*found, parts)), lambda text: len(text.split())) == [
-        11,
-        9,
-        10,
-        8,
-        14,
-    ]
+    assert limit_tokens(Suite((*found, parts)), lambda text: len(text.split())) == [7, 5, 6, 4, 10]
 
 
 def test_merges_become_experts_of_a_copy(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def results() -> Results:
             lambda q: {"sql": 1.0} if len(q.prompt) % 2 else {"math": 1.0},
             ms=0.1,
         ),
-        record("merge ties", "static", lambda q: {"merge-ties": 1.0}, decides=False),
+        record("merge ties", "merge", lambda q: {"merge-ties": 1.0}, decides=False),
     ]
     made.records = {r.arm.name: r for r in records}
     few = {n for n, q in enumerate(questions()) if q.slice in ("mixed", "two_skills")}
@@ -272,7 +272,7 @@ def judge_benchmarks() -> Results:
         "base": ("base", {}, lambda n: False),
         "oracle": ("oracle", {}, lambda n: False),
         "expert sql": ("expert", {"sql": 1.0}, lambda n: n % 2 == 0),
-        "merge ties": ("static", {"merge-ties": 1.0}, lambda n: False),
+        "merge ties": ("merge", {"merge-ties": 1.0}, lambda n: False),
         "able": ("policy", {"sql": 0.5, "math": 0.5}, lambda n: True),
         "slow": ("policy", {"sql": 1.0}, lambda n: True),
     }
