@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from adapters.library.library import EXAMPLES_FILE
 from loadtest.common.copies import copy_expert
 from loadtest.common.workload import EXPERTS
 from loadtest.sides.servers import DEMO
@@ -49,7 +50,9 @@ def _add_experts(config: Config, folder: Path, key: str) -> None:
     own = sorted(path.parent for path in library.glob("*/adapter_config.json"))
     for number in range(_MANY - len(own)):
         expert = own[number % len(own)]
-        copy_expert(expert, library / f"{expert.name}-{number}", 1 + 1e-3 * (number + 1))
+        copy = library / f"{expert.name}-{number}"
+        copy_expert(expert, copy, 1 + 1e-3 * (number + 1))
+        shutil.copy(expert / EXAMPLES_FILE, copy)
     config["library"]["path"] = str(library)
 
 

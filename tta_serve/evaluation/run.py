@@ -167,7 +167,7 @@ class Evaluation:
 
 def begin_step(progress: Progress, title: str, parts: int) -> Callable[[], None]:
     """Show a step that begins; return what tells that one of its parts is done."""
-    if not progress.console.is_terminal:
+    if parts and not progress.console.is_terminal:
         # There a bar is drawn once, when all is over.
         progress.console.log(f"{title}: {parts}")
     task = progress.add_task(title, total=parts)

@@ -49,6 +49,7 @@ def test_sixty_four_different_experts_are_served(tmp_path: Path) -> None:
     library = Library.open(read("experts_64", tmp_path)["library"]["path"])
     assert len(library.usable().names) == 64
     assert len({expert.digest for expert in library}) == 64
+    assert all(library.examples(name) for name in library.names)
     config = load(tmp_path / "experts_64" / "serve.yaml", {})
     assert sum(max(f.rank for f in e.factors.values()) for e in library) <= (
         config.library.capacity.ranks

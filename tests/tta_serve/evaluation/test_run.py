@@ -17,3 +17,5 @@ def test_where_no_bar_moves_a_step_is_said_when_it_begins(terminal: bool) -> Non
     assert ("answers: 2" in shown.getvalue()) != terminal
     done()
     assert progress.tasks[0].completed == 1
+    begin_step(progress, "nothing", 0)
+    assert "nothing: 0" not in shown.getvalue()
