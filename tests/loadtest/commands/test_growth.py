@@ -19,7 +19,9 @@ from tests.factories.completions import serve_completions
 
 
 @pytest.fixture
-def bench(base: Path) -> GrowthBench:
+def bench(base: Path, monkeypatch: pytest.MonkeyPatch) -> GrowthBench:
+    # There is no engine that has to come to rest.
+    monkeypatch.setattr("loadtest.commands.growth.SETTLE_S", 0)
     return GrowthBench(GrowthPlan(1, firsts=1, batches=1, alike=2), PromptSupply(base, 0))
 
 

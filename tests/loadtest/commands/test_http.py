@@ -19,7 +19,9 @@ MIXES = MixSupply.of(MixChoice.UNIFORM, ["dates", "math", "orders", "sql"], MANY
 
 
 @pytest.fixture
-def asker(base: Path) -> HttpAsker:
+def asker(base: Path, monkeypatch: pytest.MonkeyPatch) -> HttpAsker:
+    # There is no engine that has to come to rest.
+    monkeypatch.setattr("loadtest.commands.http_asker.SETTLE_S", 0)
     return HttpAsker(PLAN, PromptSupply(base, 0), MIXES, 0)
 
 
