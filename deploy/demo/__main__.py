@@ -377,7 +377,7 @@ def evaluate(  # noqa: PLR0913 - one option each
     n: Annotated[
         int | None,
         typer.Option(
-            "--n", min=1, help="Prompts for each task.", show_default="20; 6 with --quick"
+            "--n", min=1, help="Prompts for each task.", show_default="20; 10 with --quick"
         ),
     ] = None,
     every: cli.Every = False,
@@ -392,7 +392,7 @@ def evaluate(  # noqa: PLR0913 - one option each
     from tta_serve.evaluation.questions import Suite
 
     config = load(Path(__file__).parent / "serve.yaml", {"model.source": _ready()})
-    asked = draw_suite(n or (6 if quick else 20), seed)
+    asked = draw_suite(n or (10 if quick else 20), seed)
     cli.evaluate(
         config,
         Suite(tuple(asked)),

@@ -16,6 +16,7 @@ from tta_serve.evaluation.questions import (
     PARAPHRASED,
     REMOVED,
     TWO_SKILLS,
+    Question,
     Suite,
 )
 
@@ -30,9 +31,9 @@ _WHOLE: Mapping[str, tuple[Kind, ...]] = {
 }
 # Who mixes the same whatever the prompt: a few questions tell them from the others.
 _STEADY: tuple[Kind, ...] = ("base", "expert", "static", "merge")
-# How long an answer may be beside the wanted one, by how it is scored, and how many tokens more.
-_ROOM = {"parts": 2, "worked": 2}
+# How many tokens more than the wanted one an answer may have.
 _MORE = 4
+_WORKED = 24
 
 
 @dataclass(frozen=True)
@@ -116,16 +117,20 @@ def limit_tokens(suite: Suite, count: Callable[[str], int]) -> list[int]:
     """Return the most tokens of an answer to each question.
 
     They are those of the wanted answer, and a few more: an answer that is not over by then is
-    wrong. One that is searched for parts, or worked out, may be twice as long. A rule says itself
-    how long an answer may be.
+    wrong. One that is searched for parts, or worked out, may be twice as long, and longer by some
+    steps of working. A rule says itself how long an answer may be.
 
     Args:
         suite: The questions.
         count: Returns how many tokens a text has.
     """
-    return [
-        question.rule.most_tokens
-        if question.rule
-        else _ROOM.get(question.kind, 1) * count(question.want or "") + _MORE
-        for question in suite.questions
-    ]
+    return [_limit(question, count) for question in suite.questions]
+
+
+def _limit(question: Question, count: Callable[[str], int]) -> int:
+    if question.rule:
+        return question.rule.most_tokens
+    wanted = count(question.want or "")
+    if question.kind in ("parts", "worked"):
+        return 2 * wanted + _WORKED
+    return wanted + _MORE
