@@ -316,22 +316,26 @@ def _count_tokens(counter: Counter, name: str, usage: "Usage") -> None:
     counter.labels(name, "completion").inc(usage.completion_tokens)
 
 
-def exposition() -> str:
-    """This process's metrics in Prometheus' text format."""
-    return generate_latest(REGISTRY).decode()
+def collect_families() -> list[Metric]:
+    """Return this process's metrics as they are now, ours and vLLM's."""
+    return list(REGISTRY.collect())
 
 
 def cache_in_use() -> float:
     """The share of the engine's cache of keys and values that requests hold, by vLLM's gauge."""
-    samples = [s for family in REGISTRY.collect() for s in family.samples]
+    samples = [s for family in collect_families() for s in family.samples]
     return max((s.value for s in samples if s.name == "vllm:kv_cache_usage_perc"), default=0.0)
 
 
-def merge_expositions(by_replica: Iterable[tuple[str, str]]) -> bytes:
-    """One exposition from several processes' ones, each sample labelled with its replica."""
+def expose_families(by_replica: Iterable[tuple[str, Iterable[Metric]]]) -> bytes:
+    """Return several processes' metrics as one text for Prometheus.
+
+    Args:
+        by_replica: Each replica's name, with which its samples are labelled, and its metrics.
+    """
     families: dict[str, Metric] = {}
-    for replica, text in by_replica:
-        for family in text_string_to_metric_families(text):
+    for replica, collected in by_replica:
+        for family in collected:
             target = families.setdefault(
                 family.name, Metric(family.name, family.documentation, family.type)
             )

@@ -1,7 +1,7 @@
 """`python -m loadtest growth`: what a server costs as it grows, and with other options.
 
 Servers of ours that differ in one thing from the demo (`loadtest.sides.grown_servers`) run beside
-it, in groups, and are asked by the default policy, cell by cell in turn: first tokens, one at a
+it, two at a time, and are asked by the default policy, cell by cell in turn: first tokens, one at a
 time, and whole answers, 16 at once. Figures are ratios to the demo's server in the same round. The
 demo is also asked while its metrics are read once a second, and for first tokens of short and long
 prompts, routed and pinned to the base; and servers of several grids for prompts of one beginning,
@@ -81,13 +81,11 @@ def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
     plan = GrowthPlan(2, 6, 1, 24) if quick else GrowthPlan(5, 16, 4, 96)
     base = ensure_base()
     bench = GrowthBench(plan, PromptSupply(base, seed))
-    for number, group in enumerate(GROUPS):
-        with ExitStack() as stack:
-            names = (DEMO_SERVER, *group)
-            own = folder / str(number)
-            own.mkdir()
-            servers = {name: stack.enter_context(_serve(name, own, base)) for name in names}
-            bench.ask_group(servers)
+    with _serve(DEMO_SERVER, folder, base) as demo:
+        for group in GROUPS:
+            with ExitStack() as stack:
+                others = {name: stack.enter_context(_serve(name, folder, base)) for name in group}
+                bench.ask_group({DEMO_SERVER: demo, **others})
     return bench.summarise()
 
 

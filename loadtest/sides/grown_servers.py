@@ -44,7 +44,10 @@ def _keep(config: Config, folder: Path, key: str) -> None:
 
 
 def _add_experts(config: Config, folder: Path, key: str) -> None:
-    """Copy the library, and its experts a little changed, until there are 64."""
+    """Copy the library, and its experts a little changed, until there are 64.
+
+    Their example prompts are like nothing that is asked, so that the same experts answer as before.
+    """
     library = folder / "experts"
     shutil.copytree(EXPERTS, library)
     own = sorted(path.parent for path in library.glob("*/adapter_config.json"))
@@ -52,7 +55,8 @@ def _add_experts(config: Config, folder: Path, key: str) -> None:
         expert = own[number % len(own)]
         copy = library / f"{expert.name}-{number}"
         copy_expert(expert, copy, 1 + 1e-3 * (number + 1))
-        shutil.copy(expert / EXAMPLES_FILE, copy)
+        lines = (f"Department {number} wants its report {line} signed." for line in range(8))
+        (copy / EXAMPLES_FILE).write_text("\n".join(lines), encoding="utf-8")
     config["library"]["path"] = str(library)
 
 

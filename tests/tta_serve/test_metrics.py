@@ -1,8 +1,9 @@
 """Metrics: bounded, and one exposition for all replicas."""
 
+import pickle
 import time
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.factories.asgi import asked, spoken
@@ -54,10 +55,13 @@ def test_tokens_that_the_prefix_cache_had_are_counted_by_policy() -> None:
 def test_replicas_are_told_apart_and_nothing_else_changes() -> None:
     with metrics.count_request() as count:
         count.policy = "retrieval"
-    text = metrics.exposition()
-    merged = metrics.merge_expositions([("0", text), ("1", text)]).decode()
-    before = [f for f in text_string_to_metric_families(text) if not f.name.endswith("_created")]
+    # Another replica's come from another process.
+    other = pickle.loads(pickle.dumps(metrics.collect_families()))
+    text = generate_latest(REGISTRY).decode()
+    merged = metrics.expose_families([("0", metrics.collect_families()), ("1", other)]).decode()
+    before = list(text_string_to_metric_families(text))
     after = {f.name: f for f in text_string_to_metric_families(merged)}
+    assert after.keys() == {family.name for family in before}
     for family in before:
         assert after[family.name].type == family.type
         assert len(after[family.name].samples) == 2 * len(family.samples)

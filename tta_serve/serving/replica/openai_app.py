@@ -112,11 +112,11 @@ def _health_router(replica: Any, peers: Peers) -> APIRouter:
     async def exposition() -> Response:
         """Every replica's metrics, ours and vLLM's, in one exposition."""
         try:
-            texts = await peers.ask_reachable("metrics")
+            collected = await peers.ask_reachable("metrics")
         except RequestError as error:
             return PlainTextResponse(f"{error}\n", 503)
-        merged = metrics.merge_expositions((str(i), text) for i, text in enumerate(texts))
-        return PlainTextResponse(merged, media_type="text/plain; version=0.0.4")
+        text = metrics.expose_families((str(i), own) for i, own in enumerate(collected))
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     @router.get("/healthz")
     async def healthz() -> Response:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.metrics_core import Metric
 from ray import serve
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
@@ -317,13 +318,13 @@ class MergingReplica(LLMServer):  # type: ignore[misc]
         """Undo `stage`."""
         await self._experts.discard(name)
 
-    async def metrics(self) -> str:
+    async def metrics(self) -> list[Metric]:
         """This replica's metrics, ours and vLLM's."""
         used, total = await self._engine.workers.slots()
         metrics.slots_used.set(used)
         metrics.slots_total.set(total)
         await self._observe_room()
-        return metrics.exposition()
+        return metrics.collect_families()
 
     async def _observe_room(self) -> None:
         """Read how much room experts take, and how much there is."""
