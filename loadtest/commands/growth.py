@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 GROUPS = (("experts_64", "tenants_64"), ("experiment", "log_none"), ("grid_0.01", "grid_0.25"))
 """Which servers run at a time, each time beside the demo's."""
+OTHERS = tuple(name for group in GROUPS for name in group)
+"""The servers that are compared with the demo's."""
 LENGTHS = (16, 256, 1500)
 """Tokens of prompts whose first tokens are timed, routed and pinned."""
 MANY = 16  # requests at once
@@ -67,14 +70,33 @@ class KeyedServer(NamedTuple):
 
 def command(
     quick: Annotated[bool, typer.Option("--quick", help="Two rounds, fewer requests.")] = False,
+    only: Annotated[
+        str, typer.Option(help=f"Some servers beside the demo's; else all: {', '.join(OTHERS)}.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of prompts.")] = 0,
 ) -> None:
     """Measure what experts, tenants, experiments, metrics, logs, grids and prompts cost."""
-    run_seeded(measure, quick=quick, seed=seed)
+    run_seeded(partial(measure, groups=choose_groups(only)), quick=quick, seed=seed)
 
 
-def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
-    """Measure all groups, one after the other."""
+def choose_groups(only: str) -> list[tuple[str, ...]]:
+    """Return the groups of servers, or what they have of some servers.
+
+    Raises BadParameter for a server that there is not.
+    """
+    named = {name.strip() for name in only.split(",") if name.strip()}
+    if unknown := sorted(named - {*OTHERS}):
+        message = f"no server is called {unknown[0]!r}; there are {', '.join(OTHERS)}"
+        raise typer.BadParameter(message, param_hint="--only")
+    chosen = named or {*OTHERS}
+    groups = [tuple(name for name in group if name in chosen) for group in GROUPS]
+    return [group for group in groups if group]
+
+
+def measure(
+    folder: Path, *, quick: bool, seed: int, groups: Sequence[Sequence[str]] = GROUPS
+) -> dict[str, Any]:
+    """Measure groups of servers, one after the other."""
     from deploy.demo.base import ensure_base
     from loadtest.common.http_client import PromptSupply
 
@@ -82,7 +104,8 @@ def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
     base = ensure_base()
     bench = GrowthBench(plan, PromptSupply(base, seed))
     with _serve(DEMO_SERVER, folder, base) as demo:
-        for group in GROUPS:
+        bench.ask_demo(demo)
+        for group in groups:
             with ExitStack() as stack:
                 others = {name: stack.enter_context(_serve(name, folder, base)) for name in group}
                 bench.ask_group({DEMO_SERVER: demo, **others})
@@ -123,21 +146,28 @@ class GrowthBench:
     mixes: dict[str, int] = field(default_factory=dict)
     """By server, how many different mixes those prompts got."""
 
+    def ask_demo(self, demo: KeyedServer) -> None:
+        """Ask the demo's server alone, in several ways."""
+        self._warm_up(demo)
+        for r in range(self.plan.rounds):
+            self._compare_lengths(demo, r)
+            self._compare_scraped(demo)
+
     def ask_group(self, servers: Mapping[str, KeyedServer]) -> None:
         """Ask servers that run side by side, the demo's the first of them."""
-        from loadtest.common.http_client import warm_up
-
         for one in servers.values():
-            warm_up(one.url, ROUTED, self.prompts.draw_tasks(MANY), key=one.key)
+            self._warm_up(one)
         for r in range(self.plan.rounds):
             self._compare(servers, r)
-            if "experts_64" in servers:
-                self._compare_lengths(servers[DEMO_SERVER], r)
-                self._compare_scraped(servers[DEMO_SERVER])
         if any(name.startswith("grid") for name in servers):
             prompts = self._draw_alike()
             for name, one in servers.items():
                 self._ask_alike(name, one, prompts)
+
+    def _warm_up(self, one: KeyedServer) -> None:
+        from loadtest.common.http_client import warm_up
+
+        warm_up(one.url, ROUTED, self.prompts.draw_tasks(MANY), key=one.key)
 
     def _compare(self, servers: Mapping[str, KeyedServer], r: int) -> None:
         """Ask all servers for first tokens, then for whole answers, in an order that changes."""

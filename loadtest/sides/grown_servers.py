@@ -55,7 +55,7 @@ def _add_experts(config: Config, folder: Path, key: str) -> None:
         expert = own[number % len(own)]
         copy = library / f"{expert.name}-{number}"
         copy_expert(expert, copy, 1 + 1e-3 * (number + 1))
-        lines = (f"Department {number} wants its report {line} signed." for line in range(8))
+        lines = (f"Department {line} wants its report signed." for line in range(8))
         (copy / EXAMPLES_FILE).write_text("\n".join(lines), encoding="utf-8")
     config["library"]["path"] = str(library)
 

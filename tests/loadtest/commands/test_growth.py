@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from loadtest.__main__ import app
 from loadtest.commands.growth import (
     GROUPS,
     LENGTHS,
+    OTHERS,
     ROUTED,
     GrowthBench,
     GrowthPlan,
     KeyedServer,
+    choose_groups,
     scrape,
 )
 from loadtest.common.http_client import PROMPT_TOKENS, PromptSupply
@@ -26,7 +30,17 @@ def bench(base: Path, monkeypatch: pytest.MonkeyPatch) -> GrowthBench:
 
 
 def test_every_server_is_beside_the_demo_once() -> None:
-    assert {DEMO_SERVER, *(name for group in GROUPS for name in group)} == SERVERS.keys()
+    assert {DEMO_SERVER, *OTHERS} == SERVERS.keys()
+    assert len(OTHERS) == len(SERVERS) - 1
+
+
+def test_some_servers_may_be_left_out() -> None:
+    assert choose_groups("") == list(GROUPS)
+    assert choose_groups("grid_0.25, experiment") == [("experiment",), ("grid_0.25",)]
+    done = CliRunner().invoke(app, ["growth", "--only", "experts_65"])
+    assert done.exit_code == 2
+    said = " ".join(done.output.replace("│", " ").split())
+    assert "no server is called 'experts_65'; there are experts_64" in said
 
 
 def test_servers_are_compared_with_the_demo_each_prompt_once(bench: GrowthBench) -> None:
