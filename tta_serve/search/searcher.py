@@ -156,7 +156,7 @@ def choose_best(scored: Sequence[ScoredCandidate]) -> ScoredCandidate:
     Args:
         scored: One or more, all asked the same questions.
     """
-    return max(scored, key=lambda one: (round(one.mean, 12), -sum(map(abs, one.point))))
+    return _rank(scored)[0]
 
 
 def list_best(scored: Sequence[ScoredCandidate], count: int) -> list[Point]:
@@ -166,5 +166,8 @@ def list_best(scored: Sequence[ScoredCandidate], count: int) -> list[Point]:
         scored: All asked the same questions.
         count: How many.
     """
-    ranked = sorted(scored, key=lambda one: (-round(one.mean, 12), sum(map(abs, one.point))))
-    return [one.point for one in ranked[:count]]
+    return [one.point for one in _rank(scored)[:count]]
+
+
+def _rank(scored: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+    return sorted(scored, key=lambda one: (-round(one.mean, 12), sum(map(abs, one.point))))
