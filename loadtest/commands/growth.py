@@ -43,6 +43,7 @@ LENGTHS = (16, 256, 1500)
 MANY = 16  # requests at once
 ROUTED, BASE = "smollm2", "smollm2:base"
 _MIXES = {"merge": {"policy": "retrieval-top3"}}
+_PROMPT = 64  # tokens of a prompt, if nothing else is said
 _BEGINNING = 256  # tokens that prompts of a grid have in common
 _FIRST = 2  # tokens of an answer where the first is what matters
 
@@ -218,7 +219,7 @@ class GrowthBench:
         [beginning] = self.prompts.draw_tasks(1, _BEGINNING)
         return [f"{beginning}\n\n{end}" for end in self.prompts.draw_tasks(self.plan.alike)]
 
-    def _make_firsts(self, key: str, tokens: int = 64) -> RequestLoad:
+    def _make_firsts(self, key: str, tokens: int = _PROMPT) -> RequestLoad:
         from loadtest.common.http_client import RequestLoad
 
         prompts = self.prompts.draw_tasks(self.plan.firsts, tokens)

@@ -22,7 +22,7 @@ from loadtest.common import machine
 from loadtest.common.console import progress
 from loadtest.common.measure import Repeats, interleave, median_ratio, spread
 from loadtest.common.seeded_run import run_seeded
-from loadtest.common.workload import EXPERTS, ROOT
+from loadtest.common.workload import ROOT
 
 if TYPE_CHECKING:
     from loadtest.sides.engines import Setup
@@ -69,13 +69,10 @@ def measure(folder: Path, *, quick: bool, seed: int) -> dict[str, Any]:
 def _serve_base(folder: Path) -> Iterator[tuple[str, str]]:
     """Run `tta serve` on the demo's experts, with the base as its only policy."""
     from deploy.demo.base import ensure_base
-    from loadtest.sides.servers import DEMO, ServerProcess, ours
+    from loadtest.sides.servers import ServerProcess, ours, read_demo_config
     from tta_serve.evaluation.local_server import find_free_port
 
-    config = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
-    config |= {"policies": {}, "default_policy": "base"}
-    config["library"] = {"path": str(EXPERTS)}
-    config["model"]["chat_template"] = str(_TEMPLATE)
+    config = read_demo_config() | {"default_policy": "base"}
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     key, port = secrets.token_hex(8), find_free_port()

@@ -15,7 +15,7 @@ import yaml
 from adapters.library.library import EXAMPLES_FILE
 from loadtest.common.copies import copy_expert
 from loadtest.common.workload import EXPERTS
-from loadtest.sides.servers import DEMO
+from loadtest.sides.servers import read_demo_config
 
 EXPERIMENT = {
     "arms": [{"name": name, "policy": "inline"} for name in ("control", "same")],
@@ -31,8 +31,6 @@ Config = dict[str, Any]
 class GrownServer:
     """One way of serving the demo."""
 
-    title: str
-    """What is otherwise."""
     change: Callable[[Config, Path, str], None]
     """Changes the config, given a folder of the server's own and the key of its clients."""
     experiment: bool = False
@@ -87,13 +85,13 @@ def _set_grid(grid: float) -> Callable[[Config, Path, str], None]:
 
 DEMO_SERVER = "demo"
 SERVERS = {
-    DEMO_SERVER: GrownServer("the demo as it is", _keep),
-    "experts_64": GrownServer("64 experts in place of 6", _add_experts),
-    "tenants_64": GrownServer("keys of 64 tenants", _add_tenants),
-    "experiment": GrownServer("an experiment that runs", _add_store, experiment=True),
-    "log_none": GrownServer("no lines in the log", _write_no_log),
-    "grid_0.01": GrownServer("a grid of 0.01 in place of 0.05", _set_grid(0.01)),
-    "grid_0.25": GrownServer("a grid of 0.25", _set_grid(0.25)),
+    DEMO_SERVER: GrownServer(_keep),
+    "experts_64": GrownServer(_add_experts),
+    "tenants_64": GrownServer(_add_tenants),
+    "experiment": GrownServer(_add_store, experiment=True),
+    "log_none": GrownServer(_write_no_log),
+    "grid_0.01": GrownServer(_set_grid(0.01)),
+    "grid_0.25": GrownServer(_set_grid(0.25)),
 }
 
 
@@ -106,11 +104,7 @@ def write_config(name: str, folder: Path, key: str) -> Path:
         key: What clients say, where there are keys.
     """
     folder.mkdir()
-    config: Config = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
-    config["library"] = {"path": str(EXPERTS)}
-    config["model"]["chat_template"] = str(DEMO.with_name("chat_template.jinja"))
-    kept = ("inline", "retrieval-top3")
-    config["policies"] = {policy: config["policies"][policy] for policy in kept}
+    config = read_demo_config(("inline", "retrieval-top3"))
     SERVERS[name].change(config, folder, key)
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")

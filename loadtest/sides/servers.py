@@ -5,16 +5,18 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
+import yaml
 
 from loadtest.common.processes import MARK, Tree
-from loadtest.common.workload import ROOT
+from loadtest.common.workload import EXPERTS, ROOT
 from tta_serve.evaluation.local_server import find_free_port
 
 DEMO = ROOT / "deploy" / "demo" / "serve.yaml"
@@ -23,6 +25,19 @@ MAX_MODEL_LEN = 2048
 KV_CACHE_GIB = 1
 _READY_S = 300.0
 _LAST_WORDS = 3000
+
+
+def read_demo_config(policies: Collection[str] = ()) -> dict[str, Any]:
+    """Return the demo's config with its own experts, to be written anywhere.
+
+    Args:
+        policies: Those of its policies that stay.
+    """
+    config: dict[str, Any] = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
+    config["library"] = {"path": str(EXPERTS)}
+    config["model"]["chat_template"] = str(DEMO.with_name("chat_template.jinja"))
+    config["policies"] = {name: config["policies"][name] for name in policies}
+    return config
 
 
 class NoAnswerError(RuntimeError):
